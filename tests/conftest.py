@@ -1,0 +1,40 @@
+"""What the tests share: SDXL's table, plain and zero-terminal, and schedules on a table."""
+
+import math
+
+import pytest
+from hypothesis import settings
+
+from ztsnr.schedule import Schedule
+from ztsnr.schedule.density import TableUniform
+from ztsnr.schedule.grid import Trailing
+from ztsnr.schedule.table import ScaledLinear, ZeroTerminal
+from ztsnr.schedule.timesteps import TableIndex
+
+settings.register_profile("ztsnr", deadline=None, max_examples=30, derandomize=True)
+settings.load_profile("ztsnr")
+
+
+@pytest.fixture(scope="session")
+def sdxl():
+    return ScaledLinear(beta_start=0.00085, beta_end=0.012, steps=1000)
+
+
+@pytest.fixture(scope="session")
+def zero_terminal(sdxl):
+    return ZeroTerminal(table=sdxl, terminal=math.inf)
+
+
+@pytest.fixture(scope="session")
+def make_schedule():
+    """make_schedule(table, **parts): what is not given is the table's own."""
+
+    def make(table, **parts):
+        own = {
+            "density": TableUniform(table=table),
+            "grid": Trailing(table=table),
+            "timesteps": TableIndex(table=table, quantize=False),
+        }
+        return Schedule(table=table, **own | parts)
+
+    return make

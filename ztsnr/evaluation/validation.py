@@ -1,0 +1,61 @@
+"""The error that compares runs: of the denoised estimate, at fixed levels with fixed noise, whatever was trained."""
+
+import math
+from dataclasses import dataclass
+
+import torch
+from torch import nn
+
+from ztsnr import check
+from ztsnr.data import LabelledImages
+from ztsnr.errors import ConfigError
+from ztsnr.noise import add_noise, sigma_vp
+from ztsnr.objective import Objective
+from ztsnr.randomness import normal
+
+
+@dataclass(frozen=True, kw_only=True)
+class Validation:
+    """Squared error of v on held-out data: of x0, divided by sigma_vp², which keeps the levels comparable.
+
+    `sigmas` are finite, so that every target can be asked at them; their mean is the score. The error at sigma = inf,
+    which eps has not, is measured beside them. `samples` bounds how many held-out pictures are used.
+    """
+
+    sigmas: tuple[float, ...]
+    samples: int
+    batch_size: int
+    seed: int
+
+    def __post_init__(self):
+        object.__setattr__(self, "sigmas", tuple(self.sigmas))
+        if not self.sigmas:
+            raise ConfigError("validation.sigmas must name at least one level, got []")
+        for sigma in self.sigmas:
+            check.finite("validation.sigmas", sigma, above=0)
+        check.integer("validation.samples", self.samples, at_least=1)
+        check.integer("validation.batch_size", self.batch_size, at_least=1)
+        check.integer("validation.seed", self.seed, at_least=0)
+
+    def __call__(self, objective: Objective, network: nn.Module, data: LabelledImages) -> dict[float, float]:
+        """sigma -> error, with sigma = inf last where the objective is finite there. Needs no_grad and eval mode."""
+        terminal = objective.target.finite_at_inf and objective.schedule.timesteps.finite_at_inf
+        levels = (*self.sigmas, math.inf) if terminal else self.sigmas
+        return {sigma: self._error(objective, network, data, sigma) for sigma in levels}
+
+    def score(self, errors: dict[float, float]) -> float:
+        return sum(errors[sigma] for sigma in self.sigmas) / len(self.sigmas)
+
+    def _error(self, objective: Objective, network: nn.Module, data: LabelledImages, level: float) -> float:
+        device = next(network.parameters()).device
+        split, total = data.validation, min(self.samples, len(data.validation))
+        sigma = torch.tensor(level, dtype=torch.float64)
+        error = 0.0
+        for start in range(0, total, self.batch_size):
+            rows = range(start, min(start + self.batch_size, total))
+            x0, label = (tensor[rows.start : rows.stop].to(device) for tensor in (split.x0, split.label))
+            noise = normal(self.seed, "validation", 0, rows, data.shape).to(device)
+            z = add_noise(x0, noise, sigma)
+            denoised = objective.denoise(network, z, sigma, {"label": label})
+            error += (denoised - x0).double().square().flatten(1).mean(1).sum().item()
+        return error / total / sigma_vp(sigma).square().item()

@@ -1,0 +1,1 @@
+"""Networks: network(z, t, label=...) -> output, like z (B, C, H, W); t (B,) and label (B,)."""

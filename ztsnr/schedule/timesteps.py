@@ -1,0 +1,60 @@
+"""What the network is told about the noise level: a fact about the network, not about the noise."""
+
+from dataclasses import dataclass
+from functools import cached_property
+from typing import ClassVar
+
+import torch
+from torch import Tensor
+
+from ztsnr import check
+from ztsnr.schedule.table import SigmaTable
+
+
+class TimestepMap:
+    finite_at_inf: ClassVar[bool]
+
+    def __call__(self, sigma: Tensor) -> Tensor:
+        """sigma (B,) -> t (B,)."""
+        raise NotImplementedError
+
+
+@dataclass(frozen=True, kw_only=True)
+class TableIndex(TimestepMap):
+    """The fractional index of sigma in a table, interpolated in the angle atan(sigma), hence finite at sigma = inf.
+
+    Levels outside the table are told as its nearest end. `quantize` rounds to the nearest index, as ComfyUI does.
+    """
+
+    table: SigmaTable
+    quantize: bool
+    finite_at_inf: ClassVar[bool] = True
+
+    def __post_init__(self):
+        check.instance("timesteps.table", self.table, SigmaTable)
+        check.flag("timesteps.quantize", self.quantize)
+
+    @cached_property
+    def _angles(self) -> Tensor:
+        return self.table.sigmas.atan()
+
+    def __call__(self, sigma: Tensor) -> Tensor:
+        angles = self._angles.to(sigma.device)
+        angle = sigma.double().atan().clamp(angles[0], angles[-1])
+        right = torch.searchsorted(angles, angle).clamp(1, len(angles) - 1)
+        t = right - (angles[right] - angle) / (angles[right] - angles[right - 1])
+        return t.round() if self.quantize else t
+
+
+@dataclass(frozen=True, kw_only=True)
+class LogSigma(TimestepMap):
+    """scale * ln(sigma): EDM's c_noise with scale 1/4 (arXiv 2206.00364, Table 1). It has no value at 0 and inf."""
+
+    scale: float
+    finite_at_inf: ClassVar[bool] = False
+
+    def __post_init__(self):
+        check.finite("timesteps.scale", self.scale, above=0)
+
+    def __call__(self, sigma: Tensor) -> Tensor:
+        return self.scale * sigma.double().log()

@@ -1,0 +1,91 @@
+"""What a run tells while it trains: a line or a bar in the terminal, and metrics and pictures to the tracker."""
+
+import sys
+import time
+from collections.abc import Mapping
+
+from PIL.Image import Image
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+from ztsnr.training.tracking import Tracker
+
+
+class Monitor:
+    """Hears of everything and tells nothing; the base of those that do."""
+
+    def stepped(self, step: int, loss: float, norm: float, lr: float) -> None:
+        """After each step: mean weighted loss of the batch, gradient norm before clipping, learning rate."""
+
+    def validated(self, step: int, errors: Mapping[str, Mapping[float, float]], score: float) -> None:
+        """errors: network name -> sigma -> squared error of v."""
+
+    def sampled(self, step: int, pictures: Mapping[float, Image]) -> None:
+        """pictures: guidance scale -> one picture."""
+
+
+class RunMonitor(Monitor):
+    """The monitor of the commands. Means over `log_every` steps go to the tracker; use it as a context."""
+
+    def __init__(self, tracker: Tracker, console: Console, steps: int, batch_size: int, log_every: int):
+        self.tracker, self.console, self.steps = tracker, console, steps
+        self.batch_size, self.log_every = batch_size, log_every
+        self.window: list[tuple[float, float]] = []
+        self.since = self.shown = time.perf_counter()
+        self.last_score = ""
+        self.bar = Progress(
+            TextColumn("step"),
+            MofNCompleteColumn(),
+            BarColumn(bar_width=24),
+            TextColumn("{task.fields[facts]}"),
+            TextColumn("left"),
+            TimeRemainingColumn(elapsed_when_finished=True),
+            console=console,
+            refresh_per_second=4,
+            disable=not console.is_terminal,
+        )
+        self.task = self.bar.add_task("train", total=steps, facts="")
+
+    def __enter__(self) -> "RunMonitor":
+        self.bar.start()
+        return self
+
+    def __exit__(self, *_) -> None:
+        self.bar.stop()
+
+    def stepped(self, step, loss, norm, lr):
+        self.window.append((loss, norm))
+        if step % self.log_every and step != self.steps:
+            return
+        now = time.perf_counter()
+        losses, norms = zip(*self.window, strict=True)
+        rate = len(losses) * self.batch_size / (now - self.since)
+        means = {"loss": sum(losses) / len(losses), "grad_norm": sum(norms) / len(norms), "lr": lr}
+        self.tracker.metrics({f"train/{name}": value for name, value in means.items()}, step)
+        self.tracker.metrics({"system/samples_per_second": rate}, step)
+        self.window, self.since = [], now
+        facts = f"loss {means['loss']:.4f}  lr {lr:.2e}  {rate:,.0f} samples/s"
+        if self.console.is_terminal:
+            self.bar.update(self.task, completed=step, facts=facts + self.last_score)
+        elif now - self.shown > 5 or step == self.steps:
+            self.shown = now
+            self.console.print(f"step {step}/{self.steps}  {facts}", highlight=False)
+
+    def validated(self, step, errors, score):
+        metrics = {"val/score": score}
+        for name, by_sigma in errors.items():
+            metrics |= {f"val_{name}/sigma_{sigma:05.2f}": error for sigma, error in by_sigma.items()}
+        self.tracker.metrics(metrics, step)
+        self.last_score = f"  score {score:.4f}"
+        self.console.print(f"step {step}/{self.steps}  validation score {score:.4f}", highlight=False)
+        self.since = time.perf_counter()
+
+    def sampled(self, step, pictures):
+        for guidance, picture in pictures.items():
+            self.tracker.picture(f"samples guidance {guidance:g}", picture, step)
+        self.since = time.perf_counter()
+
+
+def make_console() -> Console:
+    """Standard error, so that standard output holds the result alone."""
+    return Console(file=sys.stderr, soft_wrap=True)

@@ -1,0 +1,169 @@
+"""The training loop. It knows no noise level: that is the objective's."""
+
+import math
+from collections.abc import Mapping
+from contextlib import nullcontext
+from dataclasses import dataclass, field
+
+import torch
+from accelerate import Accelerator
+from torch import Tensor, nn
+
+from ztsnr import check
+from ztsnr.data import LabelledImages
+from ztsnr.errors import ConfigError, NonFinite
+from ztsnr.evaluation.samples import SampleGrid
+from ztsnr.evaluation.validation import Validation
+from ztsnr.objective import Objective
+from ztsnr.randomness import normal, stratified
+from ztsnr.training.ema import make_ema
+from ztsnr.training.lr_schedule import LRSchedule
+from ztsnr.training.monitor import Monitor
+from ztsnr.training.optim import MakeOptimizer, evaluating, make_optimizer, set_training
+
+
+@dataclass
+class Trained:
+    """What a run leaves: the networks by name ("raw", and "ema" where there is one), and their last validation."""
+
+    networks: dict[str, nn.Module]
+    step: int = 0
+    errors: dict[str, dict[float, float]] = field(default_factory=dict)
+    score: float = math.nan
+
+    @property
+    def best(self) -> str:
+        return "ema" if "ema" in self.networks else "raw"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Trainer:
+    """`batch_size` is the whole batch of one optimizer step: over all processes and `accumulate` parts of it.
+
+    `*_every` count steps; validation and samples also come at the end, and validation at step 0.
+    `clip` is the largest norm of the gradient, `ema` the decay of the averaged weights; null turns either off.
+    """
+
+    steps: int
+    batch_size: int
+    accumulate: int
+    precision: str
+    clip: float | None
+    ema: float | None
+    compile: bool
+    log_every: int
+    validate_every: int
+    sample_every: int
+    noise_seed: int
+
+    def __post_init__(self):
+        for name in ("steps", "batch_size", "accumulate", "log_every", "validate_every", "sample_every"):
+            check.integer(f"trainer.{name}", getattr(self, name), at_least=1)
+        check.integer("trainer.noise_seed", self.noise_seed, at_least=0)
+        check.one_of("trainer.precision", self.precision, ("no", "bf16", "fp16"))
+        check.flag("trainer.compile", self.compile)
+        if self.clip is not None:
+            check.finite("trainer.clip", self.clip, above=0)
+        if self.ema is not None:
+            check.finite("trainer.ema", self.ema, above=0, below=1)
+        if self.precision == "fp16" and not torch.cuda.is_available():
+            raise ConfigError("trainer.precision=fp16 needs a CUDA device, and there is none. Use bf16 or no.")
+
+    def fit(
+        self,
+        *,
+        objective: Objective,
+        network: nn.Module,
+        data: LabelledImages,
+        optimizer: MakeOptimizer,
+        lr_schedule: LRSchedule,
+        validation: Validation,
+        samples: SampleGrid,
+        monitor: Monitor,
+    ) -> Trained:
+        """Trains `network` in place, on the device that accelerate finds; both networks come back in eval mode."""
+        accelerator = Accelerator(mixed_precision=self.precision)
+        rows, parts = self._share(accelerator.process_index, accelerator.num_processes)
+        network.to(accelerator.device).train()
+        ema = make_ema(network, self.ema) if self.ema is not None else None
+        trained = Trained({"raw": network, "ema": ema.module} if ema else {"raw": network})
+        opt = make_optimizer(optimizer, network.parameters())
+        rates = [group["lr"] for group in opt.param_groups]
+        model, stepper = accelerator.prepare(torch.compile(network) if self.compile else network, opt)
+
+        for step in range(self.steps + 1):
+            trained.step, ended = step, step == self.steps
+            if accelerator.is_main_process:
+                with evaluating(opt, network), accelerator.autocast():
+                    if ended or step % self.validate_every == 0:
+                        self._validate(trained, objective, data, validation, monitor)
+                    if ended or (step > 0 and step % self.sample_every == 0):
+                        monitor.sampled(step, samples(objective, trained.networks[trained.best], data))
+            if ended:
+                break
+
+            factor = lr_schedule.factor(step, self.steps)
+            for group, rate in zip(opt.param_groups, rates, strict=True):
+                group["lr"] = rate * factor
+            x0, cond = data.batch(step, rows, self.batch_size)
+            noise = normal(self.noise_seed, "noise", step, rows, x0.shape[1:])
+            u = stratified(self.noise_seed, "u", step, rows, self.batch_size)
+            losses = []
+            for part in parts:
+                with accelerator.no_sync(model) if part is not parts[-1] else nullcontext():
+                    loss = objective.loss(model, *_on(accelerator.device, part, x0, noise, u, cond))
+                    accelerator.backward(loss.mean() / len(parts))
+                losses.append(loss.detach())
+            norm = accelerator.clip_grad_norm_(network.parameters(), self.clip or math.inf).item()
+            loss = torch.cat(losses)
+            refuse_non_finite(step, loss, norm, objective.schedule.density.sigma(u), network, self.precision)
+            stepper.step()
+            stepper.zero_grad()
+            if ema is not None:
+                ema.update_parameters(network)
+            monitor.stepped(step + 1, loss.mean().item(), norm, rates[0] * factor)
+
+        set_training(False, opt, network)
+        accelerator.unwrap_model(model, keep_fp32_wrapper=False)
+        return trained
+
+    def _share(self, process: int, processes: int) -> tuple[range, list[slice]]:
+        """This process's rows of the step's batch, and the parts of them that go through the network one by one."""
+        size, rest = divmod(self.batch_size, processes * self.accumulate)
+        if rest or not size:
+            raise ConfigError(
+                f"trainer.batch_size must be a multiple of {processes} process(es) x "
+                f"trainer.accumulate={self.accumulate}, got {self.batch_size}"
+            )
+        share = size * self.accumulate
+        parts = [slice(start, start + size) for start in range(0, share, size)]
+        return range(process * share, (process + 1) * share), parts
+
+    def _validate(self, trained, objective, data, validation, monitor) -> None:
+        trained.errors = {name: validation(objective, net, data) for name, net in trained.networks.items()}
+        trained.score = validation.score(trained.errors[trained.best])
+        monitor.validated(trained.step, trained.errors, trained.score)
+
+
+def _on(device: torch.device, part: slice, x0: Tensor, noise: Tensor, u: Tensor, cond: Mapping[str, Tensor]):
+    """The part's arguments of Objective.loss; u stays where coefficients are cheapest, in host memory."""
+    moved = {name: value[part].to(device, non_blocking=True) for name, value in cond.items()}
+    return x0[part].to(device, non_blocking=True), noise[part].to(device, non_blocking=True), u[part], moved
+
+
+def refuse_non_finite(step: int, loss: Tensor, norm: float, sigma: Tensor, network: nn.Module, precision: str) -> None:
+    """Stops a run that left the finite numbers: loss and sigma (B,). Under fp16 the gradient scaler may overflow."""
+    bad = ~loss.isfinite().cpu()
+    if not bad.any() and (math.isfinite(norm) or precision == "fp16"):
+        return
+    if bad.any():
+        levels = ", ".join(f"{level:.4g}" for level in sigma[bad][:8].tolist())
+        what = f"the loss of {int(bad.sum())} of {len(loss)} samples is not finite, at sigma {levels}"
+    else:
+        names = [name for name, p in network.named_parameters() if p.grad is not None and not p.grad.isfinite().all()]
+        what = f"the loss is finite and the gradient is not, in {', '.join(names[:4]) or 'its norm alone'}"
+        what += f" ({len(names)} tensors); sigma of this step: {sigma.min():.4g} to {sigma.max():.4g}"
+    raise NonFinite(
+        f"Training stopped before step {step + 1}: {what}. "
+        f"Lower optimizer.lr or trainer.clip, lengthen lr_schedule.warmup, or use trainer.precision=no."
+    )
