@@ -85,6 +85,24 @@ def test_instance_names_the_kind_and_the_value():
         check.instance("target", "v", dict)
 
 
+def test_a_name_where_a_part_belongs_is_told_as_the_choice_it_may_be():
+    with pytest.raises(ConfigError, match="schedule/density=laplace"):
+        check.instance("schedule.density", "laplace", float)
+
+
+@pytest.mark.parametrize("value", [1, "1, 2", [], None, {1: 2}])
+def test_what_is_no_list_of_numbers_is_refused(value):
+    check.numbers("trainer.guidance", [1, 2.5], at_least=0)
+    with pytest.raises(ConfigError, match=r"trainer\.guidance must be a list of numbers"):
+        check.numbers("trainer.guidance", value, at_least=0)
+
+
+@pytest.mark.parametrize("entry", [-1, math.inf, True, "2"])
+def test_each_entry_of_a_list_of_numbers_is_checked(entry):
+    with pytest.raises(ConfigError, match=rf"trainer\.guidance must be .*, got {entry!r}"):
+        check.numbers("trainer.guidance", [1, entry], at_least=0)
+
+
 def test_refusals_are_value_errors_of_this_package():
     assert issubclass(IncompatibleObjective, ConfigError)
     assert issubclass(ConfigError, ZtsnrError)

@@ -82,7 +82,9 @@ def mid_draws(size):
 @pytest.mark.parametrize(
     ("target", "prediction", "zero_snr"), [(Eps(), "epsilon", False), (V(), "v", False), (V(), "v", True)]
 )
-def test_loss_is_the_plain_mse_on_the_pieces_of_diffusers(target, prediction, zero_snr, sdxl, zero_terminal, make_schedule):
+def test_loss_is_the_plain_mse_on_the_pieces_of_diffusers(
+    target, prediction, zero_snr, sdxl, zero_terminal, make_schedule
+):
     scheduler = DDPMScheduler(
         beta_start=0.00085, beta_end=0.012, beta_schedule="scaled_linear", rescale_betas_zero_snr=zero_snr
     )
@@ -179,7 +181,7 @@ def test_eps_is_refused_wherever_inf_is_reached(part, sdxl, make_schedule):
         "grid": FromTerminal(grid=Trailing(table=sdxl), terminal=math.inf),
     }
     schedule = make_schedule(sdxl, **{name: reach[name] for name in part.split(" and ")})
-    with pytest.raises(IncompatibleObjective, match=rf"target=eps .* schedule\.{part} reaches"):
+    with pytest.raises(IncompatibleObjective, match=rf"target=eps .*\b{part}\b"):
         make_objective(schedule, Eps())
     for target in TARGETS[1:]:
         make_objective(schedule, target)
@@ -196,11 +198,18 @@ def test_a_part_of_the_wrong_kind_is_refused_by_name(part, sdxl, make_schedule):
 
 
 @pytest.mark.parametrize("target", TARGETS, ids=repr)
-@pytest.mark.parametrize("sigma", [0.0, 0.03, 1.0, 14.6, math.inf])
+@pytest.mark.parametrize("sigma", [0.0, 0.03, 1.0, 14.6])
 def test_denoise_of_a_perfect_network_is_exact(target, sigma, sdxl, zero_terminal, make_schedule):
-    if sigma == math.inf and not target.finite_at_inf:
-        return
-    objective = make_objective(make_schedule(zero_terminal if target.finite_at_inf else sdxl), target)
+    assert_perfect_network_denoises(target, sigma, make_schedule(zero_terminal if target.finite_at_inf else sdxl))
+
+
+@pytest.mark.parametrize("target", TARGETS[1:], ids=repr)
+def test_denoise_of_a_perfect_network_is_exact_at_inf(target, zero_terminal, make_schedule):
+    assert_perfect_network_denoises(target, math.inf, make_schedule(zero_terminal))
+
+
+def assert_perfect_network_denoises(target, sigma, schedule):
+    objective = make_objective(schedule, target)
     x0, noise = pair(3, torch.float64)
     level = of(sigma).expand(3)
 
@@ -234,7 +243,7 @@ def test_unit_eps_on_the_cosine_density_has_its_known_cumulative_weight(sdxl, ma
 
 @pytest.mark.parametrize(
     ("drawn", "intended"),
-    list(itertools.permutations([Cosine(), SquaredSine(), Laplace(mu=0.0, b=3.0)], 2)),
+    itertools.combinations([Laplace(mu=0.0, b=3.0), Cosine(), SquaredSine(), LAPLACE], 2),  # from heavy to light tails
     ids=repr,
 )
 def test_sampling_more_often_and_weighting_more_have_one_cumulative_weight(drawn, intended, sdxl, make_schedule):

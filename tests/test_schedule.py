@@ -102,11 +102,12 @@ def test_zero_terminal_needs_a_table():
 # densities
 
 
-@pytest.fixture(scope="module", params=["table", "zero_terminal_table", "laplace", "laplace_to_inf"])
+@pytest.fixture(scope="module", params=["table", "table_to_inf", "zero_terminal", "laplace", "laplace_to_inf"])
 def density(request, sdxl, zero_terminal):
     return {
         "table": TableUniform(table=sdxl),
-        "zero_terminal_table": TableUniform(table=zero_terminal),
+        "table_to_inf": TerminalMass(density=TableUniform(table=sdxl), terminal=math.inf, mass=0.1),
+        "zero_terminal": TableUniform(table=zero_terminal),
         "laplace": LAPLACE,
         "laplace_to_inf": TerminalMass(density=LAPLACE, terminal=math.inf, mass=0.1),
     }[request.param]
@@ -188,6 +189,12 @@ def test_terminal_mass_puts_its_share_at_the_terminal_and_leaves_the_rest_as_it_
     torch.testing.assert_close(drawn[~at_terminal], LAPLACE.sigma((rest + 0.5) / len(rest)), rtol=1e-9, atol=0)
 
 
+def test_terminal_mass_begins_where_the_rest_ends():
+    density = TerminalMass(density=LAPLACE, terminal=math.inf, mass=0.25)
+    assert density.sigma(of(0.75)).item() == math.inf
+    assert density.sigma(of(math.nextafter(0.75, 0))).item() == pytest.approx(LAPLACE.sigma_max)
+
+
 @pytest.mark.parametrize(
     ("make", "key"),
     [
@@ -263,9 +270,8 @@ def test_quantiles_take_equal_steps_of_probability_down_from_u_max():
     np.testing.assert_allclose(shares, 0.99 * np.arange(9, 0, -1) / 9)
 
 
+@pytest.mark.parametrize("grid", [KARRAS, Quantiles(density=LAPLACE, u_max=0.99)], ids=repr)
 def test_from_terminal_is_one_step_and_then_the_other_grid(grid):
-    if grid.start == math.inf:
-        return
     entered = FromTerminal(grid=grid, terminal=math.inf)
     assert entered.sigmas(1).tolist() == [math.inf, 0]
     assert entered.sigmas(8).tolist() == [math.inf, *grid.sigmas(7).tolist()]
@@ -375,7 +381,7 @@ def test_impossible_timesteps_are_refused_by_key(sdxl, make, key):
 # the four together
 
 
-class Unreached(Density):
+class BelowOne(Density):
     def sigma(self, u):
         return u
 
@@ -385,7 +391,7 @@ def test_schedule_knows_its_highest_level_and_which_parts_reach_inf(sdxl, zero_t
     only_grid = make_schedule(sdxl, grid=Trailing(table=zero_terminal))
     only_density = make_schedule(sdxl, density=TableUniform(table=zero_terminal))
     assert plain.sigma_max == sdxl.sigmas[-1].item()
-    assert make_schedule(sdxl, density=Unreached()).sigma_max == sdxl.sigmas[-1].item()
+    assert make_schedule(sdxl, density=BelowOne()).sigma_max == sdxl.sigmas[-1].item()
     assert make_schedule(sdxl, grid=KARRAS).sigma_max == pytest.approx(20000)
     assert both.sigma_max == only_grid.sigma_max == only_density.sigma_max == math.inf
     reached = [schedule.parts_at_inf for schedule in (plain, both, only_grid, only_density)]

@@ -92,11 +92,11 @@ def test_edm_for_unit_variance_is_v_with_its_sign_turned():
 
 @given(ORDINARY_SIGMA)
 def test_edm_shows_the_network_unit_variance_and_asks_for_unit_variance(sigma):
-    x0, noise = pair(200_000)
+    x0, noise = pair(50_000)
     target, level = EDM(sigma_data=0.5), of(sigma)
     seen = target.c_in(level) * add_noise(0.5 * x0, noise, level)
     asked = target.output(0.5 * x0, noise, level)
-    assert [seen.std().item(), asked.std().item()] == pytest.approx([1, 1], abs=0.01)
+    assert [seen.std().item(), asked.std().item()] == pytest.approx([1, 1], abs=0.02)
 
 
 @given(ORDINARY_SIGMA)

@@ -29,7 +29,6 @@ def of(*sigmas):
         (Flow(), lambda snr: min(snr, GAMMA) / (1 + math.sqrt(snr)) ** 2),
         (EDM(sigma_data=0.5), lambda snr: min(snr, GAMMA) / (snr + 4)),
     ],
-    ids=repr,
 )
 @given(ORDINARY_SIGMA)
 def test_min_snr_is_what_is_published_for_each_target(target, published, sigma):
@@ -47,7 +46,6 @@ def test_min_snr_is_what_is_published_for_each_target(target, published, sigma):
         (EDM(sigma_data=0.5), lambda snr: snr + 4),
         (Flow(), lambda snr: (1 + math.sqrt(snr)) ** 2),
     ],
-    ids=repr,
 )
 @given(ORDINARY_SIGMA)
 def test_unit_weight_on_a_base_weighs_x0_as_tabulated(base, on_x0, sigma):

@@ -41,7 +41,16 @@ def one_of(name: str, value, options: Collection) -> None:
 
 def instance(name: str, value, kind: type) -> None:
     if not isinstance(value, kind):
-        raise ConfigError(f"{name} must be a {kind.__name__.lower()}, got {value!r}")
+        hint = f". To choose an option: {name.replace('.', '/')}={value}" if isinstance(value, str) else ""
+        raise ConfigError(f"{name} must be a {kind.__name__.lower()}, got {value!r}{hint}")
+
+
+def numbers(name: str, value, **bounds) -> None:
+    """A list of at least one finite number, each within the bounds of `number`."""
+    if not isinstance(value, list | tuple) or not value:
+        raise ConfigError(f"{name} must be a list of numbers, such as [1, 2], got {value!r}")
+    for entry in value:
+        finite(name, entry, **bounds)
 
 
 def _bounds(above, at_least, below, at_most) -> str:

@@ -12,10 +12,10 @@ from hydra.core.hydra_config import HydraConfig
 from hydra.errors import HydraException
 from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
-from omegaconf.errors import OmegaConfBaseException
+from omegaconf.errors import InterpolationKeyError, MissingMandatoryValue, OmegaConfBaseException
 
 from ztsnr.errors import ZtsnrError
-from ztsnr.registry import compose, conf_folder
+from ztsnr.registry import HYDRA_VERSION, compose, conf_folder
 
 USER_ERROR, INTERRUPTED = 2, 130
 
@@ -34,7 +34,7 @@ def command(config: str) -> Callable[[Callable[[DictConfig], object]], Callable[
                     raise
                 sys.exit(_tell(error, config))
 
-        program = hydra.main(version_base="1.3", config_path=str(conf_folder()), config_name=config)(job)
+        program = hydra.main(version_base=HYDRA_VERSION, config_path=str(conf_folder()), config_name=config)(job)
 
         @functools.wraps(task)
         def main() -> None:
@@ -55,12 +55,16 @@ def command(config: str) -> Callable[[Callable[[DictConfig], object]], Callable[
 
 
 def _tell(error: Exception, config: str) -> int:
+    """Prints what the user can do about it; returns the exit code."""
     from rich.console import Console
 
-    text = str(error).strip()
-    unknown = re.search(r"Could not override '([^']+)'", text)
-    if unknown:
+    text = str(error).split("\nConfig search path")[0].strip()
+    if unknown := re.search(r"Could not override '([^']+)'", text):
         text = f"There is no key {unknown[1]!r}.{_nearest(unknown[1], config)}"
+    elif isinstance(error, InterpolationKeyError):
+        text = f"{text}. Two of the chosen options do not go together: choose another for one of them."
+    elif isinstance(error, MissingMandatoryValue):
+        text = f"{error.full_key} must be given: {error.full_key}=VALUE"
     Console(stderr=True, soft_wrap=True).print("[bold red]error:[/] ", end="")
     print(text, file=sys.stderr)
     return USER_ERROR

@@ -31,9 +31,9 @@ class Objective:
             check.instance(name, getattr(self, name), kind)
         if self.schedule.parts_at_inf and not self.target.finite_at_inf:
             raise IncompatibleObjective(
-                f"target={type(self.target).__name__.lower()} cannot be used at sigma = inf, which "
-                f"schedule.{self.schedule.parts_at_inf} reaches: there z holds no x0 to recover. Choose target=v, x0, "
-                f"edm or flow, or a schedule with a finite terminal level (schedule=sdxl, schedule=laplace)."
+                f"target={type(self.target).__name__.lower()} cannot be used at sigma = inf, which is reached by the "
+                f"schedule's {self.schedule.parts_at_inf}: there z holds no x0 to recover. Choose target=v, x0, edm or "
+                f"flow, or a schedule with a finite terminal level (schedule=sdxl, schedule=laplace)."
             )
 
     def loss(self, network: Network, x0: Tensor, noise: Tensor, u: Tensor, cond: Mapping[str, Tensor]) -> Tensor:

@@ -12,15 +12,19 @@ from importlib.resources import files
 from pathlib import Path
 
 from hydra import compose as hydra_compose
-from hydra import initialize_config_dir
+from hydra._internal.hydra import Hydra
+from hydra._internal.utils import create_config_search_path
 from hydra.core.global_hydra import GlobalHydra
 from hydra.core.object_type import ObjectType
 from hydra.errors import InstantiationException
 from hydra.utils import instantiate
+from hydra.version import setbase
 from omegaconf import DictConfig, OmegaConf
 
 import ztsnr
 from ztsnr.errors import CheckpointError, ConfigError, ZtsnrError
+
+HYDRA_VERSION = "1.3"
 
 
 def conf_folder() -> Path:
@@ -36,11 +40,9 @@ def options(group: str, config_dir: str | Path | None = None) -> list[str]:
 
 
 def compose(*overrides: str, config: str = "train", config_dir: str | Path | None = None) -> DictConfig:
-    """The config that these command-line overrides give, with all interpolations resolved."""
+    """The config that these command-line overrides give. Its interpolations are resolved when it is built."""
     with _hydra(config_dir):
-        composed = hydra_compose(config, list(overrides))
-    OmegaConf.resolve(composed)
-    return composed
+        return hydra_compose(config, list(overrides))
 
 
 def make(group: str, option: str, config_dir: str | Path | None = None, **fields):
@@ -88,8 +90,12 @@ def known_targets() -> set[str]:
 
 
 def _yaml_files(path: str) -> Iterator:
-    scheme, _, place = path.partition("://")
-    folders = [files(place)] if scheme == "pkg" else [Path(place or path)] if scheme == "file" or not place else []
+    """Every YAML file below an entry of Hydra's search path: a folder, file://FOLDER or pkg://PACKAGE."""
+    scheme, _, place = path.rpartition("://")
+    if scheme == "pkg":
+        folders = [files(place)]
+    else:
+        folders = [Path(place)] if scheme in ("", "file") and place else []
     while folders:
         for entry in folders.pop().iterdir():
             if entry.is_dir():
@@ -119,11 +125,15 @@ def _hydra(config_dir: str | Path | None) -> Iterator:
             raise ConfigError("inside a command, folders are added by --config-dir, not by config_dir=")
         yield GlobalHydra.instance().config_loader()
         return
-    with initialize_config_dir(str(conf_folder()), version_base="1.3"):
-        loader = GlobalHydra.instance().config_loader()
-        if config_dir is not None:
-            folder = Path(config_dir).absolute()
-            if not folder.is_dir():
-                raise ConfigError(f"config_dir must be a folder, got {str(config_dir)!r}")
-            loader.get_search_path().append("user", f"file://{folder}")
-        yield loader
+    search_path = create_config_search_path(str(conf_folder()))
+    if config_dir is not None:
+        folder = Path(config_dir).absolute()
+        if not folder.is_dir():
+            raise ConfigError(f"config_dir must be a folder, got {str(config_dir)!r}")
+        search_path.prepend("user", f"file://{folder}", anchor="schema")
+    setbase(HYDRA_VERSION)
+    Hydra.create_main_hydra2("ztsnr", search_path)  # what hydra.initialize does, which takes one folder alone
+    try:
+        yield GlobalHydra.instance().config_loader()
+    finally:
+        GlobalHydra.instance().clear()

@@ -11,7 +11,7 @@ from omegaconf import DictConfig, OmegaConf
 from ztsnr.cli import command
 from ztsnr.registry import build
 
-PARTS = ("objective", "data", "optimizer", "lr_schedule", "validation", "samples", "trainer", "tracking")
+PARTS = ("data", "lr_schedule", "validation", "samples", "trainer", "optimizer")
 TAGS = ("schedule", "loss", "target", "weighting", "optimizer", "model", "data")
 
 
@@ -19,6 +19,8 @@ TAGS = ("schedule", "loss", "target", "weighting", "optimizer", "model", "data")
 def main(composed: DictConfig) -> float:
     """Returns the validation score, which sweeps rank and optimise."""
     began = time.perf_counter()
+    objective, tracker = build(composed.objective), build(composed.tracking)
+    tracker.check()
     run = {name: build(composed[name]) for name in PARTS}  # all that is cheap: bad values are refused before a model
 
     import torch
@@ -30,11 +32,10 @@ def main(composed: DictConfig) -> float:
     from ztsnr.training.tracking import NoTracker, code_version
 
     check_optimizer(run["optimizer"])
-    objective, trainer, tracker = run["objective"], run.pop("trainer"), run.pop("tracking")
+    trainer = run.pop("trainer")
     console = make_console()
     if not PartialState().is_main_process:
         tracker, console.quiet = NoTracker(), True
-    tracker.check()
 
     choices = {name: str(HydraConfig.get().runtime.choices[name]) for name in TAGS}
     config = science(OmegaConf.to_container(composed))
@@ -44,9 +45,10 @@ def main(composed: DictConfig) -> float:
 
     torch.manual_seed(composed.seed)
     network = build(composed.model)
+    len(run["data"].train)  # loads it, so that the record is opened only for what can be trained
     with recorded(tracker, title, flatten(config), choices | code_version()):
         with RunMonitor(tracker, console, trainer.steps, trainer.batch_size, trainer.log_every) as monitor:
-            trained = trainer.fit(**run, network=network, monitor=monitor)
+            trained = trainer.fit(**run, objective=objective, network=network, monitor=monitor)
         if not console.quiet:
             folder = Path(HydraConfig.get().runtime.output_dir)
             keep(trained, objective, config, title, folder, tracker)

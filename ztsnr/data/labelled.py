@@ -38,7 +38,8 @@ class LabelledImages:
     seed: int
 
     def __post_init__(self):
-        object.__setattr__(self, "shape", tuple(self.shape))
+        check.numbers("data.shape", self.shape, at_least=1)
+        object.__setattr__(self, "shape", tuple(self.shape))  # comparable to an array's
         check.integer("data.classes", self.classes, at_least=1)
         check.finite("data.held_out", self.held_out, above=0, below=1)
         check.finite("data.label_dropout", self.label_dropout, at_least=0, below=1)

@@ -47,7 +47,7 @@ def validation_figure(errors: Mapping[str, Mapping[float, float]], title: str) -
     """Error of v against sigma, a line for each network."""
     figure = Figure(figsize=(6, 3.6), layout="constrained")
     panel = figure.subplots()
-    for (name, by_sigma), colour in zip(errors.items(), COLOURS, strict=False):
+    for (name, by_sigma), colour in zip(errors.items(), COLOURS, strict=False):  # raw may lie under ema
         _line(panel, torch.tensor(list(by_sigma)), torch.tensor(list(by_sigma.values())), colour, name)
     panel.set_ylim(bottom=0)
     panel.set_ylabel("squared error of v, held-out")

@@ -8,7 +8,6 @@ from torch import Tensor, nn
 
 from ztsnr import check
 from ztsnr.data import LabelledImages
-from ztsnr.errors import ConfigError
 from ztsnr.objective import Objective
 from ztsnr.randomness import normal
 from ztsnr.sampling import Guidance, Sampler, guided_denoise
@@ -26,10 +25,8 @@ class SampleGrid:
     seed: int
 
     def __post_init__(self):
-        object.__setattr__(self, "guidances", tuple(self.guidances))
+        check.numbers("samples.guidances", self.guidances, at_least=0)
         check.instance("samples.sampler", self.sampler, Sampler)
-        if not self.guidances:
-            raise ConfigError("samples.guidances must name at least one guidance scale, got []")
         for scale in self.guidances:
             Guidance(scale=scale, rescale=self.rescale)
         check.integer("samples.steps", self.steps, at_least=1)

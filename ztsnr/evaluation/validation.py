@@ -8,7 +8,6 @@ from torch import nn
 
 from ztsnr import check
 from ztsnr.data import LabelledImages
-from ztsnr.errors import ConfigError
 from ztsnr.noise import add_noise, sigma_vp
 from ztsnr.objective import Objective
 from ztsnr.randomness import normal
@@ -28,11 +27,7 @@ class Validation:
     seed: int
 
     def __post_init__(self):
-        object.__setattr__(self, "sigmas", tuple(self.sigmas))
-        if not self.sigmas:
-            raise ConfigError("validation.sigmas must name at least one level, got []")
-        for sigma in self.sigmas:
-            check.finite("validation.sigmas", sigma, above=0)
+        check.numbers("validation.sigmas", self.sigmas, above=0)
         check.integer("validation.samples", self.samples, at_least=1)
         check.integer("validation.batch_size", self.batch_size, at_least=1)
         check.integer("validation.seed", self.seed, at_least=0)

@@ -2,6 +2,7 @@ from diffusers import UNet2DModel
 from torch import Tensor, nn
 
 from ztsnr import check
+from ztsnr.errors import ConfigError
 
 
 class UNet(nn.Module):
@@ -11,6 +12,11 @@ class UNet(nn.Module):
         self, *, shape: list[int], classes: int, channels: list[int], layers: int, gradient_checkpointing: bool
     ):
         check.integer("model.layers", layers, at_least=1)
+        check.numbers("model.channels", channels, at_least=8)
+        if any(width % 8 for width in channels):
+            raise ConfigError(f"model.channels must be multiples of 8, got {channels}")
+        if any(side % 2 ** (len(channels) - 1) for side in shape[1:]):
+            raise ConfigError(f"model.channels has {len(channels)} levels, too many to halve data.shape={shape}")
         check.flag("model.gradient_checkpointing", gradient_checkpointing)
         super().__init__()
         plain = len(channels) - 1
@@ -23,7 +29,7 @@ class UNet(nn.Module):
             down_block_types=["DownBlock2D"] * plain + ["AttnDownBlock2D"],
             up_block_types=["AttnUpBlock2D"] + ["UpBlock2D"] * plain,
             norm_num_groups=8,
-            attention_head_dim=32,
+            attention_head_dim=8,
             num_class_embeds=classes + 1,
         )
         if gradient_checkpointing:

@@ -17,7 +17,8 @@ def make_optimizer(make: MakeOptimizer, parameters: Iterable[nn.Parameter]) -> O
         return make(parameters)
     except (TypeError, ValueError, AssertionError) as error:  # how libraries refuse a learning rate of 'abc' or -1
         name = getattr(getattr(make, "func", make), "__name__", make)
-        raise ConfigError(f"optimizer {name} refuses its settings: {error}") from error
+        given = ", ".join(f"optimizer.{key}={value}" for key, value in getattr(make, "keywords", {}).items())
+        raise ConfigError(f"{name} refuses its settings, {given}: {error}") from error
 
 
 def check_optimizer(make: MakeOptimizer) -> None:

@@ -109,7 +109,9 @@ class MLflow(Tracker):
 
     def address(self, server: str) -> str:
         """Where a browser finds the experiment on `server`."""
-        found = make_client(self.uri).get_experiment_by_name(self.experiment)
+        database = Path(self.uri.removeprefix("sqlite:///"))
+        absent = self.uri.startswith("sqlite:") and not database.is_file()  # a client would create it
+        found = None if absent else make_client(self.uri).get_experiment_by_name(self.experiment)
         if found is None:
             raise TrackingError(
                 f"{self.uri} holds no experiment {self.experiment!r}. Train first, or name the place by "

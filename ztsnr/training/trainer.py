@@ -66,6 +66,10 @@ class Trainer:
             check.finite("trainer.clip", self.clip, above=0)
         if self.ema is not None:
             check.finite("trainer.ema", self.ema, above=0, below=1)
+        if self.batch_size % self.accumulate:
+            raise ConfigError(
+                f"trainer.batch_size must be a multiple of trainer.accumulate={self.accumulate}, got {self.batch_size}"
+            )
         if self.precision == "fp16" and not torch.cuda.is_available():
             raise ConfigError("trainer.precision=fp16 needs a CUDA device, and there is none. Use bf16 or no.")
 
@@ -91,14 +95,23 @@ class Trainer:
         rates = [group["lr"] for group in opt.param_groups]
         model, stepper = accelerator.prepare(torch.compile(network) if self.compile else network, opt)
 
+        set_training(True, opt, network)
+
+        def evaluate(step: int, validate: bool, sample: bool) -> None:
+            with evaluating(opt, network), accelerator.autocast():
+                if validate:
+                    trained.errors = {name: validation(objective, net, data) for name, net in trained.networks.items()}
+                    trained.score = validation.score(trained.errors[trained.best])
+                    monitor.validated(step, trained.errors, trained.score)
+                if sample:
+                    monitor.sampled(step, samples(objective, trained.networks[trained.best], data))
+
         for step in range(self.steps + 1):
             trained.step, ended = step, step == self.steps
-            if accelerator.is_main_process:
-                with evaluating(opt, network), accelerator.autocast():
-                    if ended or step % self.validate_every == 0:
-                        self._validate(trained, objective, data, validation, monitor)
-                    if ended or (step > 0 and step % self.sample_every == 0):
-                        monitor.sampled(step, samples(objective, trained.networks[trained.best], data))
+            validate = ended or step % self.validate_every == 0
+            sample = ended or (step > 0 and step % self.sample_every == 0)
+            if accelerator.is_main_process and (validate or sample):
+                evaluate(step, validate, sample)
             if ended:
                 break
 
@@ -115,13 +128,15 @@ class Trainer:
                     accelerator.backward(loss.mean() / len(parts))
                 losses.append(loss.detach())
             norm = accelerator.clip_grad_norm_(network.parameters(), self.clip or math.inf).item()
-            loss = torch.cat(losses)
-            refuse_non_finite(step, loss, norm, objective.schedule.density.sigma(u), network, self.precision)
+            loss = torch.cat(losses).mean().item()
+            overflow_is_normal = self.precision == "fp16"  # its gradient scaler skips that step
+            if not (math.isfinite(loss) and (math.isfinite(norm) or overflow_is_normal)):
+                raise NonFinite(what_is_not_finite(step, torch.cat(losses).cpu(), objective, u, network))
             stepper.step()
             stepper.zero_grad()
             if ema is not None:
                 ema.update_parameters(network)
-            monitor.stepped(step + 1, loss.mean().item(), norm, rates[0] * factor)
+            monitor.stepped(step + 1, loss, norm, rates[0] * factor)
 
         set_training(False, opt, network)
         accelerator.unwrap_model(model, keep_fp32_wrapper=False)
@@ -139,11 +154,6 @@ class Trainer:
         parts = [slice(start, start + size) for start in range(0, share, size)]
         return range(process * share, (process + 1) * share), parts
 
-    def _validate(self, trained, objective, data, validation, monitor) -> None:
-        trained.errors = {name: validation(objective, net, data) for name, net in trained.networks.items()}
-        trained.score = validation.score(trained.errors[trained.best])
-        monitor.validated(trained.step, trained.errors, trained.score)
-
 
 def _on(device: torch.device, part: slice, x0: Tensor, noise: Tensor, u: Tensor, cond: Mapping[str, Tensor]):
     """The part's arguments of Objective.loss; u stays where coefficients are cheapest, in host memory."""
@@ -151,19 +161,19 @@ def _on(device: torch.device, part: slice, x0: Tensor, noise: Tensor, u: Tensor,
     return x0[part].to(device, non_blocking=True), noise[part].to(device, non_blocking=True), u[part], moved
 
 
-def refuse_non_finite(step: int, loss: Tensor, norm: float, sigma: Tensor, network: nn.Module, precision: str) -> None:
-    """Stops a run that left the finite numbers: loss and sigma (B,). Under fp16 the gradient scaler may overflow."""
-    bad = ~loss.isfinite().cpu()
-    if not bad.any() and (math.isfinite(norm) or precision == "fp16"):
-        return
+def what_is_not_finite(step: int, loss: Tensor, objective: Objective, u: Tensor, network: nn.Module) -> str:
+    """What to tell of a step whose losses (B,) at u (B,), or whose gradient, left the finite numbers."""
+    sigma, bad = objective.schedule.density.sigma(u), ~loss.isfinite()
     if bad.any():
         levels = ", ".join(f"{level:.4g}" for level in sigma[bad][:8].tolist())
         what = f"the loss of {int(bad.sum())} of {len(loss)} samples is not finite, at sigma {levels}"
     else:
         names = [name for name, p in network.named_parameters() if p.grad is not None and not p.grad.isfinite().all()]
-        what = f"the loss is finite and the gradient is not, in {', '.join(names[:4]) or 'its norm alone'}"
-        what += f" ({len(names)} tensors); sigma of this step: {sigma.min():.4g} to {sigma.max():.4g}"
-    raise NonFinite(
-        f"Training stopped before step {step + 1}: {what}. "
+        where = f"{len(names)} tensors, first {names[0]}" if names else "its norm alone"
+        what = (
+            f"the losses are finite and the gradient is not, in {where}; sigma {sigma.min():.4g} to {sigma.max():.4g}"
+        )
+    return (
+        f"Training stopped in step {step + 1}, before its update: {what}. "
         f"Lower optimizer.lr or trainer.clip, lengthen lr_schedule.warmup, or use trainer.precision=no."
     )

@@ -1,0 +1,92 @@
+import numpy as np
+import pytest
+import torch
+
+from ztsnr.data import Digits, LabelledImages, Mnist
+from ztsnr.errors import ConfigError
+
+SETTINGS = {"shape": [1, 8, 8], "classes": 10, "held_out": 0.1, "label_dropout": 0.1, "seed": 0}
+
+
+@pytest.fixture(scope="module")
+def digits():
+    return Digits(**SETTINGS)
+
+
+class Shuffled(Digits):
+    def pictures(self):
+        pictures, labels = super().pictures()
+        order = np.random.default_rng(0).permutation(len(labels))
+        return pictures[order], labels[order]
+
+
+def as_set(x0):
+    return {picture.numpy().tobytes() for picture in x0}
+
+
+@pytest.mark.parametrize(("make", "shape", "count"), [(Digits, [1, 8, 8], 1797), (Mnist, [1, 28, 28], 5000)])
+def test_real_digits_of_ten_classes_in_the_unit_range(make, shape, count):
+    data = make(**SETTINGS | {"shape": shape})
+    assert len(data.train) + len(data.validation) == count
+    assert list(data.train.x0.shape[1:]) == shape
+    assert data.train.x0.min() == -1
+    assert data.train.x0.max() == 1
+    assert set(data.train.label.tolist()) == set(data.validation.label.tolist()) == set(range(10))
+
+
+def test_content_alone_decides_what_is_held_out(digits):
+    shuffled = Shuffled(**SETTINGS)
+    assert as_set(digits.validation.x0) == as_set(shuffled.validation.x0)
+    assert not as_set(digits.train.x0) & as_set(digits.validation.x0)
+    assert len(digits.validation) == pytest.approx(180, abs=40)
+
+
+def test_a_larger_held_out_share_contains_the_smaller(digits):
+    larger = Digits(**SETTINGS | {"held_out": 0.3})
+    assert as_set(digits.validation.x0) < as_set(larger.validation.x0)
+
+
+def test_an_epoch_of_batches_holds_every_picture_once(digits):
+    data = Digits(**SETTINGS | {"label_dropout": 0.0})
+    size = len(data.train)
+    batches = [data.batch(step, range(1), 1) for step in range(size)]
+    pairs = {(x0.numpy().tobytes(), label["label"].item()) for x0, label in batches}
+    whole = zip(data.train.x0, data.train.label.tolist(), strict=True)
+    assert pairs == {(x0.numpy().tobytes(), label) for x0, label in whole}
+
+
+def test_rows_of_a_batch_are_the_same_in_whole_and_in_part(digits):
+    x0, cond = digits.batch(9, range(32), 32)
+    part, part_cond = digits.batch(9, range(8, 20), 32)
+    assert torch.equal(part, x0[8:20])
+    assert torch.equal(part_cond["label"], cond["label"][8:20])
+
+
+def test_labels_are_dropped_at_the_given_rate(digits):
+    label = torch.cat([digits.batch(step, range(256), 256)[1]["label"] for step in range(40)])
+    assert (label == digits.null_label).double().mean().item() == pytest.approx(0.1, abs=0.01)
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "told"),
+    [
+        ("shape", [1, 9, 9], r"data.shape must be \(1, 8, 8\)"),
+        ("shape", "8x8", "data.shape must be a list"),
+        ("classes", 9, "data.classes must be above 9"),
+        ("held_out", 1.0, "data.held_out"),
+        ("label_dropout", -0.1, "data.label_dropout"),
+        ("seed", "x", "data.seed must be an integer"),
+    ],
+)
+def test_refusals_name_the_key(key, value, told):
+    with pytest.raises(ConfigError, match=told):
+        _ = Digits(**SETTINGS | {key: value}).train
+
+
+def test_labelled_images_is_what_plug_ins_derive_from():
+    class Blank(LabelledImages):
+        def pictures(self):
+            return np.linspace(0, 1, 40 * 4).reshape(40, 1, 2, 2), np.arange(40) % 3
+
+    data = Blank(**SETTINGS | {"shape": [1, 2, 2], "classes": 3, "held_out": 0.5})
+    assert 0 < len(data.train) < 40

@@ -1,0 +1,164 @@
+"""conf/ and the classes it names hold each other to account."""
+
+import inspect
+from functools import cache
+from pathlib import Path
+
+import pytest
+from hydra._internal.utils import _locate
+from omegaconf import OmegaConf
+
+from ztsnr.distance import Distance
+from ztsnr.errors import CheckpointError, ConfigError, IncompatibleObjective
+from ztsnr.registry import build, build_from_file, compose, conf_folder, known_targets, make, options
+from ztsnr.sampling import Sampler
+from ztsnr.schedule import Density, Grid, SigmaTable, TimestepMap
+from ztsnr.target import EDM, X0, Target, V
+from ztsnr.training.lr_schedule import LRSchedule
+from ztsnr.training.tracking import Tracker
+from ztsnr.weighting import MinSNR, Unit, Weighting
+
+GROUPS = sorted(
+    str(folder.relative_to(conf_folder())) for folder in conf_folder().rglob("*") if any(folder.glob("*.yaml"))
+)
+OPTIONS = [(group, option) for group in GROUPS for option in options(group) if group != "loss"]
+
+
+@cache
+def node_of(group, option):
+    return OmegaConf.select(compose(f"{group}={option}"), group.replace("/", "."))
+
+
+def nodes_in(node):
+    if isinstance(node, dict):
+        if "_target_" in node:
+            yield node
+        for value in node.values():
+            yield from nodes_in(value)
+
+
+@pytest.mark.parametrize(("group", "option"), OPTIONS)
+def test_an_options_keys_are_its_signature(group, option):
+    for node in nodes_in(OmegaConf.to_container(node_of(group, option))):
+        called = _locate(node["_target_"])
+        keys = {key for key in node if not key.startswith("_")}
+        parameters = set(inspect.signature(called).parameters)
+        if node["_target_"].startswith("ztsnr."):
+            assert keys == parameters
+        else:
+            assert keys <= parameters
+        has_default = [p.name for p in inspect.signature(called).parameters.values() if p.default is not p.empty]
+        assert not (node["_target_"].startswith("ztsnr.") and has_default), "YAML owns every value"
+
+
+@pytest.mark.parametrize(("group", "option"), OPTIONS)
+def test_every_option_instantiates(group, option):
+    build(node_of(group, option))
+
+
+def concrete(base):
+    for cls in base.__subclasses__():
+        if cls.__module__.startswith("ztsnr."):
+            yield from concrete(cls) if cls.__subclasses__() else [cls]
+
+
+@pytest.mark.parametrize(
+    "base", [SigmaTable, Density, Grid, TimestepMap, Target, Weighting, Distance, Sampler, LRSchedule, Tracker]
+)
+def test_every_concrete_class_is_offered(base):
+    offered = {target.rsplit(".", 1)[-1] for target in known_targets()}
+    found = {cls.__name__ for cls in concrete(base)}
+    assert found
+    assert found <= offered
+
+
+@pytest.mark.parametrize(
+    ("loss", "target", "weighting"),
+    [
+        ("vpred", V(), Unit(base=V())),
+        ("x0", X0(), Unit(base=X0())),
+        ("edm", EDM(sigma_data=0.5), Unit(base=EDM(sigma_data=0.5))),
+        ("novelai_v3", V(), MinSNR(base=X0(), gamma=5.0)),
+    ],
+)
+def test_loss_presets(loss, target, weighting):
+    objective = build(compose(f"loss={loss}").objective)
+    assert (objective.target, objective.weighting) == (target, weighting)
+
+
+def test_parts_chosen_on_the_command_line_win_over_the_preset():
+    objective = build(compose("loss=novelai_v3", "target=x0").objective)
+    assert (objective.target, objective.weighting) == (X0(), MinSNR(base=X0(), gamma=5.0))
+    assert build(compose("weighting=min_snr", "loss=vpred").objective).weighting == MinSNR(base=X0(), gamma=5.0)
+
+
+def test_the_default_schedule_is_the_issue_in_numbers():
+    schedule = make("schedule", "ztsnr")
+    assert schedule.table.sigmas[0].item() == pytest.approx(0.029167, abs=1e-6)
+    assert schedule.sigma_max == float("inf")
+    assert schedule.grid.sigmas(10)[:2].tolist() == [float("inf"), pytest.approx(17.8)]
+    stand_in = build(compose("schedule.table.terminal=20000").schedule)
+    assert stand_in.grid.start == stand_in.density.sigma_max == 20000
+
+
+@pytest.mark.parametrize("schedule", ["ztsnr", "sdxl_ztsnr", "laplace_ztsnr"])
+def test_eps_is_refused_by_every_preset_that_reaches_inf(schedule):
+    with pytest.raises(IncompatibleObjective, match="target=eps cannot be used at sigma = inf"):
+        build(compose(f"schedule={schedule}", "loss=eps").objective)
+
+
+def test_make_replaces_fields_and_refuses_unknown_ones():
+    assert make("weighting", "min_snr", gamma=3.0) == MinSNR(base=X0(), gamma=3.0)
+    with pytest.raises(ConfigError, match="no 'gama'; it has base, gamma"):
+        make("weighting", "min_snr", gama=3.0)
+
+
+PLUG_IN = """
+from dataclasses import dataclass
+
+from ztsnr.noise import snr
+from ztsnr.target import Target
+from ztsnr.weighting import Weighting
+
+
+@dataclass(frozen=True, kw_only=True)
+class SoftMinSNR(Weighting):
+    base: Target
+    gamma: float
+
+    def weight(self, sigma):
+        return self.gamma / (1 + self.gamma / snr(sigma))
+"""
+PLUG_IN_YAML = """
+defaults:
+  - /target/x0@base
+
+_target_: my_plug_in.SoftMinSNR
+gamma: 5.0
+"""
+
+
+def write_plug_in(folder: Path) -> Path:
+    (folder / "my_plug_in.py").write_text(PLUG_IN)
+    (folder / "my_conf" / "weighting").mkdir(parents=True)
+    (folder / "my_conf" / "weighting" / "soft_min_snr.yaml").write_text(PLUG_IN_YAML)
+    return folder / "my_conf"
+
+
+def test_a_plug_in_is_a_class_and_a_yaml(tmp_path, monkeypatch):
+    folder = write_plug_in(tmp_path)
+    monkeypatch.syspath_prepend(tmp_path)
+    assert "soft_min_snr" in options("weighting", config_dir=folder)
+    objective = build(compose("weighting=soft_min_snr", config_dir=folder).objective)
+    assert type(objective.weighting).__name__ == "SoftMinSNR"
+    assert "soft_min_snr" not in options("weighting")
+
+
+def test_a_file_may_name_only_classes_of_the_registry(tmp_path):
+    known = {"_target_": "ztsnr.weighting.Unit", "base": {"_target_": "ztsnr.target.V"}}
+    assert build_from_file(known, tmp_path) == Unit(base=V())
+    for foreign in ("os.getcwd", "ztsnr.registry.conf_folder", "builtins.print"):
+        with pytest.raises(CheckpointError, match=f"names the class '{foreign}'"):
+            build_from_file(known | {"base": {"_target_": foreign}}, tmp_path)
+    with pytest.raises(CheckpointError, match="must be resolved"):
+        build_from_file({"_target_": "ztsnr.target.EDM", "sigma_data": "${oc.env:HOME}"}, tmp_path)

@@ -1,0 +1,243 @@
+import copy
+import math
+import os
+from functools import partial
+
+import pytest
+import torch
+from accelerate import debug_launcher
+
+from ztsnr.errors import ConfigError, NonFinite
+from ztsnr.registry import build, compose
+from ztsnr.training.ema import make_ema
+from ztsnr.training.monitor import Monitor
+from ztsnr.training.optim import check_optimizer, evaluating, make_optimizer, set_training
+
+PARTS = ("objective", "data", "optimizer", "lr_schedule", "validation", "samples")
+SMALL = ("trainer.steps=4", "trainer.batch_size=16", "model.width=16", "model.depth=1", "samples.steps=2")
+SMALL += ("samples.columns=1", "validation.samples=16", "validation.sigmas=[0.5,5.0]", "lr_schedule.warmup=0")
+
+
+class Listening(Monitor):
+    def __init__(self):
+        self.losses, self.scores, self.pictures = [], {}, []
+
+    def stepped(self, step, loss, norm, lr):
+        self.losses.append((step, loss, norm, lr))
+
+    def validated(self, step, errors, score):
+        self.scores[step] = (score, errors)
+
+    def sampled(self, step, pictures):
+        self.pictures.append((step, sorted(pictures)))
+
+
+def fit(*overrides, listener=None, data=None):
+    composed = compose(*SMALL, *overrides)
+    parts = {name: build(composed[name]) for name in PARTS}
+    if data is not None:
+        parts["data"] = data(parts["data"])
+    torch.manual_seed(composed.seed)
+    network = build(composed.model)
+    return build(composed.trainer).fit(**parts, network=network, monitor=listener or Monitor())
+
+
+def weights(trained, name="raw"):
+    return torch.cat([value.flatten() for value in trained.networks[name].state_dict().values()])
+
+
+@pytest.fixture(scope="module")
+def straight():
+    return weights(fit())
+
+
+def test_training_lowers_the_held_out_error():
+    heard = Listening()
+    trained = fit(
+        "trainer.steps=150", "trainer.batch_size=64", "model.width=64", "trainer.validate_every=150", listener=heard
+    )
+    assert trained.score < 0.4 * heard.scores[0][0]
+    assert heard.losses[-1][1] < 0.5 * heard.losses[0][1]
+
+
+def test_the_same_seeds_give_the_same_weights_to_the_bit(straight):
+    assert torch.equal(weights(fit()), straight)
+
+
+@pytest.mark.parametrize("override", ["trainer.validate_every=1", "trainer.sample_every=1", "trainer.ema=null"])
+def test_looking_at_a_run_does_not_disturb_it(straight, override):
+    assert torch.equal(weights(fit(override)), straight)
+
+
+@pytest.mark.parametrize("override", ["seed=1", "data.seed=1", "trainer.noise_seed=1"])
+def test_each_seed_changes_the_run(straight, override):
+    assert not torch.equal(weights(fit(override)), straight)
+
+
+@pytest.mark.parametrize("parts", [2, 4, 16])
+def test_accumulation_changes_nothing_but_rounding(straight, parts):
+    torch.testing.assert_close(weights(fit(f"trainer.accumulate={parts}")), straight, atol=1e-4, rtol=1e-3)
+
+
+def train_and_save(path):
+    torch.set_num_threads(1)
+    trained = fit("trainer.accumulate=2")
+    if int(os.environ["RANK"]) == 0:
+        torch.save(weights(trained), path)
+
+
+@pytest.mark.slow
+def test_two_processes_train_like_one(straight, tmp_path):
+    debug_launcher(train_and_save, (tmp_path / "weights.pt",), num_processes=2)
+    torch.testing.assert_close(torch.load(tmp_path / "weights.pt"), straight, atol=1e-4, rtol=1e-3)
+
+
+def test_listeners_hear_of_every_step_and_of_the_beginning_and_the_end():
+    heard = Listening()
+    trained = fit("trainer.validate_every=3", "trainer.sample_every=2", listener=heard)
+    assert [step for step, *_ in heard.losses] == [1, 2, 3, 4]
+    assert list(heard.scores) == [0, 3, 4]
+    assert heard.pictures == [(2, [1.0, 2.0]), (4, [1.0, 2.0])]
+    assert trained.step == 4
+    assert trained.score == heard.scores[4][0]
+    assert set(heard.scores[4][1]) == {"raw", "ema"}
+
+
+def test_learning_rate_follows_its_schedule():
+    heard = Listening()
+    fit("lr_schedule.warmup=1", "optimizer.lr=0.1", listener=heard)
+    assert [lr for *_, lr in heard.losses] == pytest.approx([0.05, 0.1, 0.075, 0.025])
+
+
+def test_clip_bounds_the_update_and_reports_the_norm_before_it():
+    one_step = ("trainer.steps=1", "optimizer._target_=torch.optim.SGD", "optimizer.lr=1", "optimizer.weight_decay=0")
+    drop = ("~optimizer.betas", "~optimizer.eps", "optimizer.fused=false", "lr_schedule=constant")
+    start = weights(fit(*one_step, *drop, "optimizer.lr=0"))
+    for clip in (1e-3, 1e3):
+        heard = Listening()
+        moved = (weights(fit(*one_step, *drop, f"trainer.clip={clip}", listener=heard)) - start).norm().item()
+        norm = heard.losses[0][2]
+        assert moved == pytest.approx(min(clip, norm), rel=1e-3)
+        assert norm > 1e-3
+
+
+@pytest.mark.parametrize("optimizer", ["adamw", "adamw8bit", "schedule_free"])
+def test_every_optimizer_trains(optimizer):
+    heard = Listening()
+    fit(f"optimizer={optimizer}", "trainer.steps=40", "trainer.batch_size=64", "lr_schedule=constant", listener=heard)
+    assert heard.scores[40][1]["raw"][5.0] < 0.8 * heard.scores[0][1]["raw"][5.0]
+
+
+def test_schedule_free_evaluates_other_weights_than_it_trains_and_returns_to_them():
+    network = torch.nn.Linear(3, 3)
+    optimizer = make_optimizer(build(compose("optimizer=schedule_free").optimizer), network.parameters())
+    set_training(True, optimizer, network)
+    for _ in range(5):
+        network(torch.ones(2, 3)).square().mean().backward()
+        optimizer.step()
+    training = network.weight.detach().clone()
+    with evaluating(optimizer, network):
+        assert not torch.allclose(network.weight, training)
+        assert not network.training
+    torch.testing.assert_close(network.weight.detach(), training)
+    assert network.training
+
+
+def test_a_run_ends_in_the_weights_to_evaluate():
+    trained = fit("optimizer=schedule_free", "lr_schedule=constant", "trainer.ema=null")
+    heard = Listening()
+    fit("optimizer=schedule_free", "lr_schedule=constant", "trainer.ema=null", listener=heard)
+    composed = compose(*SMALL)
+    validation, objective, data = (build(composed[name]) for name in ("validation", "objective", "data"))
+    with torch.no_grad():
+        again = validation(objective, trained.networks["raw"], data)
+    assert validation.score(again) == pytest.approx(heard.scores[4][0])
+    assert not trained.networks["raw"].training
+
+
+def test_ema_is_the_running_average_with_its_ramp():
+    network = torch.nn.Linear(2, 1, bias=False)
+    values, ema = [1.0, 3.0, -2.0, 5.0], make_ema(network, 0.3)
+    expected = None
+    for n, value in enumerate(values):
+        network.weight.data.fill_(value)
+        ema.update_parameters(network)
+        decay = min(0.3, (1 + n) / (10 + n))
+        expected = value if expected is None else decay * expected + (1 - decay) * value
+        assert ema.module.weight[0, 0].item() == pytest.approx(expected)
+
+
+def test_compiled_networks_are_saved_under_their_own_names(straight, monkeypatch):
+    monkeypatch.setattr(torch, "compile", partial(torch.compile, backend="eager"))
+    trained = fit("trainer.compile=true")
+    assert not any("_orig_mod" in key for key in trained.networks["raw"].state_dict())
+    torch.testing.assert_close(weights(trained), straight, atol=1e-5, rtol=1e-4)
+
+
+def test_bf16_computes_low_and_keeps_weights_in_float32(straight):
+    low = weights(fit("trainer.precision=bf16"))
+    assert low.dtype == torch.float32
+    assert not torch.equal(low, straight)
+    torch.testing.assert_close(low, straight, atol=0.02, rtol=0.1)
+
+
+def poisoned(data):
+    poisoned = copy.copy(data)
+    poisoned.train.x0[:] = math.inf
+    return poisoned
+
+
+def test_a_non_finite_loss_stops_with_the_sigmas():
+    with pytest.raises(NonFinite, match=r"in step 1, .*loss of 16 of 16 samples is not finite, at sigma [\d.]+"):
+        fit(data=poisoned)
+
+
+def test_divergence_stops_instead_of_being_repaired():
+    with pytest.raises(NonFinite, match=r"Lower optimizer\.lr"):
+        fit("optimizer.lr=1e30", "trainer.clip=null", "trainer.steps=20", "trainer.validate_every=100")
+
+
+def test_a_non_finite_gradient_names_its_tensors():
+    composed = compose(*SMALL)
+    parts = {name: build(composed[name]) for name in PARTS}
+    network = build(composed.model)
+    network.enter.weight.register_hook(lambda grad: grad * math.nan)
+    with pytest.raises(NonFinite, match=r"the gradient is not in 1 tensors, first enter\.weight"):
+        build(composed.trainer).fit(**parts, network=network, monitor=Monitor())
+
+
+@pytest.mark.parametrize(
+    ("overrides", "told"),
+    [
+        (["trainer.steps=abc"], r"trainer\.steps must be an integer of 1 or more, got 'abc'"),
+        (["trainer.batch_size=30", "trainer.accumulate=4"], r"must be a multiple of trainer\.accumulate=4, got 30"),
+        (["trainer.precision=half"], r"trainer\.precision must be one of no, bf16, fp16, got 'half'"),
+        (["trainer.clip=0"], r"trainer\.clip must be a number above 0"),
+        (["trainer.ema=1"], r"trainer\.ema must be a number above 0 and below 1"),
+        (["trainer.compile=1"], r"trainer\.compile must be true or false"),
+    ],
+)
+def test_refusals(overrides, told):
+    with pytest.raises(ConfigError, match=told):
+        build(compose(*overrides).trainer)
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="fp16 is refused only without CUDA")
+def test_fp16_needs_cuda():
+    with pytest.raises(ConfigError, match=r"trainer\.precision=fp16 needs a CUDA device"):
+        build(compose("trainer.precision=fp16").trainer)
+
+
+@pytest.mark.parametrize("value", ["abc", "-1"])
+def test_an_optimizers_refusal_names_its_keys(value):
+    with pytest.raises(ConfigError, match=rf"AdamW refuses its settings, optimizer\.lr={value}"):
+        check_optimizer(build(compose(f"optimizer.lr={value}").optimizer))
+
+
+def test_processes_share_the_batch_without_gap_or_overlap():
+    trainer = build(compose("trainer.batch_size=24", "trainer.accumulate=3").trainer)
+    shares = [trainer._share(process, 4) for process in range(4)]
+    assert [row for rows, _ in shares for row in rows] == list(range(24))
+    assert [len(range(*part.indices(6))) for _, parts in shares for part in parts] == [2] * 12
+    with pytest.raises(ConfigError, match=r"multiple of 5 process\(es\)"):
+        trainer._share(0, 5)
