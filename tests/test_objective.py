@@ -190,7 +190,7 @@ def test_eps_is_refused_wherever_inf_is_reached(part, sdxl, make_schedule):
 @pytest.mark.parametrize("part", ["schedule", "target", "weighting", "distance"])
 def test_a_part_of_the_wrong_kind_is_refused_by_name(part, sdxl, make_schedule):
     parts = {"schedule": make_schedule(sdxl), "target": V(), "weighting": Unit(base=V()), "distance": MSE()}
-    with pytest.raises(ConfigError, match=f"{part} must be a {part}, got 'abc'"):
+    with pytest.raises(ConfigError, match=f"{part} must be a {part.title()}, got 'abc'"):
         Objective(**parts | {part: "abc"})
 
 

@@ -114,5 +114,5 @@ def test_min_snr_refuses_an_impossible_gamma(gamma):
 
 @pytest.mark.parametrize("make", [lambda base: Unit(base=base), lambda base: MinSNR(base=base, gamma=GAMMA)])
 def test_a_base_must_be_a_target(make):
-    with pytest.raises(ConfigError, match=r"weighting\.base must be a target, got 'v'"):
+    with pytest.raises(ConfigError, match=r"weighting\.base must be a Target, got 'v'"):
         make("v")

@@ -42,7 +42,7 @@ def one_of(name: str, value, options: Collection) -> None:
 def instance(name: str, value, kind: type) -> None:
     if not isinstance(value, kind):
         hint = f". To choose an option: {name.replace('.', '/')}={value}" if isinstance(value, str) else ""
-        raise ConfigError(f"{name} must be a {kind.__name__.lower()}, got {value!r}{hint}")
+        raise ConfigError(f"{name} must be a {kind.__name__}, got {value!r}{hint}")
 
 
 def numbers(name: str, value, **bounds) -> None:

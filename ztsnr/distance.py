@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass
 
+import torch
 from torch import Tensor
 
 
@@ -16,4 +17,5 @@ class MSE(Distance):
     """Mean over all elements of a sample of the squared difference."""
 
     def __call__(self, output: Tensor, ideal: Tensor) -> Tensor:
-        return (output.float() - ideal.float()).square().flatten(1).mean(1)
+        wide = torch.promote_types(output.dtype, torch.float32)
+        return (output.to(wide) - ideal.to(wide)).square().flatten(1).mean(1)

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from ztsnr import check
+from ztsnr.errors import ConfigError
 from ztsnr.noise import alpha, expand, sigma_vp
 from ztsnr.objective import Network, Objective
 
@@ -117,6 +118,10 @@ def guided_denoise(objective: Objective, network: Network, cond: Cond, negative:
     """The objective's denoiser under conditions (B, ...) each; both branches go through the network as one batch."""
     if guidance.scale == 1:
         return lambda z, sigma: objective.denoise(network, z, sigma, cond)
+    if cond.keys() != negative.keys():
+        raise ConfigError(
+            f"the negative conditions must be {sorted(cond)}, as the positive ones, got {sorted(negative)}"
+        )
     both = {name: torch.cat([cond[name], negative[name]]) for name in cond}
 
     def denoise(z: Tensor, sigma: Tensor) -> Tensor:

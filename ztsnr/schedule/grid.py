@@ -43,7 +43,10 @@ class Karras(Grid):
 
     def sigmas(self, steps: int) -> Tensor:
         high, low = self.sigma_max ** (1 / self.rho), self.sigma_min ** (1 / self.rho)
-        return _ending_in_zero((high + torch.linspace(0, 1, steps, dtype=torch.float64) * (low - high)) ** self.rho)
+        sigmas = (high + torch.linspace(0, 1, steps, dtype=torch.float64) * (low - high)) ** self.rho
+        sigmas[1:].clamp_(min=self.sigma_min)  # the ends exactly, whatever the power rounds to
+        sigmas[:1] = self.sigma_max
+        return _ending_in_zero(sigmas)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -76,7 +79,13 @@ class Quantiles(Grid):
 
     def sigmas(self, steps: int) -> Tensor:
         u = torch.linspace(self.u_max, 0, steps + 1, dtype=torch.float64)[:-1]
-        return _ending_in_zero(self.density.sigma(u))
+        sigmas = _ending_in_zero(self.density.sigma(u))
+        if not (sigmas.diff() < 0).all():
+            raise ConfigError(
+                f"steps={steps} through the quantiles of grid.density would visit a level twice: the density has atoms "
+                f"there. Use fewer steps, a lower grid.u_max, or the density without its terminal mass."
+            )
+        return sigmas
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -23,7 +23,7 @@ class TimestepMap:
 class TableIndex(TimestepMap):
     """The fractional index of sigma in a table, interpolated in the angle atan(sigma), hence finite at sigma = inf.
 
-    Levels outside the table are told as its nearest end. `quantize` rounds to the nearest index, as ComfyUI does.
+    Levels outside the table are told as its nearest end. `quantize` rounds to a whole index.
     """
 
     table: SigmaTable

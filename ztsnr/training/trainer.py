@@ -7,7 +7,9 @@ from dataclasses import dataclass, field
 
 import torch
 from accelerate import Accelerator
+from accelerate.state import AcceleratorState
 from torch import Tensor, nn
+from torch.nn.utils import clip_grads_with_norm_, get_total_norm
 
 from ztsnr import check
 from ztsnr.data import LabelledImages
@@ -86,6 +88,7 @@ class Trainer:
         monitor: Monitor,
     ) -> Trained:
         """Trains `network` in place, on the device that accelerate finds; both networks come back in eval mode."""
+        AcceleratorState._reset_state()  # of an earlier run of this process, whose precision may have been another
         accelerator = Accelerator(mixed_precision=self.precision)
         rows, parts = self._share(accelerator.process_index, accelerator.num_processes)
         network.to(accelerator.device).train()
@@ -127,16 +130,19 @@ class Trainer:
                     loss = objective.loss(model, *_on(accelerator.device, part, x0, noise, u, cond))
                     accelerator.backward(loss.mean() / len(parts))
                 losses.append(loss.detach())
-            norm = accelerator.clip_grad_norm_(network.parameters(), self.clip or math.inf).item()
-            loss = torch.cat(losses).mean().item()
+            accelerator.unscale_gradients()
+            norm = get_total_norm([p.grad for p in network.parameters() if p.grad is not None])
+            loss, norm_value = torch.cat(losses).mean().item(), norm.item()
             overflow_is_normal = self.precision == "fp16"  # its gradient scaler skips that step
-            if not (math.isfinite(loss) and (math.isfinite(norm) or overflow_is_normal)):
+            if not (math.isfinite(loss) and (math.isfinite(norm_value) or overflow_is_normal)):
                 raise NonFinite(what_is_not_finite(step, torch.cat(losses).cpu(), objective, u, network))
+            if self.clip is not None:
+                clip_grads_with_norm_(network.parameters(), self.clip, norm)
             stepper.step()
             stepper.zero_grad()
             if ema is not None:
                 ema.update_parameters(network)
-            monitor.stepped(step + 1, loss, norm, rates[0] * factor)
+            monitor.stepped(step + 1, loss, norm_value, rates[0] * factor)
 
         set_training(False, opt, network)
         accelerator.unwrap_model(model, keep_fp32_wrapper=False)
