@@ -27,7 +27,7 @@ def command(config: str) -> Callable[[Callable[[DictConfig], object]], Callable[
         @functools.wraps(task)
         def job(composed: DictConfig):
             try:
-                OmegaConf.resolve(composed)
+                OmegaConf.to_container(composed, resolve=True)  # refuses what refers to nothing
                 return task(composed)
             except (ZtsnrError, OmegaConfBaseException) as error:
                 if HydraConfig.get().mode == RunMode.MULTIRUN:
@@ -66,7 +66,7 @@ def _tell(error: Exception, config: str) -> int:
     elif isinstance(error, MissingMandatoryValue):
         text = f"{error.full_key} must be given: {error.full_key}=VALUE"
     Console(stderr=True, soft_wrap=True).print("[bold red]error:[/] ", end="")
-    print(text, file=sys.stderr)
+    print(text, *getattr(error, "__notes__", ()), sep="\n", file=sys.stderr)
     return USER_ERROR
 
 

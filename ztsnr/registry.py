@@ -60,7 +60,8 @@ def build(node: DictConfig | dict):
     if "_target_" not in node:
         return {str(key): build(value) if OmegaConf.is_dict(value) else value for key, value in node.items()}
     try:
-        return instantiate(node, _convert_="all")
+        plain = OmegaConf.to_container(node, resolve=True) if OmegaConf.is_config(node) else node
+        return instantiate(plain, _convert_="all")  # given the node itself, it would resolve that in place
     except InstantiationException as error:
         if isinstance(error.__cause__, ZtsnrError):
             raise error.__cause__ from None
@@ -78,7 +79,7 @@ def build_from_file(node: dict, source: Path):
                 f"{source} names the class {target!r}, which no option in conf/ does, so it is not called. "
                 f"If you trust it, add its YAML by --config-dir."
             )
-    return build(OmegaConf.create(node))
+    return build(node)
 
 
 def known_targets() -> set[str]:

@@ -4,15 +4,23 @@ import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig, OmegaConf
 
 from ztsnr.cli import command
+from ztsnr.errors import TrackingError
 from ztsnr.registry import build
 
+if TYPE_CHECKING:
+    from ztsnr.objective import Objective
+    from ztsnr.training.tracking import Tracker
+    from ztsnr.training.trainer import Trained
+
 PARTS = ("data", "lr_schedule", "validation", "samples", "trainer", "optimizer")
-TAGS = ("schedule", "loss", "target", "weighting", "optimizer", "model", "data")
+TOLD = ("target", "weighting", "model", "data", "optimizer")
+TAGS = ("schedule", "loss", *TOLD)
 
 
 @command("train")
@@ -28,64 +36,76 @@ def main(composed: DictConfig) -> float:
 
     from ztsnr.training.monitor import RunMonitor, make_console
     from ztsnr.training.optim import check_optimizer
-    from ztsnr.training.record import flatten, science
+    from ztsnr.training.record import flatten
     from ztsnr.training.tracking import NoTracker, code_version
 
     check_optimizer(run["optimizer"])
-    trainer = run.pop("trainer")
-    console = make_console()
+    trainer, console = run.pop("trainer"), make_console()
     if not PartialState().is_main_process:
         tracker, console.quiet = NoTracker(), True
-
     choices = {name: str(HydraConfig.get().runtime.choices[name]) for name in TAGS}
-    config = science(OmegaConf.to_container(composed))
     title = f"{choices['schedule']} {choices['loss']} seed {composed.seed}"
-    told = ("target", "weighting", "model", "data", "optimizer")
-    console.print(f"[bold]{title}[/]  " + "  ".join(f"{name}={choices[name]}" for name in told), highlight=False)
+    console.print(f"[bold]{title}[/]  " + "  ".join(f"{name}={choices[name]}" for name in TOLD), highlight=False)
 
     torch.manual_seed(composed.seed)
     network = build(composed.model)
     len(run["data"].train)  # loads it, so that the record is opened only for what can be trained
-    with recorded(tracker, title, flatten(config), choices | code_version()):
+    with recorded(tracker, title, flatten(composed), choices | code_version()):
         with RunMonitor(tracker, console, trainer.steps, trainer.batch_size, trainer.log_every) as monitor:
             trained = trainer.fit(**run, objective=objective, network=network, monitor=monitor)
         if not console.quiet:
-            folder = Path(HydraConfig.get().runtime.output_dir)
-            keep(trained, objective, config, title, folder, tracker)
-    if not console.quiet:
-        print(f"score {trained.score:.4f}")
-        console.print(f"{time.perf_counter() - began:.0f} s  {folder / 'final.safetensors'}", highlight=False)
-        console.print(f"draw    python -m ztsnr.sample checkpoint={folder / 'final.safetensors'}", highlight=False)
-        if tracker.how_to_open():
-            console.print(f"compare {tracker.how_to_open()}", highlight=False)
+            print(f"score {trained.score:.4f}", flush=True)
+            keep(trained, objective, composed, title, tracker)
+    weights = run_folder() / "final.safetensors"
+    console.print(f"took    {time.perf_counter() - began:.0f} s", highlight=False)
+    console.print(f"weights {weights}", highlight=False)
+    console.print(f"draw    python -m ztsnr.sample checkpoint={weights}", highlight=False)
+    console.print(f"compare {tracker.how_to_open()}" if tracker.how_to_open() else "", highlight=False)
     return trained.score
 
 
+def run_folder() -> Path:
+    """Hydra's folder of this run, relative where it lies below the current one."""
+    folder = Path(HydraConfig.get().runtime.output_dir)
+    return folder.relative_to(Path.cwd()) if folder.is_relative_to(Path.cwd()) else folder
+
+
 @contextmanager
-def recorded(tracker, name: str, params: Mapping, tags: Mapping) -> Iterator[None]:
+def recorded(tracker: "Tracker", name: str, params: Mapping, tags: Mapping) -> Iterator[None]:
     """The record of a run: opened, and closed with what became of it."""
     tracker.start(name, params, tags)
     try:
         yield
     except BaseException as error:
         killed = isinstance(error, KeyboardInterrupt)
-        tracker.finish("KILLED" if killed else "FAILED", f"{type(error).__name__}: {error}")
+        try:
+            tracker.finish("KILLED" if killed else "FAILED", f"{type(error).__name__}: {error}")
+        except TrackingError as lost:
+            error.add_note(str(lost))
         raise
     tracker.finish("FINISHED")
 
 
-def keep(trained, objective, config: Mapping, title: str, folder: Path, tracker) -> None:
-    """Writes what a run leaves into its folder, and a copy of what a browser shows to the tracker."""
+def keep(trained: "Trained", objective: "Objective", composed: DictConfig, title: str, tracker: "Tracker") -> None:
+    """Writes what a run leaves into its folder, and a copy of it to the tracker."""
     from ztsnr.evaluation.plots import objective_figure, validation_figure
     from ztsnr.training.checkpoint import save_checkpoint
+    from ztsnr.training.record import science
 
-    weights = folder / "final.safetensors"
-    save_checkpoint(weights, trained.networks, config, trained.step, trained.score)
-    (folder / "config.yaml").write_text(OmegaConf.to_yaml(config))
-    objective_figure(objective, title).savefig(folder / "objective.png", dpi=150)
-    validation_figure(trained.errors, f"{title}: score {trained.score:.4f}").savefig(folder / "validation.png", dpi=150)
-    for path in (folder / "objective.png", folder / "validation.png", folder / "config.yaml", weights):
-        tracker.file(path)
+    folder, config = run_folder(), science(composed)
+    save_checkpoint(folder / "final.safetensors", trained.networks, config, trained.step, trained.score)
+    (folder / "config.yaml").write_text(OmegaConf.to_yaml(OmegaConf.create(config)))
+    objective_figure(objective, title).savefig(folder / "objective.png", dpi=90)
+    told = f"{title}: score {trained.score:.4f}"
+    validation_figure(trained.errors, told).savefig(folder / "validation.png", dpi=90)
+    samples = {f"samples_guidance_{guidance:g}.png": picture for guidance, picture in trained.pictures.items()}
+    for name, picture in samples.items():
+        picture.save(folder / name)
+    pictures = [*samples, "validation.png", "objective.png"]
+    for name in (*pictures, "config.yaml", "final.safetensors"):
+        tracker.file(folder / name)
+    command = " ".join(["python -m ztsnr.train", *HydraConfig.get().overrides.task])
+    tracker.describe(f"**score {trained.score:.4f}** after {trained.step} steps of `{command}`", pictures)
 
 
 if __name__ == "__main__":

@@ -1,10 +1,12 @@
 """Opens the record of runs in MLflow's UI: python -m ztsnr.ui [port=5000]"""
 
 import os
+import signal
 import socket
 import subprocess
 import sys
 import time
+from pathlib import Path
 
 from omegaconf import DictConfig
 
@@ -25,16 +27,19 @@ def main(composed: DictConfig) -> None:
         print(tracker.address(tracker.uri))
         return
     refuse_used_port(composed.port)
-    here = f"http://127.0.0.1:{composed.port}"
-    address = tracker.address(here)
-    server = subprocess.Popen(
-        [sys.executable, "-m", "mlflow", "server", "--backend-store-uri", tracker.uri]
-        + f"--host 127.0.0.1 --port {composed.port} --workers 1".split(),
-        env=os.environ | {"MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false"},  # these jobs would be 12 more processes
-        stdout=subprocess.DEVNULL,
-    )
+    address = tracker.address(f"http://127.0.0.1:{composed.port}")
+    log = tracker.folder / "mlflow-server.log"
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit())  # so that the server ends with this command
+    with open(log, "wb") as output:
+        server = subprocess.Popen(
+            [sys.executable, "-m", "mlflow", "server", "--backend-store-uri", tracker.uri]
+            + f"--host 127.0.0.1 --port {composed.port} --workers 1".split(),
+            env=os.environ | {"MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false"},  # these jobs would be 12 more processes
+            stdout=output,
+            stderr=subprocess.STDOUT,
+        )
     try:
-        wait_for(server, composed.port)
+        wait_for(server, composed.port, log)
         print(f"{address}\nCtrl-C stops it.", flush=True)
         server.wait()
     finally:
@@ -52,16 +57,16 @@ def refuse_used_port(port: int) -> None:
             raise ConfigError(f"port={port} cannot be used ({reason}). Choose another: port=5001") from error
 
 
-def wait_for(server: subprocess.Popen, port: int) -> None:
+def wait_for(server: subprocess.Popen, port: int, log: Path) -> None:
     """Until the server answers; it takes 7 to 15 seconds."""
     for _ in range(START_SECONDS * 4):
         if server.poll() is not None:
-            raise TrackingError(f"mlflow server ended with code {server.returncode}; its reason stands above")
+            raise TrackingError(f"mlflow server ended with code {server.returncode}; its reason is in {log}")
         with socket.socket() as probe:
             if probe.connect_ex(("127.0.0.1", port)) == 0:
                 return
         time.sleep(0.25)
-    raise TrackingError(f"mlflow server did not answer on port {port} within {START_SECONDS} s")
+    raise TrackingError(f"mlflow server did not answer on port {port} within {START_SECONDS} s, see {log}")
 
 
 if __name__ == "__main__":

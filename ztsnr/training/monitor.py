@@ -1,5 +1,6 @@
 """What a run tells while it trains: a line or a bar in the terminal, and metrics and pictures to the tracker."""
 
+import math
 import sys
 import time
 from collections.abc import Mapping
@@ -61,8 +62,9 @@ class RunMonitor(Monitor):
         losses, norms = zip(*self.window, strict=True)
         rate = len(losses) * self.batch_size / (now - self.since)
         means = {"loss": sum(losses) / len(losses), "grad_norm": sum(norms) / len(norms), "lr": lr}
-        self.tracker.metrics({f"train/{name}": value for name, value in means.items()}, step)
-        self.tracker.metrics({"system/samples_per_second": rate}, step)
+        self.tracker.metrics(
+            {f"train/{name}": value for name, value in (means | {"samples_per_second": rate}).items()}, step
+        )
         self.window, self.since = [], now
         facts = f"loss {means['loss']:.4f}  lr {lr:.2e}  {rate:,.0f} samples/s"
         if self.console.is_terminal:
@@ -72,9 +74,9 @@ class RunMonitor(Monitor):
             self.console.print(f"step {step}/{self.steps}  {facts}", highlight=False)
 
     def validated(self, step, errors, score):
-        metrics = {"val/score": score}
+        metrics = {"error/score": score}  # MLflow shows sections by the alphabet: this one first
         for name, by_sigma in errors.items():
-            metrics |= {f"val_{name}/sigma_{sigma:05.2f}": error for sigma, error in by_sigma.items()}
+            metrics |= {f"error_{name}/sigma_{_sortable(sigma)}": error for sigma, error in by_sigma.items()}
         self.tracker.metrics(metrics, step)
         self.last_score = f"  score {score:.4f}"
         self.console.print(f"step {step}/{self.steps}  validation score {score:.4f}", highlight=False)
@@ -82,8 +84,12 @@ class RunMonitor(Monitor):
 
     def sampled(self, step, pictures):
         for guidance, picture in pictures.items():
-            self.tracker.picture(f"samples guidance {guidance:g}", picture, step)
+            self.tracker.picture(f"samples/guidance {guidance:g}", picture, step)
         self.since = time.perf_counter()
+
+
+def _sortable(sigma: float) -> str:
+    return "inf" if sigma == math.inf else f"{sigma:06.2f}"
 
 
 def make_console() -> Console:

@@ -6,7 +6,7 @@ import queue
 import subprocess
 import threading
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from urllib.parse import urlsplit
 
@@ -34,8 +34,11 @@ class Tracker:
 
     def file(self, path: Path, folder: str | None = None) -> None: ...
 
-    def finish(self, status: str, message: str = "") -> None:
-        """status: FINISHED, FAILED or KILLED, with the reason. Returns when all is delivered."""
+    def describe(self, text: str, pictures: Sequence[str] = ()) -> None:
+        """Markdown that a reader of the record sees first, with pictures among the files."""
+
+    def finish(self, status: str, reason: str = "") -> None:
+        """status: FINISHED, FAILED or KILLED. Returns when all is delivered."""
 
     def how_to_open(self) -> str:
         """One line for the terminal, '' where there is nothing to open."""
@@ -93,8 +96,13 @@ class MLflow(Tracker):
     def file(self, path, folder=None):
         self._put("file", (path, folder))
 
-    def finish(self, status, message=""):
-        self._put("finish", (status, message))
+    def describe(self, text, pictures=()):
+        self._put("describe", (text, pictures))
+
+    def finish(self, status, reason=""):
+        if reason:
+            self.describe(reason)
+        self._put("finish", (status,))
         self._thread.join()
         if self._error is not None:
             raise TrackingError(
@@ -156,9 +164,7 @@ class MLflow(Tracker):
         found = client.get_experiment_by_name(self.experiment)
         if found is None:
             artifacts = (self.folder / "mlflow-artifacts").as_uri() if self.is_default else None
-            # the tag makes MLflow's UI open on training runs, not on its pages for language models
-            tags = {"mlflow.experimentKind": "custom_model_development"}
-            return client.create_experiment(self.experiment, artifact_location=artifacts, tags=tags)
+            return client.create_experiment(self.experiment, artifact_location=artifacts)
         if found.lifecycle_stage == "deleted":
             raise TrackingError(
                 f"tracking.experiment={self.experiment} was deleted in this store: restore it, or choose another name"
@@ -177,9 +183,11 @@ class MLflow(Tracker):
     def _file(self, client, path, folder) -> None:
         client.log_artifact(self.run_id, str(path), folder)
 
-    def _finish(self, client, status, message) -> None:
-        if message:
-            client.set_tag(self.run_id, "mlflow.note.content", message)
+    def _describe(self, client, text, pictures) -> None:
+        shown = [f"![{name}](get-artifact?path={name}&run_uuid={self.run_id})" for name in pictures]
+        client.set_tag(self.run_id, "mlflow.note.content", f"{text}\n\n{' '.join(shown)}")
+
+    def _finish(self, client, status) -> None:
         client.set_terminated(self.run_id, status)
 
 
@@ -200,7 +208,7 @@ def charts_address(server: str, experiment_id: str) -> str:
 def code_version() -> dict[str, str]:
     """Tags that tell which code ran: the commit of the checkout this package stands in, if it stands in one."""
     here = Path(ztsnr.__file__).parent
-    tags = {"ztsnr.version": ztsnr.__version__}
+    tags = {"mlflow.source.name": "ztsnr.train", "mlflow.source.type": "LOCAL", "ztsnr.version": ztsnr.__version__}
 
     def git(*arguments: str) -> str:
         command = ["git", "-C", str(here), *arguments]

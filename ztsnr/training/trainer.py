@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 import torch
 from accelerate import Accelerator
 from accelerate.state import AcceleratorState
+from PIL.Image import Image
 from torch import Tensor, nn
 from torch.nn.utils import clip_grads_with_norm_, get_total_norm
 
@@ -26,12 +27,13 @@ from ztsnr.training.optim import MakeOptimizer, evaluating, make_optimizer, set_
 
 @dataclass
 class Trained:
-    """What a run leaves: the networks by name ("raw", and "ema" where there is one), and their last validation."""
+    """What a run leaves: networks by name ("raw", and "ema" where there is one), their last validation and samples."""
 
     networks: dict[str, nn.Module]
     step: int = 0
     errors: dict[str, dict[float, float]] = field(default_factory=dict)
     score: float = math.nan
+    pictures: dict[float, Image] = field(default_factory=dict)
 
     @property
     def best(self) -> str:
@@ -107,7 +109,8 @@ class Trainer:
                     trained.score = validation.score(trained.errors[trained.best])
                     monitor.validated(step, trained.errors, trained.score)
                 if sample:
-                    monitor.sampled(step, samples(objective, trained.networks[trained.best], data))
+                    trained.pictures = samples(objective, trained.networks[trained.best], data)
+                    monitor.sampled(step, trained.pictures)
 
         for step in range(self.steps + 1):
             trained.step, ended = step, step == self.steps
