@@ -10,7 +10,7 @@ from functools import lru_cache
 import torch
 from torch import Tensor
 
-BLOCK = 2**16
+BLOCK = 2**14
 """About how many normal numbers one generator makes: small enough to waste little at the edges of a process's rows."""
 
 

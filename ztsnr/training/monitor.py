@@ -11,6 +11,9 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 
 from ztsnr.training.tracking import Tracker
 
+BAR_SECONDS, LINE_SECONDS = 0.5, 5.0
+"""At most so often is the bar drawn, or, where the output is no terminal, a line printed."""
+
 
 class Monitor:
     """Hears of everything and tells nothing; the base of those that do."""
@@ -33,7 +36,7 @@ class RunMonitor(Monitor):
         self.batch_size, self.log_every = batch_size, log_every
         self.window: list[tuple[float, float]] = []
         self.since = self.shown = time.perf_counter()
-        self.last_score = ""
+        self.facts = self.score = ""
         self.bar = Progress(
             TextColumn("step"),
             MofNCompleteColumn(),
@@ -42,7 +45,7 @@ class RunMonitor(Monitor):
             TextColumn("left"),
             TimeRemainingColumn(elapsed_when_finished=True),
             console=console,
-            refresh_per_second=4,
+            auto_refresh=False,  # a thread that draws would hold up the network's threads
             disable=not console.is_terminal,
         )
         self.task = self.bar.add_task("train", total=steps, facts="")
@@ -56,29 +59,30 @@ class RunMonitor(Monitor):
 
     def stepped(self, step, loss, norm, lr):
         self.window.append((loss, norm))
-        if step % self.log_every and step != self.steps:
-            return
-        now = time.perf_counter()
-        losses, norms = zip(*self.window, strict=True)
-        rate = len(losses) * self.batch_size / (now - self.since)
-        means = {"loss": sum(losses) / len(losses), "grad_norm": sum(norms) / len(norms), "lr": lr}
-        self.tracker.metrics(
-            {f"train/{name}": value for name, value in (means | {"samples_per_second": rate}).items()}, step
-        )
-        self.window, self.since = [], now
-        facts = f"loss {means['loss']:.4f}  lr {lr:.2e}  {rate:,.0f} samples/s"
-        if self.console.is_terminal:
-            self.bar.update(self.task, completed=step, facts=facts + self.last_score)
-        elif now - self.shown > 5 or step == self.steps:
+        now, ended = time.perf_counter(), step == self.steps
+        if step % self.log_every == 0 or ended:
+            self._log(step, lr, now)
+        if ended or now - self.shown > (BAR_SECONDS if self.console.is_terminal else LINE_SECONDS):
             self.shown = now
-            self.console.print(f"step {step}/{self.steps}  {facts}", highlight=False)
+            if self.console.is_terminal:
+                self.bar.update(self.task, completed=step, facts=self.facts + self.score, refresh=True)
+            else:
+                self.console.print(f"step {step}/{self.steps}  {self.facts}", highlight=False)
+
+    def _log(self, step: int, lr: float, now: float) -> None:
+        losses, norms = zip(*self.window, strict=True)
+        loss, rate = sum(losses) / len(losses), len(losses) * self.batch_size / (now - self.since)
+        means = {"loss": loss, "grad_norm": sum(norms) / len(norms), "lr": lr, "samples_per_second": rate}
+        self.tracker.metrics({f"train/{name}": value for name, value in means.items()}, step)
+        self.facts = f"loss {loss:.4f}  lr {lr:.2e}  {rate:,.0f} samples/s"
+        self.window, self.since = [], now
 
     def validated(self, step, errors, score):
         metrics = {"error/score": score}  # MLflow shows sections by the alphabet: this one first
         for name, by_sigma in errors.items():
             metrics |= {f"error_{name}/sigma_{_sortable(sigma)}": error for sigma, error in by_sigma.items()}
         self.tracker.metrics(metrics, step)
-        self.last_score = f"  score {score:.4f}"
+        self.score = f"  score {score:.4f}"
         self.console.print(f"step {step}/{self.steps}  validation score {score:.4f}", highlight=False)
         self.since = time.perf_counter()
 
