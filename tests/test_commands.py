@@ -1,0 +1,127 @@
+"""The commands as a user gives them: in a process and a folder of their own."""
+
+import os
+import shutil
+import socket
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from PIL import Image
+from safetensors import safe_open
+
+from tests.test_registry import write_plug_in
+
+ROOT = Path(__file__).parent.parent
+SMALL = ["trainer=smoke", "trainer.steps=4", "model.width=16", "samples.steps=2", "samples.columns=2"]
+
+
+def run(folder, module, *arguments, path=(), code=0):
+    environment = {name: value for name, value in os.environ.items() if not name.startswith("MLFLOW_")}
+    environment["PYTHONPATH"] = os.pathsep.join(map(str, path))
+    command = [sys.executable, "-m", f"ztsnr.{module}", *arguments]
+    done = subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True, timeout=300)
+    assert done.returncode == code, done.stderr
+    return done
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("user")
+    return folder, run(folder, "train", *SMALL, "schedule=ztsnr", "loss=vpred")
+
+
+@pytest.mark.slow
+def test_the_main_job_leaves_what_it_says(trained):
+    folder, done = trained
+    assert done.stdout.startswith("score ")
+    assert "compare python -m ztsnr.ui" in done.stderr
+    (run_folder,) = (folder / "runs").glob("*/*-ztsnr-vpred-s0")
+    names = {entry.name for entry in run_folder.iterdir()}
+    assert {"final.safetensors", "config.yaml", "objective.png", "validation.png", "samples_guidance_2.png"} <= names
+    assert {entry.name for entry in folder.iterdir()} == {"runs"}
+    with safe_open(run_folder / "final.safetensors", "pt") as file:
+        assert {key.split(".")[0] for key in file.keys()}  # noqa: SIM118 (not iterable) == {"raw", "ema"}
+
+
+@pytest.mark.slow
+def test_sampling_needs_the_file_alone(trained, tmp_path):
+    (weights,) = trained[0].glob("runs/*/*/final.safetensors")
+    alone = tmp_path / "alone.safetensors"
+    shutil.copy(weights, alone)
+    done = run(tmp_path, "sample", f"checkpoint={alone}", "sampler=heun", "steps=3", "classes=[3,1]", "columns=5")
+    assert done.stdout.strip() == "samples.png"
+    assert Image.open(tmp_path / "samples.png").size == (5 * 52 + 4, 2 * 52 + 4)
+
+
+@pytest.mark.slow
+def test_a_users_option_trains_and_samples(tmp_path):
+    folder = write_plug_in(tmp_path)
+    own = ["--config-dir", str(folder)]
+    run(tmp_path, "train", *own, *SMALL, "weighting=soft_min_snr", "tracking=none", path=[tmp_path])
+    (weights,) = tmp_path.glob("runs/*/*/final.safetensors")
+    run(tmp_path, "sample", *own, f"checkpoint={weights}", "steps=2", path=[tmp_path])
+    refused = run(tmp_path, "sample", f"checkpoint={weights}", path=[tmp_path], code=2)
+    assert "names the class 'my_plug_in.SoftMinSNR'" in refused.stderr
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("module", "arguments", "told"),
+    [
+        ("train", ["schedule=laplace_ztsnr", "loss=eps"], "target=eps cannot be used at sigma = inf"),
+        ("train", ["schedule=foo"], "Could not find 'schedule/foo'"),
+        ("train", ["trainer.stepz=3"], "There is no key 'trainer.stepz'. Did you mean trainer.steps"),
+        ("train", ["trainer.steps=abc"], "trainer.steps must be an integer of 1 or more, got 'abc'"),
+        ("train", ["schedule.table.terminal=-1"], "table.terminal must be a number above 0, got -1"),
+        ("train", ["schedule/table=sdxl"], "schedule.table.terminal"),
+        ("sample", [], "checkpoint must be given: checkpoint=VALUE"),
+        ("sample", ["checkpoint=absent"], "checkpoint=absent is not a file"),
+        ("sample", ["checkpoint=absent", "output=no/x.png"], "output must be"),
+    ],
+)
+def test_a_users_mistake_is_one_message_and_no_traceback(tmp_path, module, arguments, told):
+    done = run(tmp_path, module, *arguments, code=2)
+    assert told in done.stderr
+    assert "Traceback" not in done.stderr
+    assert not list(tmp_path.rglob("*.db"))
+
+
+@pytest.mark.slow
+def test_a_used_port_is_refused(trained):
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = taken.getsockname()[1]
+        done = run(trained[0], "ui", f"port={port}", code=2)
+    assert f"port={port} cannot be used" in done.stderr
+
+
+@pytest.mark.slow
+def test_help_lists_every_group_without_loading_torch(tmp_path):
+    done = run(tmp_path, "train", "--help")
+    assert "schedule: laplace, laplace_ztsnr, sdxl, sdxl_ztsnr, ztsnr" in done.stdout
+    loaded = (
+        "import sys, runpy; sys.argv = ['x', '--help']\ntry: runpy.run_module('ztsnr.train', run_name='__main__')\n"
+    )
+    loaded += "except SystemExit: pass\nassert 'torch' not in sys.modules"
+    subprocess.run([sys.executable, "-c", loaded], cwd=tmp_path, check=True, capture_output=True, timeout=60)
+
+
+@pytest.mark.slow
+def test_the_wheel_runs_from_any_folder(tmp_path):
+    source = tmp_path / "source"
+    kept_out = shutil.ignore_patterns(".git", ".venv", "runs", "*.egg-info", "__pycache__", "build")
+    shutil.copytree(ROOT, source, ignore=kept_out)
+    pip = [sys.executable, "-m", "pip", "install", "--quiet", "--no-deps", "--no-build-isolation"]
+    subprocess.run([*pip, "--target", tmp_path / "site", source], check=True, capture_output=True, timeout=300)
+    shutil.rmtree(source)
+    empty = tmp_path / "empty"
+    empty.mkdir()
+    done = run(empty, "train", *SMALL, "tracking=none", path=[tmp_path / "site"])
+    assert done.stdout.startswith("score ")
+    where = "import ztsnr.registry as r; print(r.conf_folder())"
+    environment = os.environ | {"PYTHONPATH": str(tmp_path / "site")}
+    shown = subprocess.run(
+        [sys.executable, "-c", where], cwd=empty, env=environment, check=True, capture_output=True, text=True
+    )
+    assert shown.stdout.strip() == str(tmp_path / "site" / "ztsnr" / "conf")

@@ -1,0 +1,133 @@
+import math
+import sqlite3
+
+import pytest
+from PIL import Image
+
+from ztsnr.errors import TrackingError
+from ztsnr.registry import compose
+from ztsnr.training.record import flatten, science
+from ztsnr.training.tracking import MLflow, charts_address, code_version, make_client
+
+
+def tracker(folder, **settings):
+    return MLflow(**{"uri": None, "folder": str(folder), "experiment": "test", "flush_seconds": 0.2} | settings)
+
+
+@pytest.fixture(scope="module")
+def recorded(tmp_path_factory):
+    """One run with everything in it, and one that failed."""
+    folder = tmp_path_factory.mktemp("record") / "runs"
+    with pytest.MonkeyPatch.context() as patch:
+        patch.delenv("MLFLOW_TRACKING_URI", raising=False)
+        good, bad = tracker(folder), tracker(folder)
+    good.check()
+    good.start("good", {f"key{i}": i for i in range(150)}, {"schedule": "ztsnr"})
+    for step in range(1200):
+        good.metrics({"train/loss": 1 / (step + 1), "train/lr": 0.1}, step)
+    good.metrics({"odd": math.nan}, 0)
+    good.picture("samples/guidance 2", Image.new("L", (4, 4)), 7)
+    (folder / "x.txt").write_text("text")
+    good.file(folder / "x.txt")
+    good.describe("**score 1**", ["x.png"])
+    good.finish("FINISHED")
+    bad.start("bad", {}, {})
+    bad.finish("FAILED", "ValueError: why")
+    client = make_client(good.uri)
+    return good, client, {run.info.run_name: run for run in client.search_runs([good.experiment_id])}
+
+
+def test_everything_arrives_in_order(recorded):
+    _, client, runs = recorded
+    run = runs["good"]
+    assert run.info.status == "FINISHED"
+    assert run.data.params == {f"key{i}": str(i) for i in range(150)}
+    assert run.data.tags["schedule"] == "ztsnr"
+    history = client.get_metric_history(run.info.run_id, "train/loss")
+    assert [metric.step for metric in history] == list(range(1200))
+    assert history[9].value == pytest.approx(0.1)
+    assert math.isnan(run.data.metrics["odd"])
+    assert {entry.path for entry in client.list_artifacts(run.info.run_id)} == {"images", "x.txt"}
+    assert f"get-artifact?path=x.png&run_uuid={run.info.run_id}" in run.data.tags["mlflow.note.content"]
+
+
+def test_a_failed_run_says_why(recorded):
+    run = recorded[2]["bad"]
+    assert run.info.status == "FAILED"
+    assert run.data.tags["mlflow.note.content"].startswith("ValueError: why")
+
+
+def test_store_and_artifacts_lie_in_one_folder(recorded):
+    good, client, _ = recorded
+    assert (good.folder / "mlflow.db").is_file()
+    location = client.get_experiment(good.experiment_id).artifact_location
+    assert location == (good.folder / "mlflow-artifacts").as_uri()
+
+
+def test_address_opens_the_charts(recorded):
+    good, _, _ = recorded
+    address = good.address("http://127.0.0.1:1/")
+    assert address == charts_address("http://127.0.0.1:1", good.experiment_id)
+    assert "workflowType=machine_learning&compareRunsMode=CHART" in address
+    assert good.how_to_open() == f"python -m ztsnr.ui tracking.folder={good.folder}"
+
+
+def test_an_undeliverable_record_is_told_at_the_end_and_not_before(tmp_path):
+    (tmp_path / "broken.db").write_text("this is no database" * 100)
+    broken = tracker(tmp_path, uri=f"sqlite:///{tmp_path / 'broken.db'}")
+    broken.start("run", {}, {})
+    for step in range(10):
+        broken.metrics({"loss": 1.0}, step)
+    with pytest.raises(TrackingError, match="incomplete, the run itself is not affected"):
+        broken.finish("FINISHED")
+    with pytest.raises(sqlite3.DatabaseError):
+        sqlite3.connect(tmp_path / "broken.db").execute("select * from runs")
+
+
+@pytest.mark.parametrize(
+    ("settings", "told"),
+    [
+        ({"uri": "http://127.0.0.1:9"}, r"tracking\.uri=http://127\.0\.0\.1:9 does not answer"),
+        ({"uri": "file:///tmp/x"}, r"tracking\.uri must begin with sqlite:///"),
+        ({"folder": "/proc/nowhere/x"}, "cannot be made"),
+    ],
+)
+def test_an_impossible_record_is_refused_before_any_work(tmp_path, monkeypatch, settings, told):
+    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
+    with pytest.raises(TrackingError, match=told):
+        tracker(**{"folder": tmp_path} | settings).check()
+
+
+def test_an_empty_place_has_nothing_to_open_and_stays_empty(tmp_path, monkeypatch):
+    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
+    with pytest.raises(TrackingError, match="holds no experiment 'test'"):
+        tracker(tmp_path).address("http://127.0.0.1:1")
+    assert not list(tmp_path.iterdir())
+
+
+def test_the_environment_names_the_store_unless_the_config_does(tmp_path, monkeypatch):
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://there")
+    assert tracker(tmp_path).uri == "http://there"
+    assert tracker(tmp_path, uri="sqlite:///x.db").uri == "sqlite:///x.db"
+
+
+def test_parameters_are_readable_and_each_value_stands_once():
+    flat = flatten(compose("loss=novelai_v3", "tracking.uri=http://user:secret@host"))
+    assert flat["target"] == "V"
+    assert flat["weighting"] == "MinSNR"
+    assert flat["weighting.gamma"] == 5.0
+    assert flat["schedule.table.terminal"] == math.inf
+    assert flat["trainer.noise_seed"] == 0
+    assert not any(key.startswith(("schedule.density.table", "objective", "tracking")) for key in flat)
+
+
+def test_a_checkpoints_config_is_resolved_and_names_no_address():
+    config = science(compose("tracking.uri=http://user:secret@host"))
+    assert "${" not in str(config)
+    assert "secret" not in str(config)
+    assert config["schedule"]["density"]["table"] == config["schedule"]["table"]
+
+
+def test_code_version_is_this_checkouts_commit_or_absent():
+    commit = code_version().get("mlflow.source.git.commit")
+    assert commit is None or len(commit) == 40
