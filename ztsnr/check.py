@@ -24,6 +24,14 @@ def finite(name: str, value, **bounds) -> None:
         raise ConfigError(f"{name} must be finite, got {value!r}")
 
 
+def ascending(low_name: str, low, high_name: str, high) -> None:
+    """Two finite positive numbers, the first below the second."""
+    finite(low_name, low, above=0)
+    finite(high_name, high, above=0)
+    if low >= high:
+        raise ConfigError(f"{low_name} must be below {high_name}={high}, got {low}")
+
+
 def integer(name: str, value, *, at_least: int) -> None:
     if isinstance(value, bool) or not isinstance(value, Integral) or value < at_least:
         raise ConfigError(f"{name} must be an integer of {at_least} or more, got {value!r}")

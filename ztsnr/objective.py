@@ -1,14 +1,17 @@
 """The objective: what a network is trained to minimise, and how it denoises once trained."""
 
+import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import cached_property
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from ztsnr import check
 from ztsnr.distance import Distance
-from ztsnr.errors import IncompatibleObjective
+from ztsnr.errors import ConfigError, IncompatibleObjective
+from ztsnr.learned import find_module
 from ztsnr.noise import add_noise, expand
 from ztsnr.schedule import Schedule
 from ztsnr.target import Target
@@ -17,6 +20,9 @@ from ztsnr.weighting import Weighting
 Network = Callable[..., Tensor]
 """network(z, t, **cond) -> output: z and output (B, ...), t (B,)."""
 
+Watch = Callable[[Tensor], object] | None
+"""Hears of a batch's levels and of the squared errors of x0 at them, (B, 2) float64."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class Objective:
@@ -24,11 +30,13 @@ class Objective:
     target: Target
     weighting: Weighting
     distance: Distance
+    normalise: bool
 
     def __post_init__(self):
         for kind in (Schedule, Target, Weighting, Distance):
             name = kind.__name__.lower()
             check.instance(name, getattr(self, name), kind)
+        check.flag("objective.normalise", self.normalise)
         if self.schedule.parts_at_inf and not self.target.finite_at_inf:
             raise IncompatibleObjective(
                 f"target={type(self.target).__name__.lower()} cannot be used at sigma = inf, which is reached by the "
@@ -36,12 +44,19 @@ class Objective:
                 f"flow, or a schedule with a finite terminal level (schedule=sdxl, schedule=laplace)."
             )
 
-    def loss(self, network: Network, x0: Tensor, noise: Tensor, u: Tensor, cond: Mapping[str, Tensor]) -> Tensor:
+    def loss(
+        self, network: Network, x0: Tensor, noise: Tensor, u: Tensor, cond: Mapping[str, Tensor], watch: Watch = None
+    ) -> Tensor:
         """x0, noise (B, ...), u (B,) float64 in [0, 1) -> (B,), weighted, not reduced, a function of these alone."""
         sigma = self.schedule.density.sigma(u)
         output = self.output(network, add_noise(x0, noise, sigma), sigma, cond)
-        distance = self.distance(output, self.target.output(x0, noise, sigma))
-        return self.weighting(sigma, self.target).to(distance) * distance
+        ideal = self.target.output(x0, noise, sigma)
+        distance = self.distance(output, ideal, sigma)
+        weight = self.weighting(sigma, self.target) * self.scale
+        if watch is not None:
+            error = (output.detach() - ideal).double().square().flatten(1).mean(1).to(sigma.device)
+            watch(torch.stack([sigma, self.target.c_out(sigma).square() * error], 1))
+        return weight.to(distance) * distance + self.weighting.penalty(sigma).to(distance)
 
     def output(self, network: Network, z: Tensor, sigma: Tensor, cond: Mapping[str, Tensor]) -> Tensor:
         """z (B, ...), sigma (B,) -> what the network says of them, (B, ...)."""
@@ -53,13 +68,36 @@ class Objective:
         sigma = sigma.expand(len(z))
         return self.target.denoised(self.output(network, z, sigma, cond), z, sigma)
 
+    @cached_property
+    def scale(self) -> float:
+        """1, or with `normalise` 1 / E[weight], so that learning rates and clipping compare between weightings."""
+        if not self.normalise:
+            return 1.0
+        if self.learned:
+            raise ConfigError("objective.normalise=true needs a weighting and a density that are not learned")
+        mean = self.weighting(self.draws(2**16), self.target).mean().item()
+        if not 0 < mean < math.inf:
+            raise ConfigError(f"objective.normalise=true needs a finite mean weight, but it is {mean}. Use false.")
+        return 1 / mean
+
+    @cached_property
+    def learned(self) -> nn.ModuleDict:
+        """The parts that change as they train, by name: a learned weighting, an adaptive density. Mostly none."""
+        parts = {"weighting": self.weighting, "density": self.schedule.density}
+        return nn.ModuleDict({name: module for name, part in parts.items() if (module := find_module(part))})
+
+    def draws(self, count: int) -> Tensor:
+        """(count,) ascending: the density's quantiles at the middles of equal strata."""
+        return self.schedule.density.sigma((torch.arange(count, dtype=torch.float64) + 0.5) / count)
+
+    @torch.no_grad()
     def cumulative_weight(self, sigma: Tensor, base: Target, draws: int = 2**16) -> Tensor:
         """W(sigma) = E_u[weight; sigma(u) <= sigma], the weight being on the squared error of `base`; (N,) -> (N,).
 
         Two objectives with the same target have proportional expected gradients iff their W are proportional (VDM++,
         arXiv 2303.00848). The expectation is a midpoint sum over `draws` values of u.
         """
-        drawn = self.schedule.density.sigma((torch.arange(draws, dtype=torch.float64) + 0.5) / draws)
+        drawn = self.draws(draws)
         mass = self.weighting(drawn, base).cumsum(0) / draws
         index = torch.searchsorted(drawn, sigma.double(), right=True)
         return torch.cat([mass.new_zeros(1), mass])[index]

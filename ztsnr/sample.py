@@ -53,8 +53,11 @@ def load(checkpoint: str | Path, weights: str = "best"):
     parts = {name: build_from_file(node, read.path) for name, node in nodes.items()}
     network = parts.pop("model")
     read.load_into(network, ("ema" if "ema" in read.names else "raw") if weights == "best" else weights)
+    objective = Objective(**parts, normalise=False)
+    if objective.learned:
+        read.load_into(objective.learned, "objective")
     network.requires_grad_(False).eval().to("cuda" if torch.cuda.is_available() else "cpu")
-    return Objective(**parts), network, data
+    return objective, network, data
 
 
 if __name__ == "__main__":

@@ -93,7 +93,8 @@ def keep(trained: "Trained", objective: "Objective", composed: DictConfig, title
     from ztsnr.training.record import science
 
     folder, config = run_folder(), science(composed)
-    save_checkpoint(folder / "final.safetensors", trained.networks, config, trained.step, trained.score)
+    networks = trained.networks | ({"objective": trained.learned} if trained.learned else {})
+    save_checkpoint(folder / "final.safetensors", networks, config, trained.step, trained.score)
     (folder / "config.yaml").write_text(OmegaConf.to_yaml(OmegaConf.create(config)))
     objective_figure(objective, title).savefig(folder / "objective.png", dpi=90)
     told = f"{title}: score {trained.score:.4f}"

@@ -31,12 +31,12 @@ class Schedule:
     @property
     def sigma_max(self) -> float:
         """The highest level that is drawn for training or that sampling starts from; may be inf."""
-        return max(self.density.sigma_max, self.grid.start)
+        return max(self.density.highest, self.grid.start)
 
     @property
     def parts_at_inf(self) -> str:
         """Which parts reach sigma = inf, for messages: '', 'density', 'grid' or 'density and grid'."""
-        reach = {"density": self.density.sigma_max, "grid": self.grid.start}
+        reach = {"density": self.density.highest, "grid": self.grid.start}
         return " and ".join(name for name, sigma in reach.items() if sigma == math.inf)
 
 

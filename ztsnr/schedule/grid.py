@@ -12,18 +12,23 @@ from ztsnr.schedule.table import SigmaTable
 
 
 class Grid:
-    def sigmas(self, steps: int) -> Tensor:
-        """(steps + 1,) float64, decreasing; the first may be inf, the last is 0."""
+    def levels(self, steps: int) -> Tensor:
+        """(steps,) float64, decreasing, above 0; the first may be inf."""
         raise NotImplementedError
+
+    def sigmas(self, steps: int) -> Tensor:
+        """(steps + 1,) float64: the levels, and 0 at the end. Raises ConfigError where the grid has not so many."""
+        check.integer("steps", steps, at_least=1)
+        levels = self.levels(steps)
+        sigmas = torch.cat([levels, levels.new_zeros(1)])
+        if not (sigmas.diff() < 0).all():
+            raise ConfigError(f"steps={steps} would visit a level twice on this {type(self).__name__} grid. Use fewer.")
+        return sigmas
 
     @property
     def start(self) -> float:
-        """The first sigma, whatever the number of steps; may be inf."""
-        return self.sigmas(1)[0].item()
-
-
-def _ending_in_zero(sigmas: Tensor) -> Tensor:
-    return torch.cat([sigmas, sigmas.new_zeros(1)])
+        """The first sigma of a single step; may be inf."""
+        return self.levels(1)[0].item()
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -35,35 +40,68 @@ class Karras(Grid):
     rho: float
 
     def __post_init__(self):
-        check.finite("grid.sigma_min", self.sigma_min, above=0)
-        check.finite("grid.sigma_max", self.sigma_max, above=0)
+        check.ascending("grid.sigma_min", self.sigma_min, "grid.sigma_max", self.sigma_max)
         check.finite("grid.rho", self.rho, above=0)
-        if self.sigma_min >= self.sigma_max:
-            raise ConfigError(f"grid.sigma_min must be below grid.sigma_max={self.sigma_max}, got {self.sigma_min}")
 
-    def sigmas(self, steps: int) -> Tensor:
+    def levels(self, steps: int) -> Tensor:
         high, low = self.sigma_max ** (1 / self.rho), self.sigma_min ** (1 / self.rho)
         sigmas = (high + torch.linspace(0, 1, steps, dtype=torch.float64) * (low - high)) ** self.rho
         sigmas[1:].clamp_(min=self.sigma_min)  # the ends exactly, whatever the power rounds to
         sigmas[:1] = self.sigma_max
-        return _ending_in_zero(sigmas)
+        return sigmas
+
+
+def _size(table: SigmaTable, steps: int) -> int:
+    if steps > len(table.sigmas):
+        raise ConfigError(f"steps must be at most {len(table.sigmas)}, the length of the grid's table, got {steps}")
+    return len(table.sigmas)
 
 
 @dataclass(frozen=True, kw_only=True)
 class Trailing(Grid):
-    """Equal steps through a table, its last level first (Lin et al., arXiv 2305.08891, Table 2)."""
+    """Equal steps through a table, its last level first (this and the next two: arXiv 2305.08891, Table 2)."""
 
     table: SigmaTable
 
     def __post_init__(self):
         check.instance("grid.table", self.table, SigmaTable)
 
-    def sigmas(self, steps: int) -> Tensor:
-        size = len(self.table.sigmas)
-        if steps > size:
-            raise ConfigError(f"steps must be at most {size}, the length of the grid's table, got {steps}")
-        index = (size - torch.arange(steps, dtype=torch.float64) * size / steps).round().long() - 1
-        return _ending_in_zero(self.table.sigmas[index])
+    def levels(self, steps: int) -> Tensor:
+        size = _size(self.table, steps)
+        return self.table.sigmas[(size - torch.arange(steps).double() * size / steps).round().long() - 1]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Leading(Grid):
+    """Equal steps through a table, its first level last, all moved up by `offset`. The terminal level is left out."""
+
+    table: SigmaTable
+    offset: int
+
+    def __post_init__(self):
+        check.instance("grid.table", self.table, SigmaTable)
+        check.integer("grid.offset", self.offset, at_least=0)
+
+    def levels(self, steps: int) -> Tensor:
+        size = _size(self.table, steps)
+        index = torch.arange(steps).flip(0) * (size // steps) + self.offset
+        if index[0] >= size:
+            raise ConfigError(f"steps={steps} with grid.offset={self.offset} leaves the table of {size} levels")
+        return self.table.sigmas[index]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Linspace(Grid):
+    """Equal steps through a table, both its ends visited."""
+
+    table: SigmaTable
+
+    def __post_init__(self):
+        check.instance("grid.table", self.table, SigmaTable)
+
+    def levels(self, steps: int) -> Tensor:
+        size = _size(self.table, steps)
+        return self.table.sigmas[torch.linspace(size - 1, 0, steps, dtype=torch.float64).round().long()]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -77,15 +115,32 @@ class Quantiles(Grid):
         check.instance("grid.density", self.density, Density)
         check.finite("grid.u_max", self.u_max, above=0, below=1)
 
-    def sigmas(self, steps: int) -> Tensor:
-        u = torch.linspace(self.u_max, 0, steps + 1, dtype=torch.float64)[:-1]
-        sigmas = _ending_in_zero(self.density.sigma(u))
-        if not (sigmas.diff() < 0).all():
-            raise ConfigError(
-                f"steps={steps} through the quantiles of grid.density would visit a level twice: the density has atoms "
-                f"there. Use fewer steps, a lower grid.u_max, or the density without its terminal mass."
-            )
-        return sigmas
+    def levels(self, steps: int) -> Tensor:
+        return self.density.sigma(torch.linspace(self.u_max, 0, steps + 1, dtype=torch.float64)[:-1])
+
+
+@dataclass(frozen=True, kw_only=True)
+class Explicit(Grid):
+    """The given levels, in decreasing order; for another number of steps, interpolated in ln sigma along the list.
+
+    Align Your Steps (arXiv 2404.14507) publishes such lists, and interpolates them so.
+    """
+
+    sigma_list: tuple[float, ...]
+
+    def __post_init__(self):
+        check.numbers("grid.sigma_list", self.sigma_list, above=0)
+        if any(high <= low for high, low in zip(self.sigma_list, self.sigma_list[1:], strict=False)):
+            raise ConfigError(f"grid.sigma_list must decrease, got {list(self.sigma_list)}")
+
+    def levels(self, steps: int) -> Tensor:
+        listed = torch.tensor(self.sigma_list, dtype=torch.float64)
+        if steps == len(listed):
+            return listed
+        place = torch.linspace(0, len(listed) - 1, steps, dtype=torch.float64)
+        left = place.long().clamp(max=max(0, len(listed) - 2))
+        right = (left + 1).clamp(max=len(listed) - 1)
+        return torch.lerp(listed.log()[left], listed.log()[right], place - left).exp()
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -103,6 +158,6 @@ class FromTerminal(Grid):
                 f"grid.terminal must exceed the start of the grid it enters, {self.grid.start:.6g}, got {self.terminal}"
             )
 
-    def sigmas(self, steps: int) -> Tensor:
-        rest = self.grid.sigmas(steps - 1) if steps > 1 else torch.zeros(1, dtype=torch.float64)
-        return torch.cat([rest.new_tensor([self.terminal]), rest])
+    def levels(self, steps: int) -> Tensor:
+        terminal = torch.tensor([self.terminal], dtype=torch.float64)
+        return torch.cat([terminal, self.grid.levels(steps - 1)]) if steps > 1 else terminal

@@ -1,5 +1,6 @@
 """Tables: the finitely many sigmas that a discrete-time model knows, ascending from its cleanest level."""
 
+import math
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -11,13 +12,41 @@ from ztsnr.errors import ConfigError
 
 
 class SigmaTable:
+    """Between its levels a table is interpolated in the angle atan(sigma), which is finite at sigma = inf."""
+
     sigmas: Tensor
     """(T,) float64, ascending; the last may be inf."""
+
+    @cached_property
+    def angles(self) -> Tensor:
+        return self.sigmas.atan()
+
+    def index(self, sigma: Tensor) -> Tensor:
+        """sigma (B,) -> its fractional index (B,) in [0, T - 1]; levels outside the table have its nearest end's."""
+        angles = self.angles.to(sigma.device)
+        angle = sigma.double().atan().clamp(angles[0], angles[-1])
+        right = torch.searchsorted(angles, angle).clamp(1, len(angles) - 1)
+        return right - (angles[right] - angle) / (angles[right] - angles[right - 1])
+
+    def at(self, index: Tensor) -> Tensor:
+        """The inverse: index (B,) in [0, T - 1] -> sigma (B,)."""
+        left = index.long().clamp(max=len(self.sigmas) - 2)
+        angles, sigmas = self.angles.to(index.device), self.sigmas.to(index.device)
+        between = torch.lerp(angles[left], angles[left + 1], index - left).tan()
+        return torch.where(index == left, sigmas[left], torch.where(index == left + 1, sigmas[left + 1], between))
 
 
 def sigmas_from_alpha_bar(alpha_bar: Tensor) -> Tensor:
     """DDPM's cumulative product, (T,) descending, to sigma = sqrt((1 - alpha_bar) / alpha_bar); 0 gives inf."""
     return ((1 - alpha_bar) / alpha_bar).sqrt()
+
+
+def _check_betas(start, end, steps) -> None:
+    check.finite("table.beta_start", start, above=0, below=1)
+    check.finite("table.beta_end", end, above=0, below=1)
+    check.integer("table.steps", steps, at_least=2)
+    if start > end:
+        raise ConfigError(f"table.beta_start must not exceed table.beta_end={end}, got {start}")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -29,16 +58,50 @@ class ScaledLinear(SigmaTable):
     steps: int
 
     def __post_init__(self):
-        check.finite("table.beta_start", self.beta_start, above=0, below=1)
-        check.finite("table.beta_end", self.beta_end, above=0, below=1)
-        check.integer("table.steps", self.steps, at_least=2)
-        if self.beta_start > self.beta_end:
-            raise ConfigError(f"table.beta_start must not exceed table.beta_end={self.beta_end}, got {self.beta_start}")
+        _check_betas(self.beta_start, self.beta_end, self.steps)
 
     @cached_property
     def sigmas(self) -> Tensor:
         root = torch.linspace(self.beta_start**0.5, self.beta_end**0.5, self.steps, dtype=torch.float64)
         return sigmas_from_alpha_bar((1 - root.square()).cumprod(0))
+
+
+@dataclass(frozen=True, kw_only=True)
+class Linear(SigmaTable):
+    """Betas in equal steps (DDPM, arXiv 2006.11239; diffusers: linear)."""
+
+    beta_start: float
+    beta_end: float
+    steps: int
+
+    def __post_init__(self):
+        _check_betas(self.beta_start, self.beta_end, self.steps)
+
+    @cached_property
+    def sigmas(self) -> Tensor:
+        betas = torch.linspace(self.beta_start, self.beta_end, self.steps, dtype=torch.float64)
+        return sigmas_from_alpha_bar((1 - betas).cumprod(0))
+
+
+@dataclass(frozen=True, kw_only=True)
+class Cosine(SigmaTable):
+    """alpha_bar of a squared cosine, whose betas are clipped (arXiv 2102.09672; diffusers: squaredcos_cap_v2)."""
+
+    offset: float
+    beta_max: float
+    steps: int
+
+    def __post_init__(self):
+        check.finite("table.offset", self.offset, at_least=0)
+        check.finite("table.beta_max", self.beta_max, above=0, below=1)
+        check.integer("table.steps", self.steps, at_least=2)
+
+    @cached_property
+    def sigmas(self) -> Tensor:
+        time = torch.arange(self.steps + 1, dtype=torch.float64) / self.steps
+        alpha_bar = ((time + self.offset) / (1 + self.offset) * (math.pi / 2)).cos().square()
+        betas = (1 - alpha_bar[1:] / alpha_bar[:-1]).clamp(max=self.beta_max)
+        return sigmas_from_alpha_bar((1 - betas).cumprod(0))
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -1,10 +1,8 @@
 """What the network is told about the noise level: a fact about the network, not about the noise."""
 
 from dataclasses import dataclass
-from functools import cached_property
 from typing import ClassVar
 
-import torch
 from torch import Tensor
 
 from ztsnr import check
@@ -34,15 +32,8 @@ class TableIndex(TimestepMap):
         check.instance("timesteps.table", self.table, SigmaTable)
         check.flag("timesteps.quantize", self.quantize)
 
-    @cached_property
-    def _angles(self) -> Tensor:
-        return self.table.sigmas.atan()
-
     def __call__(self, sigma: Tensor) -> Tensor:
-        angles = self._angles.to(sigma.device)
-        angle = sigma.double().atan().clamp(angles[0], angles[-1])
-        right = torch.searchsorted(angles, angle).clamp(1, len(angles) - 1)
-        t = right - (angles[right] - angle) / (angles[right] - angles[right - 1])
+        t = self.table.index(sigma)
         return t.round() if self.quantize else t
 
 
@@ -58,3 +49,17 @@ class LogSigma(TimestepMap):
 
     def __call__(self, sigma: Tensor) -> Tensor:
         return self.scale * sigma.double().log()
+
+
+@dataclass(frozen=True, kw_only=True)
+class FlowTime(TimestepMap):
+    """scale * tau, tau = sigma / (1 + sigma): the straight path's time (arXiv 2403.03206, scale 1000)."""
+
+    scale: float
+    finite_at_inf: ClassVar[bool] = True
+
+    def __post_init__(self):
+        check.finite("timesteps.scale", self.scale, above=0)
+
+    def __call__(self, sigma: Tensor) -> Tensor:
+        return self.scale / (1 + 1 / sigma.double())

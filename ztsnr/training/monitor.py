@@ -9,6 +9,8 @@ from PIL.Image import Image
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
+from ztsnr.evaluation.plots import objective_picture
+from ztsnr.objective import Objective
 from ztsnr.training.tracking import Tracker
 
 BAR_SECONDS, LINE_SECONDS = 0.5, 5.0
@@ -23,6 +25,9 @@ class Monitor:
 
     def validated(self, step: int, errors: Mapping[str, Mapping[float, float]], score: float) -> None:
         """errors: network name -> sigma -> squared error of v."""
+
+    def adapted(self, step: int, objective: Objective) -> None:
+        """After each validation of an objective that changes as it trains."""
 
     def sampled(self, step: int, pictures: Mapping[float, Image]) -> None:
         """pictures: guidance scale -> one picture."""
@@ -85,6 +90,9 @@ class RunMonitor(Monitor):
         self.score = f"  score {score:.4f}"
         self.console.print(f"step {step}/{self.steps}  validation score {score:.4f}", highlight=False)
         self.since = time.perf_counter()
+
+    def adapted(self, step, objective):
+        self.tracker.picture("objective", objective_picture(objective, f"after step {step}"), step)
 
     def sampled(self, step, pictures):
         for guidance, picture in pictures.items():
