@@ -7,12 +7,24 @@ from torch.optim.swa_utils import AveragedModel
 
 def make_ema(network: nn.Module, decay: float) -> AveragedModel:
     """`update_parameters(network)` after every step. Early on the decay is lower, (1 + n) / (10 + n), so that the
-    average forgets the random weights it began with (as in TensorFlow's ExponentialMovingAverage)."""
+    average forgets the random weights it began with (as in TensorFlow's ExponentialMovingAverage).
+    It is held in float32 whatever the weights are: bfloat16 cannot express a change of 1 - decay."""
+
+    def weight(updates) -> float:
+        n = int(updates)
+        return 1 - min(decay, (1 + n) / (10 + n))
 
     @torch.no_grad()
     def average(averaged, current, updates):
-        n = int(updates)
-        torch._foreach_lerp_(averaged, current, 1 - min(decay, (1 + n) / (10 + n)))
+        torch._foreach_lerp_(averaged, current, weight(updates))
 
-    ema = AveragedModel(network, multi_avg_fn=average)
+    def average_one(averaged, current, updates):
+        return averaged.lerp(current.to(averaged.dtype), weight(updates))
+
+    if all(p.dtype == torch.float32 for p in network.parameters() if p.requires_grad):
+        ema = AveragedModel(network, multi_avg_fn=average)
+    else:
+        ema = AveragedModel(network, avg_fn=average_one)
+        for p in filter(lambda p: p.requires_grad, ema.module.parameters()):
+            p.data = p.data.float()
     return ema.requires_grad_(False).eval()

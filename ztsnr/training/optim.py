@@ -1,29 +1,182 @@
 """Optimizers are a library's; here is what a trainer must know of them."""
 
+import math
+from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
+from difflib import get_close_matches
+from fnmatch import fnmatchcase
+from itertools import accumulate
+from typing import NamedTuple
 
 import torch
-from torch import nn
+from accelerate import PartialState
+from torch import Tensor, nn
 from torch.optim import Optimizer
 
+from ztsnr import check
 from ztsnr.errors import ConfigError
 
-MakeOptimizer = Callable[[Iterable[nn.Parameter]], Optimizer]
+MakeOptimizer = Callable[[list[dict]], Optimizer]
+KINDS = ("vectors", "embeddings", "matrices")
+STEPS = 32  # of a trial
 
 
-def make_optimizer(make: MakeOptimizer, parameters: Iterable[nn.Parameter]) -> Optimizer:
+class Settings(NamedTuple):
+    factor: float
+    decay: bool
+    muon: bool
+
+
+@dataclass(frozen=True, kw_only=True)
+class ParamGroups:
+    """Which parameters are trained at which rate and decay, by patterns.
+
+    A pattern is a parameter's name as fnmatch has it, or a module's, for all below it, or a kind: `vectors` have fewer
+    than two dimensions, as norms and biases do; `embeddings` are nn.Embedding's; `matrices` are the rest.
+    `no_decay`: what weight decay spares. Embeddings too, since decay comes in every step and a row's gradient only in
+    those where its entry occurs: the rare ones would shrink.
+    `adamw`: what Muon leaves to AdamW, namely all but the hidden matrices (kellerjordan.github.io/posts/muon). It lists
+    the input and output layers of several networks, so that of these only one must be there.
+    `lr`: factors on the optimizer's rate; those of all patterns that match are multiplied.
+    """
+
+    no_decay: list[str]
+    adamw: list[str]
+    lr: dict[str, float]
+
+    def __post_init__(self):
+        for field in ("no_decay", "adamw"):
+            value = getattr(self, field)
+            if not isinstance(value, list) or not all(isinstance(pattern, str) for pattern in value):
+                raise ConfigError(f"trainer.groups.{field} must be a list of patterns, got {value!r}")
+        if not isinstance(self.lr, dict):
+            raise ConfigError(f"trainer.groups.lr must map patterns to factors, got {self.lr!r}")
+        for pattern, factor in self.lr.items():
+            check.finite(f"trainer.groups.lr.{pattern}", factor, at_least=0)
+
+    def split(self, network: nn.Module, muon: bool) -> dict[Settings, list[nn.Parameter]]:
+        """The parameters that require a gradient, in the network's order."""
+        kinds = _kinds(network)
+        names = {name: p for name, p in network.named_parameters() if p.requires_grad}
+        self._refuse_idle_patterns(names, muon)
+        groups = defaultdict(list)
+        for name, p in names.items():
+            factor = math.prod(value for pattern, value in self.lr.items() if _matches(name, kinds[p], [pattern]))
+            decay = not _matches(name, kinds[p], self.no_decay)
+            groups[Settings(factor, decay, muon and not _matches(name, kinds[p], self.adamw))].append(p)
+        return groups
+
+    def _refuse_idle_patterns(self, names: Iterable[str], muon: bool) -> None:
+        def idle(patterns: Iterable[str]) -> list[str]:
+            return [p for p in patterns if p not in KINDS and not any(_matches(name, "", [p]) for name in names)]
+
+        modules = {part for name in names for part in accumulate(name.split("."), "{}.{}".format)}
+        for field in ("no_decay", "lr"):
+            for pattern in idle(getattr(self, field)):
+                near = ", ".join(get_close_matches(pattern.rstrip(".*"), modules, cutoff=0.3)) or ", ".join(names)
+                raise ConfigError(
+                    f"trainer.groups.{field} has {pattern!r}, which is no parameter's name; near are {near}"
+                )
+        layers = [pattern for pattern in self.adamw if pattern not in KINDS]
+        if muon and layers and len(idle(layers)) == len(layers):
+            modules = ", ".join(sorted({name.rpartition(".")[0] for name in names}))
+            raise ConfigError(
+                f"trainer.groups.adamw={self.adamw} has none of this network's layers. Muon needs its input "
+                f"and its output layer there, of {modules}"
+            )
+
+
+def _kinds(network: nn.Module) -> dict[nn.Parameter, str]:
+    kinds = {p: "vectors" if p.ndim < 2 else "matrices" for p in network.parameters()}
+    embeddings = [module for module in network.modules() if isinstance(module, nn.Embedding)]
+    return kinds | {p: "embeddings" for module in embeddings for p in module.parameters()}
+
+
+def _matches(name: str, kind: str, patterns: Iterable[str]) -> bool:
+    return any(kind == p or fnmatchcase(name, p) or fnmatchcase(name, f"{p}.*") for p in patterns)
+
+
+def make_optimizer(
+    make: MakeOptimizer, network: nn.Module, groups: ParamGroups, extra: Iterable[nn.Parameter] = ()
+) -> Optimizer:
+    """`extra` are trained parameters besides the network's, a learned weighting's: the last group, at the optimizer's
+    own rate, without decay."""
+    muon = "adamw_lr" in getattr(make, "keywords", {})  # two optimizers in one, told apart by a group's use_muon
+    parts = list(groups.split(network, muon).items())
+    if extra := list(extra):
+        parts.append((Settings(factor=1.0, decay=False, muon=False), extra))
+    with _refusing(make):
+        optimizer = make([{"params": ps} | ({"use_muon": chosen.muon} if muon else {}) for chosen, ps in parts])
+    for group, (chosen, _) in zip(optimizer.param_groups, parts, strict=True):
+        group["lr"] *= chosen.factor
+        if not chosen.decay:
+            group["weight_decay"] = 0.0
+    return optimizer
+
+
+def check_optimizer(make: MakeOptimizer, weights: str = "float32", groups: ParamGroups | None = None) -> None:
+    """Refuses what no run could use before there is a model, by steps on tensors of 64 and 8 elements.
+
+    Weights in bfloat16 need an optimizer that carries what rounding takes: from a parameter of 1024 times the largest
+    step, each step is below half of the spacing of bfloat16 (2^-8 to 2^-7), and must still arrive.
+    """
+    device, dtype = PartialState().device, getattr(torch, weights)
+    zeros = [torch.zeros(8, 8, device=device, dtype=dtype), torch.zeros(8, device=device, dtype=dtype)]
+    with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
+        free = _walk(make, zeros, 3 if weights == "float32" else STEPS)
+        if not all(path.isfinite().all() for path in free):
+            raise ConfigError(f"{_settings(make)} leads out of the finite numbers in {len(free[0]) - 1} steps")
+        if weights == "bfloat16":
+            sizes = [path.diff(dim=0).abs().max() for path in free]
+            heavy = _walk(make, [torch.full_like(z, 1024 * s) for z, s in zip(zeros, sizes, strict=True)], STEPS)
+            arrived = min(_length(there) / _length(wanted) for there, wanted in zip(heavy, free, strict=True))
+            if not arrived > 0.5:
+                raise ConfigError(
+                    f"trainer.weights=bfloat16 loses small steps of {_settings(make)}: {arrived:.0%} arrive. "
+                    f"Use optimizer=adamw_kahan, optimizer=adamw_flash or trainer.weights=float32."
+                )
+        if groups and groups.lr and _length(_walk(make, zeros, 3, {"1": 0.0})[1]) > 0:
+            raise ConfigError(
+                f"trainer.groups.lr={groups.lr} has no effect on {_settings(make)}: it has one rate for all. "
+                f"Use another optimizer or trainer.groups.lr={{}}."
+            )
+
+
+def _walk(make: MakeOptimizer, starts: list[Tensor], steps: int, lr: dict[str, float] | None = None) -> list[Tensor]:
+    """For each start (...), the (steps + 1, ...) places it goes against a constant gradient, in float32."""
+    network = nn.ParameterList(nn.Parameter(start.clone()) for start in starts)
+    optimizer = make_optimizer(make, network, ParamGroups(no_decay=[], adamw=["vectors"], lr=lr or {}))
+    paths = [[start.float()] for start in starts]
+    with _refusing(make):
+        set_training(True, optimizer)
+        for _ in range(steps):
+            for p in network:
+                p.grad = torch.linspace(0.5, 1.5, p.numel(), device=p.device).view_as(p).to(p.dtype)
+            optimizer.step()
+            for p, path in zip(network, paths, strict=True):
+                path.append(p.detach().float().clone())
+    return [torch.stack(path) for path in paths]
+
+
+def _length(path: Tensor) -> float:
+    return (path[-1] - path[0]).abs().mean().item()
+
+
+def _settings(make: MakeOptimizer) -> str:
+    name = getattr(getattr(make, "func", make), "__name__", make)
+    return f"{name} with " + ", ".join(f"optimizer.{k}={v}" for k, v in getattr(make, "keywords", {}).items())
+
+
+@contextmanager
+def _refusing(make: MakeOptimizer) -> Iterator[None]:
+    """Each library has exceptions of its own for a learning rate of 'abc' or -1, and some raise them in a step."""
     try:
-        return make(parameters)
-    except (TypeError, ValueError, AssertionError) as error:  # how libraries refuse a learning rate of 'abc' or -1
-        name = getattr(getattr(make, "func", make), "__name__", make)
-        given = ", ".join(f"optimizer.{key}={value}" for key, value in getattr(make, "keywords", {}).items())
-        raise ConfigError(f"{name} refuses its settings, {given}: {error}") from error
-
-
-def check_optimizer(make: MakeOptimizer) -> None:
-    """Refuses impossible settings before there is a model to optimise."""
-    make_optimizer(make, [nn.Parameter(torch.zeros(1))])
+        yield
+    except Exception as error:
+        hint = "" if torch.cuda.is_available() else ". If it needs CUDA, which is not here, use optimizer=adamw"
+        raise ConfigError(f"{_settings(make)} is refused: {error}{hint}") from error
 
 
 def set_training(training: bool, optimizer: Optimizer, *networks: nn.Module) -> None:

@@ -22,7 +22,7 @@ from ztsnr.randomness import normal, stratified
 from ztsnr.training.ema import make_ema
 from ztsnr.training.lr_schedule import LRSchedule
 from ztsnr.training.monitor import Monitor
-from ztsnr.training.optim import MakeOptimizer, evaluating, make_optimizer, set_training
+from ztsnr.training.optim import MakeOptimizer, ParamGroups, check_optimizer, evaluating, make_optimizer, set_training
 
 
 @dataclass
@@ -46,12 +46,14 @@ class Trainer:
 
     `*_every` count steps; validation and samples also come at the end, and validation at step 0.
     `clip` is the largest norm of the gradient, `ema` the decay of the averaged weights; null turns either off.
+    `weights` is the type of the trained parameters and of their gradients; the averaged ones are always float32.
     """
 
     steps: int
     batch_size: int
     accumulate: int
     precision: str
+    weights: str
     clip: float | None
     ema: float | None
     compile: bool
@@ -59,12 +61,15 @@ class Trainer:
     validate_every: int
     sample_every: int
     noise_seed: int
+    groups: ParamGroups
 
     def __post_init__(self):
         for name in ("steps", "batch_size", "accumulate", "log_every", "validate_every", "sample_every"):
             check.integer(f"trainer.{name}", getattr(self, name), at_least=1)
         check.integer("trainer.noise_seed", self.noise_seed, at_least=0)
         check.one_of("trainer.precision", self.precision, ("no", "bf16", "fp16"))
+        check.one_of("trainer.weights", self.weights, ("float32", "bfloat16"))
+        check.instance("trainer.groups", self.groups, ParamGroups)
         check.flag("trainer.compile", self.compile)
         if self.clip is not None:
             check.finite("trainer.clip", self.clip, above=0)
@@ -76,6 +81,8 @@ class Trainer:
             )
         if self.precision == "fp16" and not torch.cuda.is_available():
             raise ConfigError("trainer.precision=fp16 needs a CUDA device, and there is none. Use bf16 or no.")
+        if self.weights == "bfloat16" and self.precision != "bf16":
+            raise ConfigError(f"trainer.weights=bfloat16 needs trainer.precision=bf16, got {self.precision}")
 
     def fit(
         self,
@@ -93,10 +100,13 @@ class Trainer:
         AcceleratorState._reset_state()  # of an earlier run of this process, whose precision may have been another
         accelerator = Accelerator(mixed_precision=self.precision)
         rows, parts = self._share(accelerator.process_index, accelerator.num_processes)
+        check_optimizer(optimizer, self.weights, self.groups)
         network.to(accelerator.device).train()
+        for p in filter(lambda p: p.requires_grad, network.parameters()):
+            p.data = p.data.to(getattr(torch, self.weights))
         ema = make_ema(network, self.ema) if self.ema is not None else None
         trained = Trained({"raw": network, "ema": ema.module} if ema else {"raw": network})
-        opt = make_optimizer(optimizer, network.parameters())
+        opt = make_optimizer(optimizer, network, self.groups)
         rates = [group["lr"] for group in opt.param_groups]
         model, stepper = accelerator.prepare(torch.compile(network) if self.compile else network, opt)
 
