@@ -89,6 +89,7 @@ def recorded(tracker: "Tracker", name: str, params: Mapping, tags: Mapping) -> I
 def keep(trained: "Trained", objective: "Objective", composed: DictConfig, title: str, tracker: "Tracker") -> None:
     """Writes what a run leaves into its folder, and a copy of it to the tracker."""
     from ztsnr.evaluation.plots import objective_figure, validation_figure
+    from ztsnr.evaluation.summary import Summary
     from ztsnr.training.checkpoint import save_checkpoint
     from ztsnr.training.record import science
 
@@ -96,7 +97,8 @@ def keep(trained: "Trained", objective: "Objective", composed: DictConfig, title
     networks = trained.networks | ({"objective": trained.learned} if trained.learned else {})
     save_checkpoint(folder / "final.safetensors", networks, config, trained.step, trained.score)
     (folder / "config.yaml").write_text(OmegaConf.to_yaml(OmegaConf.create(config)))
-    objective_figure(objective, title).savefig(folder / "objective.png", dpi=90)
+    summary = Summary(objective=objective, steps=composed.samples.steps)
+    objective_figure({title: summary}).savefig(folder / "objective.png", dpi=90)
     told = f"{title}: score {trained.score:.4f}"
     validation_figure(trained.errors, told).savefig(folder / "validation.png", dpi=90)
     samples = {f"samples_guidance_{guidance:g}.png": picture for guidance, picture in trained.pictures.items()}

@@ -10,7 +10,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from ztsnr.evaluation.plots import objective_picture
-from ztsnr.objective import Objective
+from ztsnr.evaluation.summary import Summary
 from ztsnr.training.tracking import Tracker
 
 BAR_SECONDS, LINE_SECONDS = 0.5, 5.0
@@ -26,7 +26,7 @@ class Monitor:
     def validated(self, step: int, errors: Mapping[str, Mapping[float, float]], score: float) -> None:
         """errors: network name -> sigma -> squared error of v."""
 
-    def adapted(self, step: int, objective: Objective) -> None:
+    def adapted(self, step: int, summary: Summary) -> None:
         """After each validation of an objective that changes as it trains."""
 
     def sampled(self, step: int, pictures: Mapping[float, Image]) -> None:
@@ -91,8 +91,8 @@ class RunMonitor(Monitor):
         self.console.print(f"step {step}/{self.steps}  validation score {score:.4f}", highlight=False)
         self.since = time.perf_counter()
 
-    def adapted(self, step, objective):
-        self.tracker.picture("objective", objective_picture(objective, f"after step {step}"), step)
+    def adapted(self, step, summary):
+        self.tracker.picture("objective", objective_picture({f"after step {step}": summary}), step)
 
     def sampled(self, step, pictures):
         for guidance, picture in pictures.items():
