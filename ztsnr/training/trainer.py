@@ -16,9 +16,10 @@ from ztsnr import check
 from ztsnr.data import LabelledImages
 from ztsnr.errors import ConfigError, NonFinite
 from ztsnr.evaluation.samples import SampleGrid
+from ztsnr.evaluation.summary import Summary
 from ztsnr.evaluation.validation import Validation
 from ztsnr.objective import Objective
-from ztsnr.randomness import normal, stratified
+from ztsnr.randomness import normal, stratified, uniform
 from ztsnr.training.ema import make_ema
 from ztsnr.training.lr_schedule import LRSchedule
 from ztsnr.training.monitor import Monitor
@@ -30,6 +31,8 @@ class Trained:
     """What a run leaves: networks by name ("raw", and "ema" where there is one), their last validation and samples."""
 
     networks: dict[str, nn.Module]
+    learned: nn.ModuleDict
+    """Parts of the objective that were trained with them; mostly none."""
     step: int = 0
     errors: dict[str, dict[float, float]] = field(default_factory=dict)
     score: float = math.nan
@@ -61,6 +64,7 @@ class Trainer:
     validate_every: int
     sample_every: int
     noise_seed: int
+    stratify: bool
     groups: ParamGroups
 
     def __post_init__(self):
@@ -71,6 +75,7 @@ class Trainer:
         check.one_of("trainer.weights", self.weights, ("float32", "bfloat16"))
         check.instance("trainer.groups", self.groups, ParamGroups)
         check.flag("trainer.compile", self.compile)
+        check.flag("trainer.stratify", self.stratify)
         if self.clip is not None:
             check.finite("trainer.clip", self.clip, above=0)
         if self.ema is not None:
@@ -105,12 +110,14 @@ class Trainer:
         for p in filter(lambda p: p.requires_grad, network.parameters()):
             p.data = p.data.to(getattr(torch, self.weights))
         ema = make_ema(network, self.ema) if self.ema is not None else None
-        trained = Trained({"raw": network, "ema": ema.module} if ema else {"raw": network})
-        opt = make_optimizer(optimizer, network, self.groups)
+        adaptive = objective.learned["density"] if "density" in objective.learned else None
+        trained = Trained({"raw": network, "ema": ema.module} if ema else {"raw": network}, objective.learned)
+        opt = make_optimizer(optimizer, network, self.groups, objective.learned.parameters())
         rates = [group["lr"] for group in opt.param_groups]
         model, stepper = accelerator.prepare(torch.compile(network) if self.compile else network, opt)
 
         set_training(True, opt, network)
+        draw_u = stratified if self.stratify else uniform
 
         def evaluate(step: int, validate: bool, sample: bool) -> None:
             with evaluating(opt, network), accelerator.autocast():
@@ -118,6 +125,8 @@ class Trainer:
                     trained.errors = {name: validation(objective, net, data) for name, net in trained.networks.items()}
                     trained.score = validation.score(trained.errors[trained.best])
                     monitor.validated(step, trained.errors, trained.score)
+                    if objective.learned:
+                        monitor.adapted(step, Summary(objective=objective, steps=samples.steps))
                 if sample:
                     trained.pictures = samples(objective, trained.networks[trained.best], data)
                     monitor.sampled(step, trained.pictures)
@@ -136,13 +145,16 @@ class Trainer:
                 group["lr"] = rate * factor
             x0, cond = data.batch(step, rows, self.batch_size)
             noise = normal(self.noise_seed, "noise", step, rows, x0.shape[1:])
-            u = stratified(self.noise_seed, "u", step, rows, self.batch_size)
-            losses = []
+            u = draw_u(self.noise_seed, "u", step, rows, self.batch_size)
+            losses, watched = [], []
             for part in parts:
                 with accelerator.no_sync(model) if part is not parts[-1] else nullcontext():
-                    loss = objective.loss(model, *_on(accelerator.device, part, x0, noise, u, cond))
+                    arguments = _on(accelerator.device, part, x0, noise, u, cond)
+                    loss = objective.loss(model, *arguments, watched.append if adaptive else None)
                     accelerator.backward(loss.mean() / len(parts))
                 losses.append(loss.detach())
+            for p in objective.learned.parameters():  # which accelerate does not wrap
+                p.grad = accelerator.reduce(p.grad.to(accelerator.device), "mean").to(p)
             accelerator.unscale_gradients()
             norm = get_total_norm([p.grad for p in network.parameters() if p.grad is not None])
             loss, norm_value = torch.cat(losses).mean().item(), norm.item()
@@ -155,6 +167,8 @@ class Trainer:
             stepper.zero_grad()
             if ema is not None:
                 ema.update_parameters(network)
+            if adaptive is not None:
+                adaptive.observe(*accelerator.gather(torch.cat(watched).to(accelerator.device)).cpu().unbind(1))
             monitor.stepped(step + 1, loss, norm_value, rates[0] * factor)
 
         set_training(False, opt, network)
