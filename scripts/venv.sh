@@ -27,9 +27,11 @@ create_venv() {
 }
 
 ready_venv() {
-    local extra=$1 pip=.venv/bin/pip stamp=.venv/.installed-$1 pins=scripts/constraints.txt want
+    local extra=$1 pip=.venv/bin/pip pins=scripts/constraints.txt want stamp
     want=$(cat setup.cfg pyproject.toml "$pins" | cksum)
-    [ -x .venv/bin/python ] && [ "$(cat "$stamp" 2>/dev/null)" = "$want" ] && return
+    for stamp in ".venv/.installed-$extra" ".venv/.installed-[test]"; do # [test] holds all of the plain installation
+        [ -x .venv/bin/python ] && [ "$(cat "$stamp" 2>/dev/null)" = "$want" ] && return
+    done
     if ! { [ -x .venv/bin/python ] && supported .venv/bin/python; }; then
         local python
         python=$(newest_python) || return 1
@@ -40,5 +42,5 @@ ready_venv() {
     # torch first and pinned: whatever needs it then takes the build that pip's configuration gives.
     "$pip" install --quiet "$(grep '^torch==' "$pins")" -c "$pins" || return 1
     "$pip" install --quiet -c "$pins" --editable ".$extra" || return 1
-    echo "$want" >"$stamp"
+    echo "$want" >".venv/.installed-$extra"
 }

@@ -17,7 +17,7 @@ from omegaconf.errors import InterpolationKeyError, MissingMandatoryValue, Omega
 from ztsnr.errors import ZtsnrError
 from ztsnr.registry import HYDRA_VERSION, compose, conf_folder
 
-USER_ERROR, INTERRUPTED = 2, 130
+USER_ERROR, INTERRUPTED, BROKEN_PIPE = 2, 130, 141
 
 
 def command(config: str) -> Callable[[Callable[[DictConfig], object]], Callable[[], None]]:
@@ -40,11 +40,15 @@ def command(config: str) -> Callable[[Callable[[DictConfig], object]], Callable[
         def main() -> None:
             os.environ.setdefault("HYDRA_FULL_ERROR", "1")  # so that errors come here, and bugs with all their frames
             if int(os.environ.get("RANK", 0)) > 0:  # of several processes, the first alone writes a run's folder
-                sys.argv += ["hydra.output_subdir=null", "hydra.run.dir=.", "hydra/job_logging=none"]
+                log = f"hydra.job_logging.handlers.file.filename={os.devnull}"
+                sys.argv += ["hydra.output_subdir=null", "hydra.run.dir=.", log]
             try:
                 program()
             except (ZtsnrError, HydraException, OmegaConfBaseException) as error:
                 sys.exit(_tell(error, config))
+            except BrokenPipeError:  # | head
+                os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+                sys.exit(BROKEN_PIPE)
             except KeyboardInterrupt:
                 print("Interrupted.", file=sys.stderr)
                 sys.exit(INTERRUPTED)

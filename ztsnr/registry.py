@@ -64,10 +64,26 @@ def build(node: DictConfig | dict):
         return instantiate(plain, _convert_="all")  # given the node itself, it would resolve that in place
     except InstantiationException as error:
         if isinstance(error.__cause__, ZtsnrError):
-            raise error.__cause__ from None
+            raise _with_full_key(error.__cause__, node, str(error)) from None
         if isinstance(error.__cause__, TypeError | ImportError | AttributeError | ValueError) or not error.__cause__:
             raise ConfigError(str(error).replace("\n", " ")) from error
         raise
+
+
+def _with_full_key(cause: ZtsnrError, node: DictConfig | dict, told: str) -> ZtsnrError:
+    """Puts the key by which the command line sets it in place of the constructor's own: density.b, schedule.density.b.
+
+    `told` is Hydra's message, which ends in the part's place below `node`.
+    """
+    if not OmegaConf.is_config(node):
+        return cause
+    key, place = node._get_full_key(None), re.search(r"^full_key: (\S+)$", told, re.MULTILINE)
+    for part in place[1].split(".") if place else ():
+        reference = OmegaConf.to_container(node, resolve=False)[part]
+        plain = re.fullmatch(r"\$\{(\w[\w.]*)\}", reference) if isinstance(reference, str) else None
+        key, node = plain[1] if plain else f"{key}.{part}".lstrip("."), node[part]
+    cause.args = (re.sub(r"^[\w.]+\.(\w+ must )", rf"{key}.\1", str(cause)),)
+    return cause
 
 
 def build_from_file(node: dict, source: Path):
