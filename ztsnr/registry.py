@@ -66,7 +66,8 @@ def build(node: DictConfig | dict):
         if isinstance(error.__cause__, ZtsnrError):
             raise _with_full_key(error.__cause__, node, str(error)) from None
         if isinstance(error.__cause__, TypeError | ImportError | AttributeError | ValueError) or not error.__cause__:
-            raise ConfigError(str(error).replace("\n", " ")) from error
+            told = str(error).replace(", set env var HYDRA_FULL_ERROR=1 to see chained exception.", f": {error.__cause__}.")
+            raise ConfigError(told.replace("\n", " ")) from error
         raise
 
 

@@ -32,16 +32,16 @@ def main(composed: DictConfig) -> float:
     run = {name: build(composed[name]) for name in PARTS}  # all that is cheap: bad values are refused before a model
 
     import torch
-    from accelerate import PartialState
 
     from ztsnr.training.monitor import RunMonitor, make_console
     from ztsnr.training.optim import check_optimizer
     from ztsnr.training.record import flatten
     from ztsnr.training.tracking import NoTracker, code_version
+    from ztsnr.training.trainer import join_processes
 
-    check_optimizer(run["optimizer"])
-    trainer, console = run.pop("trainer"), make_console()
-    if not PartialState().is_main_process:
+    trainer, console, state = run.pop("trainer"), make_console(), join_processes()
+    check_optimizer(run["optimizer"], trainer.weights, trainer.groups)
+    if not state.is_main_process:
         tracker, console.quiet = NoTracker(), True
     choices = {name: str(HydraConfig.get().runtime.choices[name]) for name in TAGS}
     title = f"{choices['schedule']} {choices['loss']} seed {composed.seed}"

@@ -1,12 +1,13 @@
 """The training loop. It knows no noise level: that is the objective's."""
 
 import math
+import os
 from collections.abc import Mapping
 from contextlib import nullcontext
 from dataclasses import dataclass, field
 
 import torch
-from accelerate import Accelerator
+from accelerate import Accelerator, PartialState
 from accelerate.state import AcceleratorState
 from PIL.Image import Image
 from torch import Tensor, nn
@@ -103,7 +104,7 @@ class Trainer:
     ) -> Trained:
         """Trains `network` in place, on the device that accelerate finds; both networks come back in eval mode."""
         AcceleratorState._reset_state()  # of an earlier run of this process, whose precision may have been another
-        accelerator = Accelerator(mixed_precision=self.precision)
+        accelerator = Accelerator(mixed_precision=self.precision, cpu=join_processes().device.type == "cpu")
         rows, parts = self._share(accelerator.process_index, accelerator.num_processes)
         check_optimizer(optimizer, self.weights, self.groups)
         network.to(accelerator.device).train()
@@ -186,6 +187,16 @@ class Trainer:
         share = size * self.accumulate
         parts = [slice(start, start + size) for start in range(0, share, size)]
         return range(process * share, (process + 1) * share), parts
+
+
+def join_processes() -> PartialState:
+    """The state of this process among those that torchrun or accelerate started; it is this one alone without them."""
+    started = int(os.environ.get("WORLD_SIZE", "1"))
+    # Left to itself, accelerate takes several processes on CPUs for so many that know nothing of each other.
+    state = PartialState(cpu=True) if started > 1 and not torch.cuda.is_available() else PartialState()
+    if state.num_processes != started:
+        raise ConfigError(f"{started} processes were started, but accelerate joins {state.num_processes} of them")
+    return state
 
 
 def _on(device: torch.device, part: slice, x0: Tensor, noise: Tensor, u: Tensor, cond: Mapping[str, Tensor]):
