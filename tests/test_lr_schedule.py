@@ -1,29 +1,121 @@
+from dataclasses import replace
+from functools import cache, partial
+
+import diffusers.optimization as diffusers
 import pytest
+import torch
+import transformers.optimization as transformers
 from hypothesis import given
 from hypothesis import strategies as st
 
 from ztsnr.errors import ConfigError
-from ztsnr.training.lr_schedule import Constant, Cosine
+from ztsnr.registry import make, options
+from ztsnr.training.lr_schedule import Constant, Cosine, InverseSqrt, Polynomial, WarmupStableDecay
+
+STEPS, WARMUP = 100, 10
+made = cache(partial(make, "lr_schedule"))
 
 
+@pytest.mark.parametrize("option", options("lr_schedule"))
 @given(warmup=st.integers(0, 50), steps=st.integers(1, 200))
-def test_factors_are_in_the_unit_interval_and_rise_then_fall(warmup, steps):
-    for schedule in (Constant(warmup=warmup), Cosine(warmup=warmup, final=0.1)):
-        factors = [schedule.factor(step, steps) for step in range(steps)]
-        assert all(0 < factor <= 1 for factor in factors)
-        top = min(warmup, steps - 1)
-        assert factors[: top + 1] == sorted(factors[: top + 1])
-        assert factors[top:] == sorted(factors[top:], reverse=True)
+def test_factors_are_in_the_unit_interval_and_rise_linearly_to_1(option, warmup, steps):
+    schedule = replace(made(option), warmup=warmup)
+    factors = [schedule.factor(step, steps) for step in range(steps)]
+    assert all(0 < factor <= 1 for factor in factors)
+    if option != "wsd":  # whose fall may begin during the rise
+        rise = [(step + 1) / (warmup + 1) for step in range(min(warmup + 1, steps))]
+        assert factors[: warmup + 1] == pytest.approx(rise)
+    if option not in ("wsd", "cosine_restarts"):
+        assert factors[warmup:] == sorted(factors[warmup:], reverse=True)
 
 
-def test_cosine_passes_through_its_closed_form():
-    schedule = Cosine(warmup=0, final=0.0)
-    assert [schedule.factor(step, 100) for step in (0, 50)] == pytest.approx([1, 0.5])
-    assert Cosine(warmup=10, final=0.2).factor(10, 110) == 1
-    assert Cosine(warmup=10, final=0.2).factor(60, 110) == pytest.approx(0.6)
+def by_library(build, **settings):
+    """Factors of a torch scheduler, step by step."""
+    optimizer = torch.optim.SGD([torch.zeros(1, requires_grad=True)], lr=1.0)
+    scheduler = build(optimizer, **settings)
+    factors = []
+    for _ in range(STEPS):
+        factors.append(optimizer.param_groups[0]["lr"])
+        optimizer.step()
+        scheduler.step()
+    return factors
 
 
-@pytest.mark.parametrize("build", [lambda: Constant(warmup=-1), lambda: Cosine(warmup=1.5, final=0)])
-def test_refusals(build):
-    with pytest.raises(ConfigError, match=r"lr_schedule\.warmup"):
-        build()
+WARM = {"num_warmup_steps": WARMUP, "num_training_steps": STEPS}
+WSD = {"num_warmup_steps": WARMUP, "num_decay_steps": 30, "num_stable_steps": 60}
+ORACLES = {
+    "constant": (
+        Constant(warmup=WARMUP),
+        lambda: by_library(diffusers.get_constant_schedule_with_warmup, num_warmup_steps=WARMUP),
+    ),
+    "linear": (
+        Polynomial(warmup=WARMUP, power=1.0, final=0.0),
+        lambda: by_library(diffusers.get_linear_schedule_with_warmup, **WARM),
+    ),
+    "linear to a tenth": (
+        Polynomial(warmup=0, power=1.0, final=0.1),
+        lambda: by_library(torch.optim.lr_scheduler.LinearLR, start_factor=1.0, end_factor=0.1, total_iters=STEPS),
+    ),
+    "polynomial": (
+        Polynomial(warmup=WARMUP, power=3.0, final=0.2),
+        lambda: by_library(diffusers.get_polynomial_decay_schedule_with_warmup, **WARM, power=3.0, lr_end=0.2),
+    ),
+    "cosine": (
+        Cosine(warmup=WARMUP, cycles=1, final=0.0),
+        lambda: by_library(diffusers.get_cosine_schedule_with_warmup, **WARM),
+    ),
+    "cosine to a tenth": (
+        Cosine(warmup=0, cycles=1, final=0.1),
+        lambda: by_library(torch.optim.lr_scheduler.CosineAnnealingLR, T_max=STEPS, eta_min=0.1),
+    ),
+    "cosine with restarts": (
+        Cosine(warmup=WARMUP, cycles=3, final=0.0),
+        lambda: by_library(diffusers.get_cosine_with_hard_restarts_schedule_with_warmup, **WARM, num_cycles=3),
+    ),
+    "cosine with restarts to a tenth": (
+        Cosine(warmup=0, cycles=4, final=0.1),
+        lambda: by_library(torch.optim.lr_scheduler.CosineAnnealingWarmRestarts, T_0=STEPS // 4, eta_min=0.1),
+    ),
+    "stable, then linear": (
+        WarmupStableDecay(warmup=WARMUP, decay=0.3, power=1.0, final=0.1),
+        lambda: by_library(transformers.get_wsd_schedule, **WSD, decay_type="linear", min_lr_ratio=0.1),
+    ),
+    "stable, then 1 - sqrt": (
+        WarmupStableDecay(warmup=WARMUP, decay=0.3, power=0.5, final=0.0),
+        lambda: by_library(transformers.get_wsd_schedule, **WSD, decay_type="1-sqrt"),
+    ),
+}
+
+
+@pytest.mark.parametrize("name", ORACLES)
+def test_after_the_rise_factors_are_those_of_the_libraries(name):
+    schedule, oracle = ORACLES[name]
+    expected = oracle()[schedule.warmup :]
+    assert len(set(expected)) > 1 or name == "constant"
+    assert [schedule.factor(step, STEPS) for step in range(schedule.warmup, STEPS)] == pytest.approx(expected)
+
+
+def test_inverse_sqrt_is_edm2s():
+    schedule = InverseSqrt(warmup=10, reference=400)
+    assert [schedule.factor(step, 1) for step in (10, 400, 1600, 40_000)] == pytest.approx([1, 1, 1 / 2, 1 / 10])
+    within = InverseSqrt(warmup=799, reference=200)  # the rise and the fall together
+    assert within.factor(399, 1) == pytest.approx(0.5 * (200 / 399) ** 0.5)
+
+
+@pytest.mark.parametrize(
+    ("option", "fields", "told"),
+    [
+        ("constant", {"warmup": -1}, r"lr_schedule\.warmup must be an integer of 0 or more, got -1"),
+        ("linear", {"warmup": 1.5}, r"lr_schedule\.warmup must be an integer of 0 or more, got 1\.5"),
+        ("cosine", {"final": 1.5}, r"lr_schedule\.final must be a number of at least 0 and of at most 1, got 1\.5"),
+        ("cosine_restarts", {"cycles": 0}, r"lr_schedule\.cycles must be an integer of 1 or more, got 0"),
+        ("polynomial", {"power": 0}, r"lr_schedule\.power must be a number above 0, got 0"),
+        ("polynomial", {"final": "abc"}, r"lr_schedule\.final must be a number .* got 'abc'"),
+        ("wsd", {"decay": 0}, r"lr_schedule\.decay must be a number above 0 and of at most 1, got 0"),
+        ("wsd", {"decay": 200}, r"lr_schedule\.decay must be a number above 0 and of at most 1, got 200"),
+        ("inverse_sqrt", {"reference": 0}, r"lr_schedule\.reference must be an integer of 1 or more, got 0"),
+    ],
+)
+def test_refusals(option, fields, told):
+    with pytest.raises(ConfigError, match=told):
+        replace(made(option), **fields)
