@@ -109,10 +109,10 @@ def make_optimizer(
         parts.append((Settings(factor=1.0, decay=False, muon=False), extra))
     with _refusing(make):
         optimizer = make([{"params": ps} | ({"use_muon": chosen.muon} if muon else {}) for chosen, ps in parts])
-    for group, (chosen, _) in zip(optimizer.param_groups, parts, strict=True):
-        group["lr"] *= chosen.factor
-        if not chosen.decay:
-            group["weight_decay"] = 0.0
+        for group, (chosen, _) in zip(optimizer.param_groups, parts, strict=True):
+            group["lr"] *= chosen.factor
+            if not chosen.decay:
+                group["weight_decay"] = 0.0
     return optimizer
 
 
@@ -127,19 +127,19 @@ def check_optimizer(make: MakeOptimizer, weights: str = "float32", groups: Param
     with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
         free = _walk(make, zeros, 3 if weights == "float32" else STEPS)
         if not all(path.isfinite().all() for path in free):
-            raise ConfigError(f"{_settings(make)} leads out of the finite numbers in {len(free[0]) - 1} steps")
+            raise ConfigError(f"{_settings(make)} is refused: its steps leave the finite numbers")
         if weights == "bfloat16":
             sizes = [path.diff(dim=0).abs().max() for path in free]
             heavy = _walk(make, [torch.full_like(z, 1024 * s) for z, s in zip(zeros, sizes, strict=True)], STEPS)
             arrived = min(_length(there) / _length(wanted) for there, wanted in zip(heavy, free, strict=True))
             if not arrived > 0.5:
                 raise ConfigError(
-                    f"trainer.weights=bfloat16 loses small steps of {_settings(make)}: {arrived:.0%} arrive. "
+                    f"trainer.weights=bfloat16 loses the small steps of {_name(make)}: {arrived:.0%} arrive. "
                     f"Use optimizer=adamw_kahan, optimizer=adamw_flash or trainer.weights=float32."
                 )
         if groups and groups.lr and _length(_walk(make, zeros, 3, {"1": 0.0})[1]) > 0:
             raise ConfigError(
-                f"trainer.groups.lr={groups.lr} has no effect on {_settings(make)}: it has one rate for all. "
+                f"trainer.groups.lr={groups.lr} has no effect on {_name(make)}, which has one rate for all. "
                 f"Use another optimizer or trainer.groups.lr={{}}."
             )
 
@@ -149,7 +149,8 @@ def _walk(make: MakeOptimizer, starts: list[Tensor], steps: int, lr: dict[str, f
     network = nn.ParameterList(nn.Parameter(start.clone()) for start in starts)
     optimizer = make_optimizer(make, network, ParamGroups(no_decay=[], adamw=["vectors"], lr=lr or {}))
     paths = [[start.float()] for start in starts]
-    with _refusing(make):
+    hint = "" if torch.cuda.is_available() else ". If it needs CUDA, which is not here, use optimizer=adamw"
+    with _refusing(make, hint):
         set_training(True, optimizer)
         for _ in range(steps):
             for p in network:
@@ -164,18 +165,20 @@ def _length(path: Tensor) -> float:
     return (path[-1] - path[0]).abs().mean().item()
 
 
+def _name(make: MakeOptimizer) -> str:
+    return getattr(getattr(make, "func", make), "__name__", str(make))
+
+
 def _settings(make: MakeOptimizer) -> str:
-    name = getattr(getattr(make, "func", make), "__name__", make)
-    return f"{name} with " + ", ".join(f"optimizer.{k}={v}" for k, v in getattr(make, "keywords", {}).items())
+    return f"{_name(make)} with " + ", ".join(f"optimizer.{k}={v}" for k, v in getattr(make, "keywords", {}).items())
 
 
 @contextmanager
-def _refusing(make: MakeOptimizer) -> Iterator[None]:
+def _refusing(make: MakeOptimizer, hint: str = "") -> Iterator[None]:
     """Each library has exceptions of its own for a learning rate of 'abc' or -1, and some raise them in a step."""
     try:
         yield
     except Exception as error:
-        hint = "" if torch.cuda.is_available() else ". If it needs CUDA, which is not here, use optimizer=adamw"
         raise ConfigError(f"{_settings(make)} is refused: {error}{hint}") from error
 
 
