@@ -152,6 +152,8 @@ class Trainer:
                 with accelerator.no_sync(model) if part is not parts[-1] else nullcontext():
                     arguments = _on(accelerator.device, part, x0, noise, u, cond)
                     loss = objective.loss(model, *arguments, watched.append if adaptive else None)
+                    if part is parts[0]:  # here, new gradients take the memory of the old: 6 % of a step on CPUs
+                        stepper.zero_grad()
                     accelerator.backward(loss.mean() / len(parts))
                 losses.append(loss.detach())
             for p in objective.learned.parameters():  # which accelerate does not wrap
@@ -165,7 +167,6 @@ class Trainer:
             if self.clip is not None:
                 clip_grads_with_norm_(network.parameters(), self.clip, norm)
             stepper.step()
-            stepper.zero_grad()
             if ema is not None:
                 ema.update_parameters(network)
             if adaptive is not None:
