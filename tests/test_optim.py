@@ -21,7 +21,7 @@ def changed(option, **settings):
 
 
 def groups(**fields):
-    return ParamGroups(**{"no_decay": [], "adamw": ["vectors"], "lr": {}} | fields)
+    return ParamGroups(**{"no_decay": [], "adamw": ["vectors"], "lr": []} | fields)
 
 
 def low(option):
@@ -203,7 +203,7 @@ def test_decay_spares_vectors_and_embeddings_by_default():
 
 def test_factors_on_the_rate_follow_patterns_and_multiply():
     network, rate = Net(), made("adamw").keywords["lr"]
-    factors = {"hidden": 0.1, "*.bias": 2, "embeddings": 0.5, "enter.weigh?": 3}
+    factors = [["hidden", 0.1], ["*.bias", 2], ["embeddings", 0.5], ["enter.weigh?", 3]]
     rates = described(network, make_optimizer(made("adamw"), network, groups(lr=factors)), "lr")
     factor = {name: value / rate for name, (value,) in rates.items()}
     assert factor == pytest.approx(
@@ -213,7 +213,7 @@ def test_factors_on_the_rate_follow_patterns_and_multiply():
 
 
 def test_a_factor_of_0_holds_parameters_still():
-    factors = "+trainer.groups.lr={leave:0,enter.*:0}"
+    factors = "trainer.groups.lr=[[leave,0],[enter.*,0]]"
     network = fit("trainer.steps=3", "optimizer.lr=0.01", "trainer.ema=null", factors).networks["raw"]
     torch.manual_seed(0)
     fresh = build(compose("model.width=16", "model.depth=1").model)
@@ -223,13 +223,19 @@ def test_a_factor_of_0_holds_parameters_still():
 
 def test_muon_takes_the_hidden_matrices_and_leaves_the_rest_to_adamw():
     network, make_muon = Net(), made("muon")
-    optimizer = make_optimizer(make_muon, network, build(compose("+trainer.groups.lr={hidden:0.5}").trainer.groups))
+    optimizer = make_optimizer(make_muon, network, build(compose("trainer.groups.lr=[[hidden,0.5]]").trainer.groups))
     chosen = described(network, optimizer, "use_muon", "lr", "weight_decay")
     keys = make_muon.keywords
     assert {name for name, (muon, *_) in chosen.items() if muon} == {"hidden.weight"}
     assert chosen["hidden.weight"] == (True, keys["lr"] * 0.5, keys["weight_decay"])
     assert chosen["hidden.bias"] == (False, keys["adamw_lr"] * 0.5, 0)
     assert chosen["enter.weight"] == (False, keys["adamw_lr"], keys["adamw_wd"])
+
+
+@pytest.mark.parametrize("option", ["adamw", "muon"])
+def test_the_first_group_is_at_the_rate_of_the_config(option):
+    optimizer = make_optimizer(made(option), Net(), groups(adamw=["enter"], lr=[["label", 0.1], ["hidden.bias", 2]]))
+    assert optimizer.param_groups[0]["lr"] == made(option).keywords["lr"]
 
 
 @pytest.mark.parametrize("option", ["adamw", "muon", "prodigy"])
@@ -244,17 +250,17 @@ def test_parameters_besides_the_network_are_the_last_group_without_decay(option)
 
 
 def test_factors_are_refused_where_an_optimizer_has_one_rate_for_all():
-    check_optimizer(made("adamw"), groups=groups(lr={"hidden": 0.1}))
+    check_optimizer(made("adamw"), groups=groups(lr=[["hidden", 0.1]]))
     with pytest.raises(ConfigError, match=r"trainer\.groups\.lr=.* has no effect on Prodigy"):
-        check_optimizer(made("prodigy"), groups=groups(lr={"hidden": 0.1}))
+        check_optimizer(made("prodigy"), groups=groups(lr=[["hidden", 0.1]]))
 
 
 @pytest.mark.parametrize(
     ("option", "fields", "told"),
     [
-        ("adamw", {"lr": {"hiden": 0.1}}, r"groups\.lr has 'hiden', which is no parameter's name; near are hid"),
+        ("adamw", {"lr": [["hiden", 0.1]]}, r"groups\.lr has 'hiden', which is no parameter's name; near are hid"),
         ("adamw", {"no_decay": ["enter.wait"]}, r"groups\.no_decay has 'enter\.wait', .* near are enter\.weight"),
-        ("adamw", {"lr": {"frozen.*": 0.1}}, r"trainer\.groups\.lr has 'frozen\.\*', which is no parameter's name"),
+        ("adamw", {"lr": [["frozen.*", 0.1]]}, r"trainer\.groups\.lr has 'frozen\.\*', which is no parameter's name"),
         ("muon", {"adamw": ["vectors", "conv_in"]}, r"groups\.adamw=.* has none of this .* of enter, hidden, "),
     ],
 )
@@ -268,8 +274,9 @@ def test_patterns_that_match_nothing_are_refused(option, fields, told):
     [
         ("trainer.groups.no_decay=vectors", r"trainer\.groups\.no_decay must be a list of patterns, got 'vectors'"),
         ("trainer.groups.adamw=[1]", r"trainer\.groups\.adamw must be a list of patterns, got \[1\]"),
-        ("trainer.groups.lr=0.1", r"trainer\.groups\.lr must map patterns to factors, got 0\.1"),
-        ("+trainer.groups.lr={blocks.*:-1}", r"trainer\.groups\.lr\.blocks\.\* must be a number of at least 0, got -1"),
+        ("trainer.groups.lr=0.1", r"trainer\.groups\.lr must be a list such as \[\[blocks, 0\.1\]\], got 0\.1"),
+        ("trainer.groups.lr=[blocks,0.1]", r"trainer\.groups\.lr must be a list such as .* got \['blocks', 0\.1\]"),
+        ("trainer.groups.lr=[[blocks.*,-1]]", r"groups\.lr's factor for blocks\.\* must be .* at least 0, got -1"),
         ("trainer.groups=3", r"trainer\.groups must be a ParamGroups, got 3"),
     ],
 )

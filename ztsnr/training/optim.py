@@ -39,22 +39,22 @@ class ParamGroups:
     those where its entry occurs: the rare ones would shrink.
     `adamw`: what Muon leaves to AdamW, namely all but the hidden matrices (kellerjordan.github.io/posts/muon). It lists
     the input and output layers of several networks, so that of these only one must be there.
-    `lr`: factors on the optimizer's rate; those of all patterns that match are multiplied.
+    `lr`: pairs of a pattern and a factor on the optimizer's rate; the factors of all that match are multiplied.
     """
 
     no_decay: list[str]
     adamw: list[str]
-    lr: dict[str, float]
+    lr: list[list]
 
     def __post_init__(self):
         for field in ("no_decay", "adamw"):
             value = getattr(self, field)
             if not isinstance(value, list) or not all(isinstance(pattern, str) for pattern in value):
                 raise ConfigError(f"trainer.groups.{field} must be a list of patterns, got {value!r}")
-        if not isinstance(self.lr, dict):
-            raise ConfigError(f"trainer.groups.lr must map patterns to factors, got {self.lr!r}")
-        for pattern, factor in self.lr.items():
-            check.finite(f"trainer.groups.lr.{pattern}", factor, at_least=0)
+        for entry in self.lr if isinstance(self.lr, list) else [self.lr]:
+            if not (isinstance(entry, list) and len(entry) == 2 and isinstance(entry[0], str)):
+                raise ConfigError(f"trainer.groups.lr must be a list such as [[blocks, 0.1]], got {self.lr!r}")
+            check.finite(f"trainer.groups.lr's factor for {entry[0]}", entry[1], at_least=0)
 
     def split(self, network: nn.Module, muon: bool) -> dict[Settings, list[nn.Parameter]]:
         """The parameters that require a gradient, in the network's order."""
@@ -63,7 +63,7 @@ class ParamGroups:
         self._refuse_idle_patterns(names, muon)
         groups = defaultdict(list)
         for name, p in names.items():
-            factor = math.prod(value for pattern, value in self.lr.items() if _matches(name, kinds[p], [pattern]))
+            factor = math.prod(value for pattern, value in self.lr if _matches(name, kinds[p], [pattern]))
             decay = not _matches(name, kinds[p], self.no_decay)
             groups[Settings(factor, decay, muon and not _matches(name, kinds[p], self.adamw))].append(p)
         return groups
@@ -73,8 +73,8 @@ class ParamGroups:
             return [p for p in patterns if p not in KINDS and not any(_matches(name, "", [p]) for name in names)]
 
         modules = {part for name in names for part in accumulate(name.split("."), "{}.{}".format)}
-        for field in ("no_decay", "lr"):
-            for pattern in idle(getattr(self, field)):
+        for field, patterns in (("no_decay", self.no_decay), ("lr", [pattern for pattern, _ in self.lr])):
+            for pattern in idle(patterns):
                 near = ", ".join(get_close_matches(pattern.rstrip(".*"), modules, cutoff=0.3)) or ", ".join(names)
                 raise ConfigError(
                     f"trainer.groups.{field} has {pattern!r}, which is no parameter's name; near are {near}"
@@ -101,10 +101,10 @@ def _matches(name: str, kind: str, patterns: Iterable[str]) -> bool:
 def make_optimizer(
     make: MakeOptimizer, network: nn.Module, groups: ParamGroups, extra: Iterable[nn.Parameter] = ()
 ) -> Optimizer:
-    """`extra` are trained parameters besides the network's, a learned weighting's: the last group, at the optimizer's
-    own rate, without decay."""
+    """The first group is at optimizer.lr, where any is. `extra` are trained parameters besides the network's, as of a
+    learned weighting: the last group, without decay."""
     muon = "adamw_lr" in getattr(make, "keywords", {})  # two optimizers in one, told apart by a group's use_muon
-    parts = list(groups.split(network, muon).items())
+    parts = sorted(groups.split(network, muon).items(), key=lambda part: (part[0].factor != 1, not part[0].muon))
     if extra := list(extra):
         parts.append((Settings(factor=1.0, decay=False, muon=False), extra))
     with _refusing(make):
@@ -137,17 +137,17 @@ def check_optimizer(make: MakeOptimizer, weights: str = "float32", groups: Param
                     f"trainer.weights=bfloat16 loses the small steps of {_name(make)}: {arrived:.0%} arrive. "
                     f"Use optimizer=adamw_kahan, optimizer=adamw_flash or trainer.weights=float32."
                 )
-        if groups and groups.lr and _length(_walk(make, zeros, 3, {"1": 0.0})[1]) > 0:
+        if groups and groups.lr and _length(_walk(make, zeros, 3, [["1", 0.0]])[1]) > 0:
             raise ConfigError(
                 f"trainer.groups.lr={groups.lr} has no effect on {_name(make)}, which has one rate for all. "
-                f"Use another optimizer or trainer.groups.lr={{}}."
+                f"Use another optimizer or trainer.groups.lr=[]."
             )
 
 
-def _walk(make: MakeOptimizer, starts: list[Tensor], steps: int, lr: dict[str, float] | None = None) -> list[Tensor]:
+def _walk(make: MakeOptimizer, starts: list[Tensor], steps: int, lr: Iterable = ()) -> list[Tensor]:
     """For each start (...), the (steps + 1, ...) places it goes against a constant gradient, in float32."""
     network = nn.ParameterList(nn.Parameter(start.clone()) for start in starts)
-    optimizer = make_optimizer(make, network, ParamGroups(no_decay=[], adamw=["vectors"], lr=lr or {}))
+    optimizer = make_optimizer(make, network, ParamGroups(no_decay=[], adamw=["vectors"], lr=list(lr)))
     paths = [[start.float()] for start in starts]
     hint = "" if torch.cuda.is_available() else ". If it needs CUDA, which is not here, use optimizer=adamw"
     with _refusing(make, hint):
