@@ -1,7 +1,7 @@
 """The README's table of options, made from conf/: each file's first comment says what the option is.
 
-    .venv/bin/python scripts/options_table.py           # prints it
-    .venv/bin/python scripts/options_table.py --write   # puts it into README.md
+.venv/bin/python scripts/options_table.py           # prints it
+.venv/bin/python scripts/options_table.py --write   # puts it into README.md
 """
 
 import sys

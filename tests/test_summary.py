@@ -1,0 +1,134 @@
+"""What inspect says of a combination, against numbers that are known."""
+
+import math
+
+import pytest
+import torch
+
+from ztsnr.evaluation.plots import objective_figure
+from ztsnr.evaluation.report import tell_many, tell_one
+from ztsnr.evaluation.summary import Summary, percent, same_objectives
+from ztsnr.registry import build, compose
+
+
+def summary_of(*overrides, steps=20):
+    return Summary(objective=build(compose(*overrides).objective), steps=steps)
+
+
+def kinds(summary):
+    return [note.split(":")[0] for note in summary.notes()]
+
+
+def test_min_snr_on_a_zero_terminal_table_has_the_known_share_above_sdxl():
+    drawn, weighed = summary_of("loss=novelai_v3").share(14.6)
+    assert drawn == pytest.approx(0.120, abs=5e-4)
+    assert weighed == pytest.approx(0.0006, abs=5e-5)
+
+
+def test_shares_of_the_default_are_those_of_its_table(zero_terminal):
+    summary = summary_of()
+    assert summary.share(0)[0] == pytest.approx(1)
+    assert summary.share_at(math.inf) == pytest.approx((0.001, 0.001), abs=2e-5)
+    within = (zero_terminal.sigmas > 1) & (zero_terminal.sigmas <= 10)
+    assert summary.share(1, 10)[0] == pytest.approx(within.sum().item() / 1000, abs=2e-5)
+    assert summary.median()[0] == pytest.approx(zero_terminal.sigmas[500].item())
+
+
+def test_the_running_weight_ends_in_1_and_is_the_objectives_own():
+    summary = summary_of("loss=eps", "schedule=sdxl")
+    sigma = torch.tensor([0.1, 1.0, 10.0, math.inf], dtype=torch.float64)
+    whole = summary.objective.cumulative_weight(sigma, build(compose("target=v").target))
+    torch.testing.assert_close(summary.running(sigma), whole / whole[-1])
+
+
+@pytest.mark.parametrize(
+    ("overrides", "expected"),
+    [
+        ((), []),
+        (("loss=novelai_v3",), ["Starved", "Wasted"]),
+        (("weighting=min_snr_plus_one",), []),
+        (("schedule=sdxl", "loss=eps"), ["Starved", "Wasted"]),
+        (("schedule=laplace",), []),
+        (("schedule=laplace", "schedule/grid=karras_terminal"), ["Starved"]),
+        (("schedule=laplace_ztsnr",), []),
+        (("schedule/grid=leading",), ["Wasted"]),
+        (("schedule=sdxl_ztsnr", "schedule/grid=karras"), ["Wasted"]),
+    ],
+)
+def test_what_is_starved_or_wasted_is_told(overrides, expected):
+    assert kinds(summary_of(*overrides)) == expected
+
+
+@pytest.mark.parametrize(
+    ("overrides", "base"),
+    [
+        (("weighting=min_snr", "weighting.gamma=2000", "schedule=sdxl"), "eps"),
+        (("schedule=laplace", "weighting=importance", "schedule/density@weighting.intended=laplace"), "v"),
+        (("weighting=p2", "weighting.gamma=0"), "eps"),
+    ],
+)
+def test_options_that_cancel_are_told(overrides, base):
+    (note,) = [note for note in summary_of(*overrides).notes() if "changes nothing" in note]
+    assert f"unit_{base}" in note
+
+
+def test_a_weighting_that_does_something_is_not_said_to_cancel():
+    assert not [note for note in summary_of("weighting=min_snr_plus_one").notes() if "changes nothing" in note]
+
+
+def test_same_objectives_in_disguise_are_found():
+    disguised = {
+        "plain": ("schedule=laplace", "target=v", "weighting=unit_v"),
+        "by importance": (
+            "schedule=cosine",
+            "schedule/grid=quantiles",
+            "target=v",
+            "weighting=importance",
+            "schedule/density@weighting.intended=laplace",
+        ),
+        "min-SNR that clamps nothing": ("schedule=laplace", "target=v", "weighting=min_snr", "weighting.gamma=1e6"),
+        "eps weight": ("schedule=laplace", "target=v", "weighting=unit_eps"),
+        "another target": ("schedule=laplace", "target=x0", "weighting=unit_v"),
+        "another density": ("schedule=laplace", "schedule.density.b=0.75", "target=v", "weighting=unit_v"),
+    }
+    found = same_objectives({name: summary_of(*overrides) for name, overrides in disguised.items()})
+    assert found == [["plain", "by importance"], ["min-SNR that clamps nothing", "eps weight"]]
+
+
+def test_learned_parts_are_never_the_same():
+    learned = {"one": summary_of("weighting=uncertainty"), "other": summary_of("weighting=uncertainty")}
+    assert same_objectives(learned) == []
+
+
+@pytest.mark.parametrize(("share", "told"), [(0, "none"), (1, "100 %"), (0.0006, "0.06 %"), (3e-7, "3e-05 %")])
+def test_percentages_are_short(share, told):
+    assert percent(share) == told
+
+
+class Lines:
+    def __init__(self):
+        self.told = []
+
+    def print(self, *objects, **_):
+        self.told += map(str, objects)
+
+
+def test_reports_tell_notes_refusals_and_what_is_the_same():
+    lines = Lines()
+    tell_one(lines, "mine", summary_of("loss=novelai_v3"))
+    assert any("Starved" in line for line in lines.told)
+    lines = Lines()
+    pair = {"a": summary_of("schedule=laplace"), "b": summary_of("schedule=laplace")}
+    tell_many(lines, pair, {"c": "it cannot be"})
+    assert any("a | b" in line for line in lines.told)
+    assert any("it cannot be" in line for line in lines.told)
+
+
+def test_the_figure_shows_every_objective(tmp_path):
+    names = ["schedule=ztsnr", "schedule=edm", "schedule=infonoise"]
+    figure = objective_figure({name: summary_of(name) for name in names})
+    assert [text.get_text() for text in figure.legends[0].get_texts()] == names
+    alone = objective_figure({"loss=novelai_v3": summary_of("loss=novelai_v3")})
+    notes = [text.get_text() for axes in alone.axes for text in axes.texts]
+    assert any("12 % of draws" in note and "0.06 % of weight" in note for note in notes)
+    alone.savefig(tmp_path / "figure.png")
