@@ -7,12 +7,14 @@ from torch import nn
 from ztsnr.errors import ConfigError
 from ztsnr.evaluation.plots import objective_figure, validation_figure
 from ztsnr.evaluation.samples import SampleGrid, to_picture
+from ztsnr.evaluation.summary import Summary
 from ztsnr.evaluation.validation import Validation
 from ztsnr.noise import sigma_vp
 from ztsnr.registry import build, compose
 from ztsnr.sampling import Euler
 
 SIGMAS = [0.1, 1.0, 10.0]
+LEARNED = ("schedule=laplace_ztsnr", "weighting=uncertainty")
 
 
 @pytest.fixture(scope="module")
@@ -126,18 +128,18 @@ def test_refusals(make, told):
         make()
 
 
-@pytest.mark.parametrize("overrides", [(), ("loss=eps", "schedule=laplace"), ("schedule=laplace_ztsnr",)])
+@pytest.mark.parametrize("overrides", [(), ("loss=eps", "schedule=laplace"), LEARNED])
 def test_figures_show_every_level_that_is_drawn(overrides, tmp_path):
     objective = build(compose(*overrides).objective)
-    figure = objective_figure(objective, "title")
-    shares, atom = figure.axes[0].patches[0].get_data().values, figure.axes[0].patches[1].get_height()
+    figure = objective_figure({"title": Summary(objective=objective, steps=20)})
+    shares, atom = figure.axes[0].patches[0].get_data().values, figure.axes[0].patches[-1].get_height()
     assert sum(shares) + float(atom) == pytest.approx(1, abs=2e-3)
-    assert (atom > 0) == (objective.schedule.density.sigma_max == math.inf)
+    assert (atom > 0) == (objective.schedule.density.highest == math.inf)
     figure.savefig(tmp_path / "figure.png")
     validation_figure({"raw": {1.0: 0.5, math.inf: 0.2}}, "title").savefig(tmp_path / "other.png")
 
 
 def test_running_weight_ends_at_one(run):
-    figure = objective_figure(run[0], "title")
+    figure = objective_figure({"title": Summary(objective=run[0], steps=20)})
     at_inf = figure.axes[2].lines[1].get_ydata()
     assert at_inf[0] == pytest.approx(1)

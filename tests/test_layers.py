@@ -8,7 +8,7 @@ import pytest
 import ztsnr
 
 ROOT = Path(ztsnr.__file__).parent
-CORE = ["noise", "target", "weighting", "distance", "objective", "sampling", "check", "errors", "schedule"]
+CORE = ["noise", "target", "weighting", "distance", "learned", "objective", "sampling", "check", "errors", "schedule"]
 HEAVY = ["hydra", "omegaconf", "mlflow", "diffusers", "accelerate", "transformers", "sklearn"]
 
 

@@ -1,3 +1,4 @@
+import copy
 import itertools
 import math
 from dataclasses import dataclass
@@ -8,29 +9,27 @@ from diffusers import DDPMScheduler
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ztsnr.distance import MSE
+from ztsnr.distance import MAE, MSE, BySNR, Huber, PseudoHuber
 from ztsnr.errors import ConfigError, IncompatibleObjective
+from ztsnr.learned import InfoNoise, Uncertainty
 from ztsnr.noise import add_noise
 from ztsnr.objective import Objective
-from ztsnr.schedule.density import Density, Laplace, TerminalMass
+from ztsnr.schedule.combined import Mixture, TerminalMass
+from ztsnr.schedule.density import Cosine, Density, Laplace, LogUniform
 from ztsnr.schedule.grid import FromTerminal, Trailing
-from ztsnr.target import EDM, X0, Eps, Flow, Target, V
-from ztsnr.weighting import MinSNR, Unit, Weighting
+from ztsnr.target import EDM, X0, Eps, Flow, V
+from ztsnr.weighting import P2, Importance, MinSNR, Sigmoid, SoftMinSNR, Unit, Weighting
 
 TARGETS = [Eps(), X0(), V(), EDM(sigma_data=0.5), Flow()]
-WEIGHTINGS = [Unit(base=V()), Unit(base=Eps()), MinSNR(base=X0(), gamma=5.0)]
-LAPLACE = Laplace(mu=0.0, b=0.5)
-
-
-@dataclass(frozen=True, kw_only=True)
-class Cosine(Density):
-    """The angle atan(sigma) uniform (arXiv 2102.09672)."""
-
-    def sigma(self, u):
-        return (math.pi / 2 * u).tan()
-
-    def log_prob(self, sigma):
-        return (2 / math.pi * sigma / (1 + sigma.square())).log()
+MIN_SNR = MinSNR(base=X0(), gamma=5.0, offset=0.0, floor=0.0)
+WEIGHTINGS = [
+    Unit(base=V()),
+    Unit(base=Eps()),
+    MIN_SNR,
+    P2(base=Eps(), k=1.0, gamma=1.0),
+    Sigmoid(base=Eps(), bias=2.0),
+]
+LAPLACE, COSINE = Laplace(mu=0.0, b=0.5), Cosine(mu=0.0, scale=1.0)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -45,23 +44,43 @@ class SquaredSine(Density):
 
 
 @dataclass(frozen=True, kw_only=True)
-class Importance(Weighting):
-    """What makes draws from one density count as draws from another."""
+class Times(Weighting):
+    """Another weighting times a number."""
 
-    drawn: Density
-    intended: Density
-    base: Target
+    weighting: Weighting
+    factor: float
+
+    @property
+    def base(self):
+        return self.weighting.base
 
     def weight(self, sigma):
-        return (self.intended.log_prob(sigma) - self.drawn.log_prob(sigma)).exp()
+        return self.factor * self.weighting.weight(sigma)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Always(Density):
+    """One level."""
+
+    level: float
+
+    def sigma(self, u):
+        return torch.full_like(u, self.level)
 
 
 def of(*sigmas):
     return torch.tensor(sigmas, dtype=torch.float64)
 
 
-def make_objective(schedule, target, weighting=None):
-    return Objective(schedule=schedule, target=target, weighting=weighting or Unit(base=target), distance=MSE())
+def make_objective(schedule, target, weighting=None, distance=MSE(), normalise=False):  # noqa: B008
+    weighting = weighting or Unit(base=target)
+    return Objective(schedule=schedule, target=target, weighting=weighting, distance=distance, normalise=normalise)
+
+
+def make_adaptive(prior=LogUniform(sigma_min=0.03, sigma_max=14.6)):  # noqa: B008
+    bounds = {"sigma_min": 0.03, "sigma_max": 14.6, "bins": 8}
+    settings = {"warmup": 1, "refresh": 1, "decay": 0.9, "cutoff": 0.1, "order": 3.0}
+    return InfoNoise(prior=prior, weighting=Unit(base=V()), **bounds, **settings)
 
 
 def toy_network(z, t):
@@ -97,8 +116,9 @@ def test_loss_is_the_plain_mse_on_the_pieces_of_diffusers(
     torch.testing.assert_close(loss, (output - ideal).square().mean((1, 2, 3)), rtol=1e-4, atol=1e-5)
 
 
-def test_loss_is_unreduced_and_each_sample_has_its_own(zero_terminal, make_schedule):
-    objective = make_objective(make_schedule(zero_terminal), V(), MinSNR(base=X0(), gamma=5.0))
+@pytest.mark.parametrize("distance", [MSE(), MAE(), Huber(delta=0.1), PseudoHuber(threshold=BySNR(c=0.1))], ids=repr)
+def test_loss_is_unreduced_and_each_sample_has_its_own(distance, zero_terminal, make_schedule):
+    objective = make_objective(make_schedule(zero_terminal), V(), MIN_SNR, distance)
     x0, noise = pair(5)
     u = mid_draws(5)
     loss = objective.loss(toy_network, x0, noise, u, {})
@@ -116,14 +136,177 @@ def test_loss_is_a_function_of_its_arguments_alone(zero_terminal, make_schedule)
     assert all(torch.equal(old, new) for old, new in zip(before, [x0, noise, torch.get_rng_state()], strict=True))
 
 
-def test_loss_multiplies_the_squared_error_by_the_weight(sdxl, make_schedule):
+@pytest.mark.parametrize("distance", [MSE(), MAE(), PseudoHuber(threshold=BySNR(c=0.1))], ids=repr)
+def test_loss_is_the_distance_at_its_level_times_the_weight_there(distance, sdxl, make_schedule):
     schedule, target = make_schedule(sdxl), Flow()
-    weighting = MinSNR(base=X0(), gamma=5.0)
     x0, noise = pair(8)
-    plain = make_objective(schedule, target).loss(toy_network, x0, noise, mid_draws(8), {})
-    weighted = make_objective(schedule, target, weighting).loss(toy_network, x0, noise, mid_draws(8), {})
-    factor = weighting(schedule.density.sigma(mid_draws(8)), target)
-    torch.testing.assert_close(weighted, plain * factor.float())
+    weighted = make_objective(schedule, target, MIN_SNR, distance).loss(toy_network, x0, noise, mid_draws(8), {})
+    sigma, objective = schedule.density.sigma(mid_draws(8)), make_objective(schedule, target)
+    output = objective.output(toy_network, add_noise(x0, noise, sigma), sigma, {})
+    plain = distance(output, noise - x0, sigma)
+    torch.testing.assert_close(weighted, plain * MIN_SNR(sigma, target).float())
+    assert weighted.unique().numel() == 8
+
+
+# watching
+
+
+@pytest.mark.parametrize("target", TARGETS, ids=repr)
+def test_a_watch_hears_of_levels_and_of_the_squared_error_of_denoised(target, sdxl, zero_terminal, make_schedule):
+    schedule = make_schedule(zero_terminal if target.finite_at_inf else sdxl)
+    objective = make_objective(schedule, target, MIN_SNR, MAE())
+    x0, noise = pair(9, torch.float64)
+    u = torch.tensor([*mid_draws(8), 1 - 2**-53], dtype=torch.float64)
+    heard = []
+    objective.loss(toy_network, x0, noise, u, {}, heard.append)
+    sigma, error = heard[0].unbind(1)
+    assert torch.equal(sigma, schedule.density.sigma(u))
+    assert heard[0].dtype == torch.float64
+    denoised = objective.denoise(toy_network, add_noise(x0, noise, sigma), sigma, {})
+    torch.testing.assert_close(error, (denoised - x0).square().mean((1, 2, 3)), rtol=1e-9, atol=1e-12)
+
+
+def test_a_watch_changes_neither_loss_nor_gradient(zero_terminal, make_schedule):
+    objective = make_objective(make_schedule(zero_terminal), V(), MIN_SNR)
+    x0, noise = pair(4)
+    results = []
+    for watch in (None, lambda heard: heard.zero_()):
+        scale = torch.ones((), requires_grad=True)
+        loss = objective.loss(lambda z, t, s=scale: s * toy_network(z, t), x0, noise, mid_draws(4), {}, watch)
+        results.append((loss.detach(), torch.autograd.grad(loss.sum(), scale)[0]))
+    assert torch.equal(results[0][0], results[1][0])
+    assert torch.equal(results[0][1], results[1][1])
+
+
+def test_what_a_watch_hears_holds_no_graph(zero_terminal, make_schedule):
+    weight, heard = torch.ones((), requires_grad=True), []
+    x0, noise = pair(4)
+    objective = make_objective(make_schedule(zero_terminal), V())
+    objective.loss(lambda z, t: weight * z, x0, noise, mid_draws(4), {}, heard.append)
+    assert not heard[0].requires_grad
+
+
+# normalise
+
+
+@pytest.mark.parametrize(
+    ("target", "weighting", "mean"),
+    [
+        (V(), Unit(base=V()), 1),
+        (V(), Unit(base=Eps()), 1 / 2),  # E[cos²] of a uniform angle
+        (V(), Unit(base=X0()), 1 / 2),
+        (Flow(), Unit(base=Flow()), 1),
+        (V(), Unit(base=Flow()), 1 + 2 / math.pi),  # E[(cos + sin)²]
+        (V(), SoftMinSNR(base=X0(), gamma=1.0), 1 / 8),  # E[cos² sin²]
+    ],
+    ids=repr,
+)
+def test_normalised_weights_have_mean_1_over_the_draws(target, weighting, mean, sdxl, make_schedule):
+    objective = make_objective(make_schedule(sdxl, density=COSINE), target, weighting, normalise=True)
+    assert objective.scale == pytest.approx(1 / mean, rel=1e-4)
+    x0, noise = pair(6)
+    plain = make_objective(objective.schedule, target, weighting)
+    args = (toy_network, x0, noise, mid_draws(6), {})
+    torch.testing.assert_close(objective.loss(*args), plain.loss(*args) / mean, rtol=1e-4, atol=0)
+    assert plain.scale == 1
+
+
+def test_normalise_of_min_snr_on_zero_terminal_sdxl_is_the_known_mean(zero_terminal, make_schedule):
+    objective = make_objective(make_schedule(zero_terminal), V(), MIN_SNR, normalise=True)
+    assert 1 / objective.scale == pytest.approx(0.278, abs=5e-4)
+    weight = MIN_SNR(zero_terminal.sigmas, V()) * objective.scale
+    assert weight.mean().item() == pytest.approx(1, abs=1e-4)
+
+
+def test_normalised_gradients_do_not_depend_on_the_size_of_the_weights(zero_terminal, make_schedule):
+    x0, noise = pair(16)
+
+    def gradient(factor, normalise):
+        scale = torch.ones((), requires_grad=True)
+        weighting = Times(weighting=MIN_SNR, factor=factor)
+        objective = make_objective(make_schedule(zero_terminal), V(), weighting, normalise=normalise)
+        loss = objective.loss(lambda z, t: scale * toy_network(z, t), x0, noise, mid_draws(16), {})
+        return torch.autograd.grad(loss.mean(), scale)[0].item()
+
+    assert gradient(100.0, True) == pytest.approx(gradient(0.01, True), rel=1e-5)
+    assert gradient(100.0, False) == pytest.approx(1e4 * gradient(0.01, False), rel=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("density", "target", "weighting"),
+    [
+        (COSINE, X0(), Unit(base=Eps())),  # E[cot²] of a uniform angle
+        (Laplace(mu=0.0, b=1.0), X0(), Unit(base=Eps())),  # E[exp(logSNR)], whose tail is just too heavy
+        (Always(level=math.inf), V(), MIN_SNR),
+        (Always(level=0.0), X0(), Unit(base=Eps())),
+        (Always(level=0.0), X0(), P2(base=Eps(), k=1.0, gamma=1.0)),
+    ],
+    ids=repr,
+)
+def test_a_weight_whose_mean_is_0_or_infinite_or_none_is_not_normalised(
+    density, target, weighting, zero_terminal, make_schedule
+):
+    schedule = make_schedule(zero_terminal, density=density)
+    make_objective(schedule, target, weighting)
+    with pytest.raises(ConfigError, match=r"objective\.normalise=true needs a weight with a finite mean above 0"):
+        make_objective(schedule, target, weighting, normalise=True)
+
+
+def test_a_large_and_finite_mean_is_normalised(sdxl, make_schedule):
+    schedule = make_schedule(sdxl, density=LAPLACE)
+    objective = make_objective(schedule, X0(), Unit(base=Eps()), normalise=True)
+    assert objective.scale == pytest.approx(1 - LAPLACE.b**2, rel=0.01)  # 1 / E[exp(logSNR)]
+
+
+def test_what_is_learned_is_not_normalised(sdxl, make_schedule):
+    learned = Uncertainty(weighting=Unit(base=V()), features=4, bandwidth=1.0)
+    for parts, weighting in (({}, learned), ({"density": make_adaptive()}, Unit(base=V()))):
+        schedule = make_schedule(sdxl, **parts)
+        with pytest.raises(ConfigError, match=r"objective\.normalise=true needs a .* not learned"):
+            make_objective(schedule, V(), weighting, normalise=True)
+
+
+def test_normalise_is_true_or_false(sdxl, make_schedule):
+    with pytest.raises(ConfigError, match=r"objective\.normalise must be true or false, got 1"):
+        make_objective(make_schedule(sdxl), V(), normalise=1)
+
+
+# what is learned
+
+
+def test_an_objective_knows_its_learned_parts_wherever_they_are(sdxl, make_schedule):
+    adaptive, learned = make_adaptive(), Uncertainty(weighting=Unit(base=V()), features=4, bandwidth=1.0)
+    important = Importance(weighting=learned, intended=LAPLACE, drawn=COSINE)
+    mixture = Mixture(densities={"a": LAPLACE, "b": adaptive}, shares={"a": 1, "b": 1})
+    terminal = TerminalMass(density=mixture, terminal=math.inf, mass=0.1)
+    for weighting in (learned, important):
+        for density in (adaptive, mixture, terminal):
+            objective = make_objective(make_schedule(sdxl, density=density), V(), weighting)
+            assert dict(objective.learned) == {"weighting": learned, "density": adaptive}
+    assert not make_objective(make_schedule(sdxl), V()).learned
+
+
+def test_a_copy_of_an_objective_learns_alone(sdxl, make_schedule):
+    objective = make_objective(make_schedule(sdxl, density=make_adaptive()), V())
+    copied = copy.deepcopy(objective)
+    assert copied.learned["density"] is copied.schedule.density
+    copied.learned["density"].observe(of(1.0), of(100.0))
+    assert not torch.equal(copied.draws(8), objective.draws(8))
+
+
+def test_two_adaptive_densities_are_refused(sdxl, make_schedule):
+    mixture = Mixture(densities={"a": make_adaptive(), "b": make_adaptive()}, shares={"a": 1, "b": 1})
+    with pytest.raises(ConfigError, match="density holds 2 learned parts"):
+        make_objective(make_schedule(sdxl, density=mixture), V())
+
+
+@pytest.mark.parametrize("weighting", [MIN_SNR, Unit(base=Eps())], ids=repr)
+def test_a_learned_weighting_of_a_weight_of_0_is_refused(weighting, sdxl, zero_terminal, make_schedule):
+    """The penalty's slope is 1 there, with nothing to hold it."""
+    learned = Uncertainty(weighting=weighting, features=4, bandwidth=1.0)
+    with pytest.raises(IncompatibleObjective, match="at sigma inf to inf it is 0"):
+        make_objective(make_schedule(zero_terminal), V(), learned)
+    make_objective(make_schedule(sdxl), V(), learned)
 
 
 def test_loss_gives_the_network_its_scaled_state_its_timestep_and_its_condition(zero_terminal, make_schedule):
@@ -146,7 +329,7 @@ def test_loss_gives_the_network_its_scaled_state_its_timestep_and_its_condition(
 def test_mse_is_a_mean_for_each_sample_in_float32():
     output = torch.tensor([[[1.0, 2.0], [3.0, 4.0]], [[256.0, 1.0], [1.0, 1.0]]], dtype=torch.bfloat16)
     ideal = torch.tensor([[[0.0, 0.0], [0.0, 0.0]], [[-1.0, 1.0], [1.0, 1.0]]], dtype=torch.bfloat16)
-    loss = MSE()(output, ideal)
+    loss = MSE()(output, ideal, of(1.0, 2.0))
     assert loss.dtype == torch.float32
     assert loss.tolist() == [30 / 4, 257**2 / 4]
 
@@ -191,7 +374,7 @@ def test_eps_is_refused_wherever_inf_is_reached(part, sdxl, make_schedule):
 def test_a_part_of_the_wrong_kind_is_refused_by_name(part, sdxl, make_schedule):
     parts = {"schedule": make_schedule(sdxl), "target": V(), "weighting": Unit(base=V()), "distance": MSE()}
     with pytest.raises(ConfigError, match=f"{part} must be a {part.title()}, got 'abc'"):
-        Objective(**parts | {part: "abc"})
+        Objective(**parts | {part: "abc"}, normalise=False)
 
 
 # denoising
@@ -235,7 +418,7 @@ def test_a_perfect_network_has_no_loss(target, sdxl, make_schedule):
 
 @given(st.floats(min_value=0))
 def test_unit_eps_on_the_cosine_density_has_its_known_cumulative_weight(sdxl, make_schedule, sigma):
-    objective = make_objective(make_schedule(sdxl, density=Cosine()), Eps())
+    objective = make_objective(make_schedule(sdxl, density=COSINE), Eps())
     phi = math.atan(sigma)
     known = (phi + math.sin(phi) * math.cos(phi)) / math.pi
     assert objective.cumulative_weight(of(sigma), V()).item() == pytest.approx(known, abs=2e-5)
@@ -243,22 +426,25 @@ def test_unit_eps_on_the_cosine_density_has_its_known_cumulative_weight(sdxl, ma
 
 @pytest.mark.parametrize(
     ("drawn", "intended"),
-    itertools.combinations([Laplace(mu=0.0, b=3.0), Cosine(), SquaredSine(), LAPLACE], 2),  # from heavy to light tails
+    itertools.combinations([Laplace(mu=0.0, b=3.0), COSINE, SquaredSine(), LAPLACE], 2),  # from heavy to light tails
     ids=repr,
 )
-def test_sampling_more_often_and_weighting_more_have_one_cumulative_weight(drawn, intended, sdxl, make_schedule):
+@pytest.mark.parametrize("weighting", [Unit(base=V()), MIN_SNR], ids=repr)
+def test_sampling_more_often_and_weighting_more_have_one_cumulative_weight(
+    weighting, drawn, intended, sdxl, make_schedule
+):
     sigma = torch.logspace(-1.5, 1.5, 31, dtype=torch.float64)
-    often = make_objective(make_schedule(sdxl, density=intended), V())
-    weighted = make_objective(
-        make_schedule(sdxl, density=drawn), V(), Importance(drawn=drawn, intended=intended, base=V())
-    )
-    expected = often.cumulative_weight(sigma, V())
-    torch.testing.assert_close(weighted.cumulative_weight(sigma, V()), expected, rtol=0, atol=2e-4)
+    often = make_objective(make_schedule(sdxl, density=intended), V(), weighting)
+    importance = Importance(weighting=weighting, drawn=drawn, intended=intended)
+    weighted = make_objective(make_schedule(sdxl, density=drawn), V(), importance)
+    for base in (V(), Flow()):
+        expected = often.cumulative_weight(sigma, base)
+        torch.testing.assert_close(weighted.cumulative_weight(sigma, base), expected, rtol=0, atol=2e-4)
 
 
 def test_different_products_have_different_cumulative_weights(sdxl, make_schedule):
     cosine, squared_sine = (
-        make_objective(make_schedule(sdxl, density=density), V()) for density in (Cosine(), SquaredSine())
+        make_objective(make_schedule(sdxl, density=density), V()) for density in (COSINE, SquaredSine())
     )
     apart = cosine.cumulative_weight(of(0.5), V()) - squared_sine.cumulative_weight(of(0.5), V())
     assert apart.item() == pytest.approx(2 / math.pi * math.atan(0.5) - 0.2, abs=1e-4)
@@ -274,7 +460,7 @@ def test_the_atom_at_inf_is_the_last_step_of_the_cumulative_weight(mass, sdxl, m
 
 
 def test_cumulative_weight_holds_the_known_share_of_min_snr_below_the_top_of_sdxl(sdxl, zero_terminal, make_schedule):
-    objective = make_objective(make_schedule(zero_terminal), V(), MinSNR(base=X0(), gamma=5.0))
+    objective = make_objective(make_schedule(zero_terminal), V(), MIN_SNR)
     below, total = objective.cumulative_weight(of(14.6, math.inf), V(), draws=64_000).tolist()
     assert total == pytest.approx(0.278, abs=5e-4)
     assert 1 - below / total == pytest.approx(0.0006, abs=5e-5)

@@ -1,6 +1,7 @@
 """conf/ and the classes it names hold each other to account."""
 
 import inspect
+from dataclasses import replace
 from functools import cache
 from pathlib import Path
 
@@ -8,7 +9,7 @@ import pytest
 from hydra._internal.utils import _locate
 from omegaconf import OmegaConf
 
-from ztsnr.distance import Distance
+from ztsnr.distance import Distance, Threshold
 from ztsnr.errors import CheckpointError, ConfigError, IncompatibleObjective
 from ztsnr.registry import build, build_from_file, compose, conf_folder, known_targets, make, options
 from ztsnr.sampling import Sampler
@@ -22,11 +23,14 @@ GROUPS = sorted(
     str(folder.relative_to(conf_folder())) for folder in conf_folder().rglob("*") if any(folder.glob("*.yaml"))
 )
 OPTIONS = [(group, option) for group in GROUPS for option in options(group) if group != "loss"]
+NEEDS = {("weighting", "importance"): ["schedule=laplace"]}  # a density without atoms
+MIN_SNR = MinSNR(base=X0(), gamma=5.0, offset=0.0, floor=0.0)
 
 
 @cache
 def node_of(group, option):
-    return OmegaConf.select(compose(f"{group}={option}"), group.replace("/", "."))
+    composed = compose(*NEEDS.get((group, option), []), f"{group}={option}")
+    return OmegaConf.select(composed, group.replace("/", "."))
 
 
 def nodes_in(node):
@@ -63,7 +67,8 @@ def concrete(base):
 
 
 @pytest.mark.parametrize(
-    "base", [SigmaTable, Density, Grid, TimestepMap, Target, Weighting, Distance, Sampler, LRSchedule, Tracker]
+    "base",
+    [SigmaTable, Density, Grid, TimestepMap, Target, Weighting, Distance, Threshold, Sampler, LRSchedule, Tracker],
 )
 def test_every_concrete_class_is_offered(base):
     offered = {target.rsplit(".", 1)[-1] for target in known_targets()}
@@ -78,7 +83,7 @@ def test_every_concrete_class_is_offered(base):
         ("vpred", V(), Unit(base=V())),
         ("x0", X0(), Unit(base=X0())),
         ("edm", EDM(sigma_data=0.5), Unit(base=EDM(sigma_data=0.5))),
-        ("novelai_v3", V(), MinSNR(base=X0(), gamma=5.0)),
+        ("novelai_v3", V(), MIN_SNR),
     ],
 )
 def test_loss_presets(loss, target, weighting):
@@ -88,8 +93,8 @@ def test_loss_presets(loss, target, weighting):
 
 def test_parts_chosen_on_the_command_line_win_over_the_preset():
     objective = build(compose("loss=novelai_v3", "target=x0").objective)
-    assert (objective.target, objective.weighting) == (X0(), MinSNR(base=X0(), gamma=5.0))
-    assert build(compose("weighting=min_snr", "loss=vpred").objective).weighting == MinSNR(base=X0(), gamma=5.0)
+    assert (objective.target, objective.weighting) == (X0(), MIN_SNR)
+    assert build(compose("weighting=min_snr", "loss=vpred").objective).weighting == MIN_SNR
 
 
 def test_the_default_schedule_is_the_issue_in_numbers():
@@ -98,7 +103,7 @@ def test_the_default_schedule_is_the_issue_in_numbers():
     assert schedule.sigma_max == float("inf")
     assert schedule.grid.sigmas(10)[:2].tolist() == [float("inf"), pytest.approx(17.8)]
     stand_in = build(compose("schedule.table.terminal=20000").schedule)
-    assert stand_in.grid.start == stand_in.density.sigma_max == 20000
+    assert stand_in.grid.start == stand_in.density.highest == 20000
 
 
 @pytest.mark.parametrize("schedule", ["ztsnr", "sdxl_ztsnr", "laplace_ztsnr"])
@@ -108,7 +113,7 @@ def test_eps_is_refused_by_every_preset_that_reaches_inf(schedule):
 
 
 def test_make_replaces_fields_and_refuses_unknown_ones():
-    assert make("weighting", "min_snr", gamma=3.0) == MinSNR(base=X0(), gamma=3.0)
+    assert make("weighting", "min_snr", gamma=3.0) == replace(MIN_SNR, gamma=3.0)
     with pytest.raises(ConfigError, match="no 'gama'; it has base, gamma"):
         make("weighting", "min_snr", gama=3.0)
 
@@ -122,7 +127,7 @@ from ztsnr.weighting import Weighting
 
 
 @dataclass(frozen=True, kw_only=True)
-class SoftMinSNR(Weighting):
+class MyMinSNR(Weighting):
     base: Target
     gamma: float
 
@@ -131,9 +136,9 @@ class SoftMinSNR(Weighting):
 """
 PLUG_IN_YAML = """
 defaults:
-  - /target/x0@base
+  - /target@base: x0
 
-_target_: my_plug_in.SoftMinSNR
+_target_: my_plug_in.MyMinSNR
 gamma: 5.0
 """
 
@@ -141,17 +146,17 @@ gamma: 5.0
 def write_plug_in(folder: Path) -> Path:
     (folder / "my_plug_in.py").write_text(PLUG_IN)
     (folder / "my_conf" / "weighting").mkdir(parents=True)
-    (folder / "my_conf" / "weighting" / "soft_min_snr.yaml").write_text(PLUG_IN_YAML)
+    (folder / "my_conf" / "weighting" / "my_min_snr.yaml").write_text(PLUG_IN_YAML)
     return folder / "my_conf"
 
 
 def test_a_plug_in_is_a_class_and_a_yaml(tmp_path, monkeypatch):
     folder = write_plug_in(tmp_path)
     monkeypatch.syspath_prepend(tmp_path)
-    assert "soft_min_snr" in options("weighting", config_dir=folder)
-    objective = build(compose("weighting=soft_min_snr", config_dir=folder).objective)
-    assert type(objective.weighting).__name__ == "SoftMinSNR"
-    assert "soft_min_snr" not in options("weighting")
+    assert "my_min_snr" in options("weighting", config_dir=folder)
+    objective = build(compose("weighting=my_min_snr", config_dir=folder).objective)
+    assert type(objective.weighting).__name__ == "MyMinSNR"
+    assert "my_min_snr" not in options("weighting")
 
 
 def test_a_file_may_name_only_classes_of_the_registry(tmp_path):

@@ -101,7 +101,8 @@ def toy_network(z, t):
 
 
 def make_objective(schedule, target):
-    return Objective(schedule=schedule, target=target, weighting=Unit(base=target), distance=MSE())
+    weighting = Unit(base=target)
+    return Objective(schedule=schedule, target=target, weighting=weighting, distance=MSE(), normalise=False)
 
 
 def start_noise(*shape, dtype=torch.float32):

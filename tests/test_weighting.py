@@ -1,4 +1,5 @@
 import math
+from functools import cache
 
 import pytest
 import torch
@@ -7,49 +8,245 @@ from hypothesis import strategies as st
 
 from ztsnr.errors import ConfigError
 from ztsnr.noise import expand
+from ztsnr.registry import make, options
+from ztsnr.schedule.combined import Mixture, TerminalMass, Truncated
+from ztsnr.schedule.density import Karras, Laplace, LogNormal, LogUniform, TableUniform
+from ztsnr.schedule.table import ScaledLinear
 from ztsnr.target import EDM, X0, Eps, Flow, V
-from ztsnr.weighting import MinSNR, Unit
+from ztsnr.weighting import (
+    P2,
+    Debiased,
+    Importance,
+    MinSNR,
+    MinSNRByEps,
+    OtherTable,
+    Sigmoid,
+    SoftMinSNR,
+    TruncatedSNR,
+    Unit,
+)
 
-TARGETS = [Eps(), X0(), V(), EDM(sigma_data=0.5), Flow()]
-GAMMA = 5.0
-WEIGHTINGS = [*(Unit(base=base) for base in TARGETS), MinSNR(base=X0(), gamma=GAMMA)]
+EDM_TARGET = EDM(sigma_data=0.5)
+TARGETS = [Eps(), X0(), V(), EDM_TARGET, Flow()]
 ORDINARY_SIGMA = st.floats(-5, 5).map(math.exp)
+POSITIVE = st.floats(-2, 2).map(math.exp)
+
+# option: its weight on the squared error of x0, by SNR (Hang et al., arXiv 2303.09556; VDM++, arXiv 2303.00848)
+ON_X0 = {
+    "unit_eps": lambda snr: snr,
+    "unit_x0": lambda snr: 1,
+    "unit_v": lambda snr: snr + 1,
+    "unit_edm": lambda snr: snr + 1 / 0.5**2,
+    "unit_flow": lambda snr: (1 + math.sqrt(snr)) ** 2,
+    "min_snr": lambda snr: min(snr, 5),
+    "min_snr_plus_one": lambda snr: min(snr + 1, 5),
+    "min_snr_floor": lambda snr: max(min(snr, 5), 1),
+    "min_snr_undivided_on_v": lambda snr: (snr + 1) * min(snr, 5),
+    "min_snr_by_eps_on_v": lambda snr: (snr + 1) * min(1, 5 / snr),
+    "soft_min_snr": lambda snr: 4 * snr / (snr + 4),
+    "debiased": lambda snr: math.sqrt(snr),
+    "debiased_sd_scripts_v": lambda snr: 1,
+    "debiased_onetrainer_v": lambda snr: math.sqrt(snr + 1),
+    "p2": lambda snr: snr / (1 + snr),
+    "p2_onetrainer_v": lambda snr: (snr + 1) / (2 + snr),
+    "truncated_snr": lambda snr: max(snr, 1),
+    "sigmoid": lambda snr: snr / (1 + math.exp(math.log(snr) - 2)),
+}
+# option: its weight on the squared error of v at sigma = 0 and at inf
+AT_THE_ENDS = {
+    "unit_eps": (1, 0),
+    "unit_x0": (0, 1),
+    "unit_v": (1, 1),
+    "unit_edm": (1, 4),
+    "unit_flow": (1, 1),
+    "min_snr": (0, 0),
+    "min_snr_plus_one": (0, 1),
+    "min_snr_floor": (0, 1),
+    "min_snr_undivided_on_v": (5, 0),
+    "min_snr_by_eps_on_v": (0, 1),
+    "soft_min_snr": (0, 0),
+    "debiased": (0, 0),
+    "debiased_sd_scripts_v": (0, 1),
+    "debiased_onetrainer_v": (0, 1),
+    "p2": (0, 0),
+    "p2_onetrainer_v": (0, 0.5),
+    "truncated_snr": (1, 1),
+    "sigmoid": (0, 0),
+}
+LAPLACE = Laplace(mu=0.0, b=0.5)
+
+make_weighting = cache(lambda option: make("weighting", option))
 
 
 def of(*sigmas):
     return torch.tensor(sigmas, dtype=torch.float64)
 
 
+def min_snr(base=X0(), gamma=5.0, offset=0.0, floor=0.0):  # noqa: B008
+    return MinSNR(base=base, gamma=gamma, offset=offset, floor=floor)
+
+
+# formulas
+
+
+def test_every_option_is_in_the_table_or_made_of_one_that_is():
+    made_of_others = {"unit", "importance", "min_snr_sd_scripts", "uncertainty", "uncertainty_edm"}
+    assert set(options("weighting")) == ON_X0.keys() | made_of_others
+    assert ON_X0.keys() == AT_THE_ENDS.keys()
+
+
+@pytest.mark.parametrize("option", ON_X0)
+@given(ORDINARY_SIGMA)
+def test_options_weigh_the_error_of_x0_as_tabulated(option, sigma):
+    assert make_weighting(option)(of(sigma), X0()).item() == pytest.approx(ON_X0[option](sigma**-2), rel=1e-12)
+
+
+@pytest.mark.parametrize(
+    ("make_one", "on_x0"),
+    [
+        (lambda g, k: min_snr(gamma=g), lambda g, k, snr: min(snr, g)),
+        (lambda g, k: min_snr(gamma=g + k, offset=k), lambda g, k, snr: min(snr + k, g + k)),
+        (lambda g, k: min_snr(gamma=g + k, floor=k), lambda g, k, snr: max(min(snr, g + k), k)),
+        (lambda g, k: min_snr(base=Flow(), gamma=g), lambda g, k, snr: (1 + math.sqrt(snr)) ** 2 * min(snr, g)),
+        (lambda g, k: MinSNRByEps(base=Eps(), gamma=g), lambda g, k, snr: min(snr, g)),
+        (lambda g, k: MinSNRByEps(base=X0(), gamma=g), lambda g, k, snr: min(1, g / snr)),
+        (lambda g, k: SoftMinSNR(base=X0(), gamma=g), lambda g, k, snr: g * snr / (snr + g)),
+        (lambda g, k: P2(base=Eps(), k=k, gamma=g), lambda g, k, snr: snr / (k + snr) ** g),
+        (lambda g, k: P2(base=V(), k=k, gamma=g), lambda g, k, snr: (snr + 1) / (k + snr) ** g),
+        (lambda g, k: Sigmoid(base=Eps(), bias=g), lambda g, k, snr: snr / (1 + math.exp(math.log(snr) - g))),
+        (lambda g, k: Unit(base=EDM(sigma_data=k)), lambda g, k, snr: snr + 1 / k**2),
+        (lambda g, k: Debiased(base=V()), lambda g, k, snr: snr**0.5),
+        (lambda g, k: TruncatedSNR(base=V()), lambda g, k, snr: max(snr, 1)),
+    ],
+)
+@given(ORDINARY_SIGMA, POSITIVE, POSITIVE)
+def test_constants_enter_the_formulas_as_published(make_one, on_x0, sigma, gamma, k):
+    expected = on_x0(gamma, k, sigma**-2)
+    assert make_one(gamma, k)(of(sigma), X0()).item() == pytest.approx(expected, rel=1e-12)
+
+
 @pytest.mark.parametrize(
     ("target", "published"),
     [
-        (Eps(), lambda snr: min(snr, GAMMA) / snr),
-        (V(), lambda snr: min(snr, GAMMA) / (snr + 1)),
-        (X0(), lambda snr: min(snr, GAMMA)),
-        (Flow(), lambda snr: min(snr, GAMMA) / (1 + math.sqrt(snr)) ** 2),
-        (EDM(sigma_data=0.5), lambda snr: min(snr, GAMMA) / (snr + 4)),
+        (Eps(), lambda snr: min(snr, 5) / snr),
+        (V(), lambda snr: min(snr, 5) / (snr + 1)),
+        (X0(), lambda snr: min(snr, 5)),
+        (Flow(), lambda snr: min(snr, 5) / (1 + math.sqrt(snr)) ** 2),
+        (EDM_TARGET, lambda snr: min(snr, 5) / (snr + 4)),
     ],
 )
 @given(ORDINARY_SIGMA)
 def test_min_snr_is_what_is_published_for_each_target(target, published, sigma):
     """arXiv 2303.09556."""
-    weight = MinSNR(base=X0(), gamma=GAMMA)(of(sigma), target).item()
-    assert weight == pytest.approx(published(sigma**-2), rel=1e-12)
+    assert min_snr()(of(sigma), target).item() == pytest.approx(published(sigma**-2), rel=1e-12)
+
+
+@pytest.mark.parametrize("option", ON_X0)
+@given(ORDINARY_SIGMA)
+def test_gradient_on_the_estimate_of_x0_is_the_same_whatever_is_predicted(option, sigma):
+    generator = torch.Generator().manual_seed(0)
+    x0, noise, error = torch.randn(3, 1, 4, generator=generator, dtype=torch.float64).unbind()
+    level = of(sigma)
+    for target in TARGETS:
+        ideal = target.output(x0, noise, level)
+        denoised = (x0 + error).requires_grad_()
+        output = ideal + (denoised - x0) / expand(target.c_out(level), x0)
+        loss = make_weighting(option)(level, target) * (output - ideal).square().mean()
+        gradient = torch.autograd.grad(loss.sum(), denoised)[0]
+        torch.testing.assert_close(gradient, ON_X0[option](sigma**-2) * error / 2, rtol=1e-9, atol=0)
+
+
+@pytest.mark.parametrize("sigma_data", [0.5, 1.0, 2.0])
+@given(ORDINARY_SIGMA)
+def test_soft_min_snr_is_that_of_k_diffusion_on_its_own_output(sigma_data, sigma):
+    """loss_weighting: soft-min-snr of crowsonkb/k-diffusion, on the preconditioned output."""
+    published = (sigma * sigma_data) ** 2 / (sigma**2 + sigma_data**2) ** 2
+    weighting = SoftMinSNR(base=X0(), gamma=sigma_data**-2)
+    assert weighting(of(sigma), EDM(sigma_data=sigma_data)).item() == pytest.approx(published, rel=1e-12)
+
+
+@given(ORDINARY_SIGMA)
+def test_unit_edm_is_lambda_of_the_paper(sigma):
+    """arXiv 2206.00364, Table 1: lambda(sigma) on the error of the denoiser."""
+    published = (sigma**2 + 0.5**2) / (sigma * 0.5) ** 2
+    assert make_weighting("unit_edm")(of(sigma), X0()).item() == pytest.approx(published, rel=1e-12)
+
+
+@given(ORDINARY_SIGMA)
+def test_sigmoid_is_the_published_function_of_logsnr_on_eps(sigma):
+    """arXiv 2303.00848, 2410.19324: sigmoid(bias - logSNR)."""
+    published = 1 / (1 + math.exp(-(2.0 - math.log(sigma**-2))))
+    assert make_weighting("sigmoid")(of(sigma), Eps()).item() == pytest.approx(published, rel=1e-12)
+
+
+@given(ORDINARY_SIGMA)
+def test_truncated_snr_is_the_larger_of_the_errors_of_x0_and_of_eps(sigma):
+    """arXiv 2202.00512, section 4."""
+    one_error_of_x0, as_error_of_eps = 1, sigma**-2
+    weight = make_weighting("truncated_snr")(of(sigma), X0()).item()
+    assert weight == pytest.approx(max(one_error_of_x0, as_error_of_eps), rel=1e-12)
+
+
+# what public trainers compute for v
 
 
 @pytest.mark.parametrize(
-    ("base", "on_x0"),
+    ("option", "computed"),
     [
-        (Eps(), lambda snr: snr),
-        (X0(), lambda snr: 1),
-        (V(), lambda snr: snr + 1),
-        (EDM(sigma_data=0.5), lambda snr: snr + 4),
-        (Flow(), lambda snr: (1 + math.sqrt(snr)) ** 2),
+        ("min_snr", lambda snr: min(snr, 5) / (snr + 1)),
+        ("min_snr_undivided_on_v", lambda snr: min(snr, 5)),
+        ("min_snr_by_eps_on_v", lambda snr: min(5 / snr, 1) if snr else 1),
+        ("debiased_sd_scripts_v", lambda snr: 1 / (min(snr, 1000) + 1)),
+        ("debiased_onetrainer_v", lambda snr: 1 / math.sqrt(min(snr, 1000) + 1)),
+        ("p2_onetrainer_v", lambda snr: (2 + snr) ** -1),
+        ("unit_eps", lambda snr: min(snr, 1000) / (min(snr, 1000) + 1)),  # scale_v_pred_loss_like_noise_pred
     ],
 )
-@given(ORDINARY_SIGMA)
-def test_unit_weight_on_a_base_weighs_x0_as_tabulated(base, on_x0, sigma):
-    assert Unit(base=base)(of(sigma), X0()).item() == pytest.approx(on_x0(sigma**-2), rel=1e-12)
+def test_trainers_variants_on_v_at_each_level(option, computed, zero_terminal):
+    """Their cap of SNR at 1000 is passed by level 0 alone."""
+    snr = [0 if sigma == math.inf else sigma**-2 for sigma in zero_terminal.sigmas.tolist()]
+    assert [t for t in range(1000) if snr[t] > 1000] == [0]
+    weight = make_weighting(option)(zero_terminal.sigmas, V()).tolist()
+    assert weight[1:] == pytest.approx([computed(s) for s in snr[1:]], rel=1e-12)
+
+
+def test_min_snr_of_sd_scripts_takes_its_snr_from_before_the_rescale(zero_terminal):
+    t = [200, 500, 800, 900, 950, 990, 999]
+    weight = make_weighting("min_snr_sd_scripts")(zero_terminal.sigmas[t], V()).tolist()
+    assert weight == pytest.approx([0.754, 0.276, 0.0369, 0.0142, 0.00825, 0.00519, 0.00466], rel=4e-3)
+    right = make_weighting("min_snr")(zero_terminal.sigmas[t], V()).tolist()
+    assert right == pytest.approx([0.737, 0.241, 0.0176, 0.00296, 0.000586, 1.65e-05, 0], rel=4e-3)
+
+
+def test_another_table_is_read_at_the_same_place_and_converts_to_every_target(sdxl, zero_terminal):
+    other = OtherTable(weighting=min_snr(), base=V(), table=zero_terminal, read=sdxl)
+    weight = other(zero_terminal.sigmas, V())
+    torch.testing.assert_close(weight, min_snr()(sdxl.sigmas, V()), rtol=1e-9, atol=0)
+    on_x0 = other(zero_terminal.sigmas[:-1], X0())
+    torch.testing.assert_close(on_x0, (1 + zero_terminal.sigmas[:-1].pow(-2)) * weight[:-1])
+
+
+def test_another_table_must_be_as_long(zero_terminal):
+    short = ScaledLinear(beta_start=0.00085, beta_end=0.012, steps=500)
+    with pytest.raises(ConfigError, match=r"weighting\.read must have as many levels as weighting\.table, 1000, got 5"):
+        OtherTable(weighting=min_snr(), base=V(), table=zero_terminal, read=short)
+
+
+# the ends
+
+
+@pytest.mark.parametrize("option", AT_THE_ENDS)
+def test_weights_on_v_at_both_ends(option):
+    assert make_weighting(option)(of(0, math.inf), V()).tolist() == pytest.approx(AT_THE_ENDS[option], rel=1e-12)
+
+
+@pytest.mark.parametrize("target", TARGETS, ids=repr)
+@pytest.mark.parametrize("option", [*ON_X0, "min_snr_sd_scripts"])
+def test_weights_are_finite_at_both_ends_but_where_z_is_the_output(option, target):
+    ends = {Eps(): [0], X0(): [math.inf]}.get(target, [0, math.inf])
+    weight = make_weighting(option)(of(*ends), target)
+    assert weight.isfinite().all()
+    assert (weight >= 0).all()
 
 
 @pytest.mark.parametrize("base", TARGETS, ids=repr)
@@ -57,62 +254,139 @@ def test_unit_weight_on_its_own_base_is_1_even_at_both_ends(base):
     assert Unit(base=base)(of(0.0, 1.0, math.inf), base).tolist() == [1, 1, 1]
 
 
-@pytest.mark.parametrize("weighting", WEIGHTINGS, ids=repr)
-@given(ORDINARY_SIGMA)
-def test_gradient_on_the_estimate_of_x0_is_the_same_whatever_is_predicted(weighting, sigma):
-    generator = torch.Generator().manual_seed(0)
-    x0, noise, error = torch.randn(3, 1, 4, generator=generator, dtype=torch.float64).unbind()
-    level = of(sigma)
-
-    def gradient(target):
-        denoised = (x0 + error).requires_grad_()
-        output = target.output(x0, noise, level) + (denoised - x0) / expand(target.c_out(level), x0)
-        loss = weighting(level, target) * (output - target.output(x0, noise, level)).square().mean()
-        return torch.autograd.grad(loss.sum(), denoised)[0]
-
-    expected = weighting(level, X0()) * error / 2
-    for target in TARGETS:
-        torch.testing.assert_close(gradient(target), expected, rtol=1e-9, atol=0)
+@pytest.mark.parametrize("option", ON_X0)
+def test_digits_are_kept_close_to_the_ends(option):
+    low, high = 1e-7, 1e7
+    on_x0, on_eps = make_weighting(option)(of(low), X0()).item(), make_weighting(option)(of(high), Eps()).item()
+    assert on_x0 == pytest.approx(ON_X0[option](low**-2), rel=1e-12)
+    assert on_eps == pytest.approx(ON_X0[option](high**-2) / high**-2, rel=1e-12)
 
 
-@pytest.mark.parametrize("target", [V(), X0(), EDM(sigma_data=0.5), Flow()], ids=repr)
-def test_min_snr_never_trains_the_terminal_level(target):
-    assert MinSNR(base=X0(), gamma=GAMMA)(of(math.inf), target).item() == 0
-
-
-@pytest.mark.parametrize(
-    ("weighting", "at_inf"), [(Unit(base=V()), 1), (Unit(base=X0()), 1), (Unit(base=Eps()), 0)], ids=repr
-)
-def test_weight_on_v_at_the_terminal_level(weighting, at_inf):
-    assert weighting(of(math.inf), V()).item() == at_inf
-
-
-def test_min_snr_on_v_is_0_without_noise_too():
-    assert MinSNR(base=X0(), gamma=GAMMA)(of(0.0), V()).item() == 0
+@pytest.mark.parametrize("target", [X0(), V(), EDM_TARGET, Flow()], ids=repr)
+def test_of_the_min_snr_family_offset_and_floor_alone_train_the_terminal_level(target):
+    inf = of(math.inf)
+    for option in ("min_snr", "soft_min_snr"):
+        assert make_weighting(option)(inf, target).item() == 0
+    for option in ("min_snr_plus_one", "min_snr_floor"):
+        assert make_weighting(option)(inf, target).item() == Unit(base=X0())(inf, target).item() > 0
 
 
 def test_min_snr_on_zero_terminal_sdxl_gives_the_high_levels_the_known_shares(sdxl, zero_terminal):
-    weight = MinSNR(base=X0(), gamma=GAMMA)(zero_terminal.sigmas, V())
+    weight = min_snr()(zero_terminal.sigmas, V())
     beyond_sdxl = zero_terminal.sigmas > sdxl.sigmas[-1]
     assert beyond_sdxl.sum() == 120
     assert (weight[beyond_sdxl].sum() / weight.sum()).item() == pytest.approx(0.0006, abs=5e-5)
     assert (weight[900:].sum() / weight.sum()).item() == pytest.approx(3e-4, abs=5e-5)
     assert weight.mean().item() == pytest.approx(0.278, abs=5e-4)
+    for gamma, share in ((1.0, 0.0008), (5.0, 0.0004)):
+        soft = SoftMinSNR(base=X0(), gamma=gamma)(zero_terminal.sigmas, V())
+        assert (soft[900:].sum() / soft.sum()).item() == pytest.approx(share, abs=5e-5)
     assert Unit(base=Eps())(zero_terminal.sigmas, V()).mean().item() == pytest.approx(0.35, abs=5e-3)
 
 
+# importance
+
+
+@pytest.mark.parametrize(
+    ("intended", "drawn"),
+    [
+        (LAPLACE, LogNormal(mean=0.3, std=1.2)),
+        (LogNormal(mean=-0.4, std=1.0), LogNormal(mean=-0.2, std=1.5)),
+        (LogUniform(sigma_min=0.1, sigma_max=5.0), LogUniform(sigma_min=0.1, sigma_max=5.0)),
+        (LogUniform(sigma_min=0.1, sigma_max=5.0), Karras(sigma_min=0.05, sigma_max=80.0, rho=7.0)),
+    ],
+    ids=repr,
+)
+def test_weights_of_importance_have_mean_1_over_the_draws(intended, drawn):
+    weighting = Importance(weighting=Unit(base=V()), intended=intended, drawn=drawn)
+    sigma = drawn.sigma((torch.arange(2**16, dtype=torch.float64) + 0.5) / 2**16)
+    assert weighting(sigma, V()).mean().item() == pytest.approx(1, abs=1e-3)
+
+
+def test_importance_of_what_is_drawn_anyway_is_the_weighting_itself():
+    sigma = LAPLACE.sigma(torch.linspace(0.01, 0.99, 50, dtype=torch.float64))
+    weighting = Importance(weighting=min_snr(), intended=LAPLACE, drawn=LAPLACE)
+    for target in TARGETS:
+        assert torch.equal(weighting(sigma, target), min_snr()(sigma, target))
+
+
+@pytest.mark.parametrize("side", ["intended", "drawn"])
+def test_importance_refuses_densities_with_atoms(side, zero_terminal):
+    table = TableUniform(table=zero_terminal)
+    terminal = TerminalMass(density=LAPLACE, terminal=math.inf, mass=0.01)
+    mixture = Mixture(densities={"a": LAPLACE, "b": table}, shares={"a": 1, "b": 1})
+    for density in (table, terminal, mixture):
+        parts = {"intended": LAPLACE, "drawn": LAPLACE} | {side: density}
+        with pytest.raises(ConfigError, match=rf"weighting\.{side} needs a density with a log_prob.* has atoms"):
+            Importance(weighting=Unit(base=V()), **parts)
+
+
+def test_importance_refuses_to_miss_intended_levels():
+    drawn = Truncated(density=LAPLACE, sigma_min=0.5, sigma_max=math.inf)
+    with pytest.raises(ConfigError, match=r"weighting\.drawn never draws sigma 0\.1778 to 0\.497, where weighting\.i"):
+        Importance(weighting=Unit(base=V()), intended=LAPLACE, drawn=drawn)
+    almost = LogUniform(sigma_min=0.1, sigma_max=10.0)  # of whose bounds 1 of 10,000 draws lies outside
+    Importance(weighting=Unit(base=V()), intended=LAPLACE, drawn=almost)
+
+
+# refusals
+
+
 def test_weightings_of_equal_parts_are_equal():
-    assert MinSNR(base=X0(), gamma=5.0) == MinSNR(base=X0(), gamma=5)
-    assert MinSNR(base=X0(), gamma=5.0) != MinSNR(base=Eps(), gamma=5.0)
+    assert min_snr(gamma=5.0) == min_snr(gamma=5)
+    assert min_snr(gamma=5.0) != min_snr(base=Eps(), gamma=5.0)
 
 
+@pytest.mark.parametrize(
+    "make_one",
+    [
+        lambda gamma: min_snr(gamma=gamma),
+        lambda gamma: MinSNRByEps(base=V(), gamma=gamma),
+        lambda gamma: SoftMinSNR(base=X0(), gamma=gamma),
+    ],
+)
 @pytest.mark.parametrize("gamma", [0, -1.0, math.inf, math.nan, "five", True])
-def test_min_snr_refuses_an_impossible_gamma(gamma):
+def test_an_impossible_gamma_is_refused(make_one, gamma):
     with pytest.raises(ConfigError, match=r"weighting\.gamma"):
-        MinSNR(base=X0(), gamma=gamma)
+        make_one(gamma)
 
 
-@pytest.mark.parametrize("make", [lambda base: Unit(base=base), lambda base: MinSNR(base=base, gamma=GAMMA)])
-def test_a_base_must_be_a_target(make):
+@pytest.mark.parametrize(
+    ("make_one", "named"),
+    [
+        (lambda: min_snr(offset=-1.0), r"weighting\.offset must be a number of at least 0, got -1"),
+        (lambda: min_snr(floor=6.0), r"weighting\.floor must be a number of at least 0 and of at most 5"),
+        (lambda: P2(base=Eps(), k=0.0, gamma=1.0), r"weighting\.k must be a number above 0, got 0"),
+        (lambda: P2(base=Eps(), k=1.0, gamma=-1.0), r"weighting\.gamma must be a number of at least 0, got -1"),
+        (lambda: Sigmoid(base=Eps(), bias=math.inf), r"weighting\.bias must be finite, got inf"),
+        (
+            lambda: Importance(weighting="unit", intended=LAPLACE, drawn=LAPLACE),
+            r"weighting\.weighting must be a Weighting, got 'unit'",
+        ),
+        (
+            lambda: Importance(weighting=Unit(base=V()), intended=LAPLACE, drawn="laplace"),
+            r"weighting\.drawn must be a Density, got 'laplace'",
+        ),
+    ],
+)
+def test_an_impossible_part_is_refused_by_name(make_one, named):
+    with pytest.raises(ConfigError, match=named):
+        make_one()
+
+
+@pytest.mark.parametrize(
+    "make_one",
+    [
+        lambda base: Unit(base=base),
+        lambda base: min_snr(base=base),
+        lambda base: MinSNRByEps(base=base, gamma=5.0),
+        lambda base: SoftMinSNR(base=base, gamma=5.0),
+        lambda base: Debiased(base=base),
+        lambda base: P2(base=base, k=1.0, gamma=1.0),
+        lambda base: TruncatedSNR(base=base),
+        lambda base: Sigmoid(base=base, bias=2.0),
+    ],
+)
+def test_a_base_must_be_a_target(make_one):
     with pytest.raises(ConfigError, match=r"weighting\.base must be a Target, got 'v'"):
-        make("v")
+        make_one("v")

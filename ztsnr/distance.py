@@ -109,7 +109,7 @@ class PseudoHuber(Distance):
 
     def of(self, d, sigma):
         c = expand(self.threshold(sigma), d)
-        return 2 * c * d.square() / ((d.square() + c.square()).sqrt() + c)
+        return 2 * c * d.square() / (torch.hypot(d, c) + c)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -123,4 +123,4 @@ class Charbonnier(Distance):
 
     def of(self, d, sigma):
         c = expand(self.threshold(sigma), d)
-        return d.square() / ((d.square() + c.square()).sqrt() + c)
+        return d.square() / (torch.hypot(d, c) + c)

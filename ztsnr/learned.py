@@ -16,18 +16,20 @@ FAINT = 1e-6
 """A count that yields to any observation."""
 
 
-def find_module(part) -> nn.Module | None:
-    """The module that a part is or holds."""
+def modules_in(part) -> list[nn.Module]:
+    """The modules that a part is or holds; into modules it does not look."""
     if isinstance(part, nn.Module):
-        return part
-    held = [getattr(part, field.name) for field in fields(part)] if is_dataclass(part) else []
-    held += [entry for value in held if isinstance(value, dict) for entry in value.values()]
-    return next(filter(None, map(find_module, held)), None)
+        return [part]
+    if isinstance(part, dict):
+        held = part.values()
+    else:
+        held = [getattr(part, field.name) for field in fields(part)] if is_dataclass(part) else []
+    return [module for value in held for module in modules_in(value)]
 
 
 def _refuse_learned(name: str, part) -> None:
-    if find_module(part) is not None:
-        raise ConfigError(f"{name} must not be learned itself, got {type(part).__name__}. Choose a fixed one.")
+    for module in modules_in(part):
+        raise ConfigError(f"{name} must not be learned itself, got {type(module).__name__}. Choose a fixed one.")
 
 
 class Uncertainty(Weighting, nn.Module):
@@ -35,7 +37,8 @@ class Uncertainty(Weighting, nn.Module):
 
     At its optimum every level contributes the same loss (Karras et al., arXiv 2312.02696, equation 21). u is linear in
     random Fourier features, as there, but of tanh(c_noise) = (sqrt(sigma) - 1) / (sqrt(sigma) + 1) in place of c_noise
-    = ln(sigma) / 4, which has no value at sigma = inf. u begins as 0, hence as the other weighting.
+    = ln(sigma) / 4, which has no value at sigma = inf. u begins as 0, hence as the other weighting, whose weight must
+    be above 0 wherever levels are drawn.
     """
 
     def __init__(self, *, weighting: Weighting, features: int, bandwidth: float):
@@ -48,8 +51,7 @@ class Uncertainty(Weighting, nn.Module):
         source = torch.Generator().manual_seed(0)
         self.register_buffer("frequency", 2 * math.pi * bandwidth * torch.randn(features, generator=source))
         self.register_buffer("phase", 2 * math.pi * torch.rand(features, generator=source))
-        self.linear = nn.Linear(features, 1, bias=False)
-        nn.init.zeros_(self.linear.weight)
+        self.amplitude = nn.Parameter(torch.zeros(features))
 
     @property
     def base(self) -> Target:
@@ -58,11 +60,17 @@ class Uncertainty(Weighting, nn.Module):
     def penalty(self, sigma: Tensor) -> Tensor:
         """u: (B,) -> (B,)"""
         position = (1 - 2 / (sigma.sqrt() + 1)).to(self.phase)
-        waves = (position[:, None] * self.frequency + self.phase).cos() * math.sqrt(2)
-        return self.linear(waves).squeeze(1) / math.sqrt(len(self.phase))
+        waves = (position[:, None] * self.frequency + self.phase).cos()
+        return waves @ self.amplitude * math.sqrt(2 / len(self.amplitude))
 
     def weight(self, sigma: Tensor) -> Tensor:
         return self.weighting.weight(sigma) * (-self.penalty(sigma)).exp().to(sigma)
+
+
+def _interpolate(x: Tensor, xs: Tensor, ys: Tensor) -> Tensor:
+    """The piecewise linear function through the points (xs, ys), xs ascending, at x (B,) within their range -> (B,)."""
+    left = torch.searchsorted(xs, x, right=True).clamp(1, len(xs) - 1) - 1
+    return torch.lerp(ys[left], ys[left + 1], (x - xs[left]) / (xs[left + 1] - xs[left]))
 
 
 class InfoNoise(Density, nn.Module):
@@ -104,18 +112,30 @@ class InfoNoise(Density, nn.Module):
         sigma = ((self.edges[1:] + self.edges[:-1]) / 2).exp()
         gate = 1 / (1 + (cutoff / sigma).pow(order))
         self.allocation = gate / sigma.square() / weighting(sigma, X0())
+        if not (self.allocation.isfinite().all() and self.allocation.sum() > 0):
+            raise ConfigError(
+                f"density.weighting must be above 0 and finite from density.sigma_min={sigma_min} to "
+                f"density.sigma_max={sigma_max}, got {type(weighting).__name__}, which is not"
+            )
         self.of_gaussian = sigma.square() / (1 + sigma.square())
         self.register_buffer("error", torch.zeros_like(sigma))
         self.register_buffer("count", torch.zeros_like(sigma))
         self.register_buffer("quantile", torch.linspace(0, 1, bins + 1, dtype=torch.float64))
         self.register_buffer("steps", torch.zeros((), dtype=torch.long))
 
+    def _apply(self, fn, recurse=True):
+        """It stays in float64 in host memory, where levels are drawn, whatever else is moved or cast."""
+        return self
+
     def sigma(self, u: Tensor) -> Tensor:
         if self.steps < self.warmup:
             return self.prior.sigma(u)
-        left = torch.searchsorted(self.quantile, u, right=True).clamp(1, len(self.quantile) - 1) - 1
-        place = (u - self.quantile[left]) / (self.quantile[left + 1] - self.quantile[left])
-        return torch.lerp(self.edges[left], self.edges[left + 1], place).exp()
+        return _interpolate(u, self.quantile, self.edges).exp()
+
+    def cdf(self, sigma: Tensor) -> Tensor:
+        if self.steps < self.warmup:
+            return self.prior.cdf(sigma)
+        return _interpolate(sigma.log().clamp(self.edges[0], self.edges[-1]), self.edges, self.quantile)
 
     def log_prob(self, sigma: Tensor) -> Tensor:
         raise NotImplementedError("InfoNoise changes as it trains, so it has no log_prob")

@@ -9,9 +9,9 @@ import torch
 from torch import Tensor, nn
 
 from ztsnr import check
-from ztsnr.distance import Distance
+from ztsnr.distance import MSE, Distance
 from ztsnr.errors import ConfigError, IncompatibleObjective
-from ztsnr.learned import find_module
+from ztsnr.learned import modules_in
 from ztsnr.noise import add_noise, expand
 from ztsnr.schedule import Schedule
 from ztsnr.target import Target
@@ -43,6 +43,31 @@ class Objective:
                 f"schedule's {self.schedule.parts_at_inf}: there z holds no x0 to recover. Choose target=v, x0, edm or "
                 f"flow, or a schedule with a finite terminal level (schedule=sdxl, schedule=laplace)."
             )
+        self._check_learned()
+        if self.normalise:
+            self._check_scale()
+
+    def _check_learned(self) -> None:
+        if "weighting" not in self.learned:
+            return
+        sigma = self.draws(2**12)
+        idle = sigma[self.learned["weighting"](sigma, self.target) == 0]
+        if len(idle):
+            raise IncompatibleObjective(
+                f"a learned weighting needs a weight above 0 to begin with, but at sigma {idle[0]:.4g} to "
+                f"{idle[-1]:.4g} it is 0: its penalty would fall there without end. Choose "
+                f"weighting@weighting.weighting=min_snr_plus_one or unit_v."
+            )
+
+    def _check_scale(self) -> None:
+        if self.learned:
+            raise ConfigError("objective.normalise=true needs a weighting and a density that are not learned")
+        few, many = (self.weighting(self.draws(count), self.target).mean().item() for count in (2**12, 2**16))
+        if not (0 < many < math.inf and abs(few - many) < 0.1 * many):
+            raise ConfigError(
+                f"objective.normalise=true needs a weight with a finite mean above 0, but over 4096 draws it is "
+                f"{few:.4g} and over 65536 {many:.4g}. Use objective.normalise=false."
+            )
 
     def loss(
         self, network: Network, x0: Tensor, noise: Tensor, u: Tensor, cond: Mapping[str, Tensor], watch: Watch = None
@@ -54,7 +79,7 @@ class Objective:
         distance = self.distance(output, ideal, sigma)
         weight = self.weighting(sigma, self.target) * self.scale
         if watch is not None:
-            error = (output.detach() - ideal).double().square().flatten(1).mean(1).to(sigma.device)
+            error = MSE()(output.detach(), ideal, sigma).to(sigma)
             watch(torch.stack([sigma, self.target.c_out(sigma).square() * error], 1))
         return weight.to(distance) * distance + self.weighting.penalty(sigma).to(distance)
 
@@ -71,20 +96,16 @@ class Objective:
     @cached_property
     def scale(self) -> float:
         """1, or with `normalise` 1 / E[weight], so that learning rates and clipping compare between weightings."""
-        if not self.normalise:
-            return 1.0
-        if self.learned:
-            raise ConfigError("objective.normalise=true needs a weighting and a density that are not learned")
-        mean = self.weighting(self.draws(2**16), self.target).mean().item()
-        if not 0 < mean < math.inf:
-            raise ConfigError(f"objective.normalise=true needs a finite mean weight, but it is {mean}. Use false.")
-        return 1 / mean
+        return 1 / self.weighting(self.draws(2**16), self.target).mean().item() if self.normalise else 1.0
 
     @cached_property
     def learned(self) -> nn.ModuleDict:
         """The parts that change as they train, by name: a learned weighting, an adaptive density. Mostly none."""
-        parts = {"weighting": self.weighting, "density": self.schedule.density}
-        return nn.ModuleDict({name: module for name, part in parts.items() if (module := find_module(part))})
+        found = {"weighting": modules_in(self.weighting), "density": modules_in(self.schedule.density)}
+        for name, modules in found.items():
+            if len(modules) > 1:
+                raise ConfigError(f"{name} holds {len(modules)} learned parts, of which one alone can be trained")
+        return nn.ModuleDict({name: modules[0] for name, modules in found.items() if modules})
 
     def draws(self, count: int) -> Tensor:
         """(count,) ascending: the density's quantiles at the middles of equal strata."""
@@ -95,7 +116,7 @@ class Objective:
         """W(sigma) = E_u[weight; sigma(u) <= sigma], the weight being on the squared error of `base`; (N,) -> (N,).
 
         Two objectives with the same target have proportional expected gradients iff their W are proportional (VDM++,
-        arXiv 2303.00848). The expectation is a midpoint sum over `draws` values of u.
+        arXiv 2303.00848). The expectation is a midpoint sum over `draws` values of u, without what `normalise` does.
         """
         drawn = self.draws(draws)
         mass = self.weighting(drawn, base).cumsum(0) / draws

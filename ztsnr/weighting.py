@@ -25,7 +25,11 @@ class Weighting:
         raise NotImplementedError
 
     def __call__(self, sigma: Tensor, target: Target) -> Tensor:
-        """(B,) -> (B,), the same weighting on the squared error of `target`: times (c_out_target / c_out_base)²."""
+        """(B,) -> (B,), the same weighting on the squared error of `target`: times (c_out_target / c_out_base)².
+
+        Finite at sigma = 0 and inf but for two: at 0 on x0 and at inf on eps it may be inf, or nan as 0 / 0, since
+        there z itself is the output and an error of v is none of it.
+        """
         weight = self.weight(sigma)
         return weight if target == self.base else weight * self.base.gain(sigma) / target.gain(sigma)
 
@@ -161,7 +165,8 @@ class Sigmoid(Weighting):
 class Importance(Weighting):
     """Another weighting times intended / drawn density: what is drawn changes, and what is trained does not.
 
-    The weight is infinite where the intended density draws and the drawn one does not.
+    It has no value at sigma = 0 and inf, which a density without atoms never draws. A drawn density that misses more
+    than a thousandth of the intended draws is refused.
     """
 
     weighting: Weighting
@@ -180,14 +185,26 @@ class Importance(Weighting):
                     f"weighting.{name} needs a density with a log_prob, but {error}. Choose one that is continuous, "
                     f"such as table_interpolated in place of table_uniform."
                 ) from error
+        intended = self.intended.sigma((torch.arange(1000, dtype=torch.float64) + 0.5) / 1000)
+        missed = intended[self.drawn.log_prob(intended) == -torch.inf]
+        if len(missed):
+            raise ConfigError(
+                f"weighting.drawn never draws sigma {missed[0]:.4g} to {missed[-1]:.4g}, where weighting.intended has "
+                f"levels. Choose a schedule that draws them, or truncate weighting.intended."
+            )
 
     @property
     def base(self) -> Target:
         return self.weighting.base
 
+    def _ratio(self, sigma: Tensor) -> Tensor:
+        return (self.intended.log_prob(sigma) - self.drawn.log_prob(sigma)).exp()
+
     def weight(self, sigma: Tensor) -> Tensor:
-        ratio = (self.intended.log_prob(sigma) - self.drawn.log_prob(sigma)).exp()
-        return self.weighting.weight(sigma) * ratio
+        return self.weighting.weight(sigma) * self._ratio(sigma)
+
+    def penalty(self, sigma: Tensor) -> Tensor:
+        return self.weighting.penalty(sigma) * self._ratio(sigma)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -213,5 +230,11 @@ class OtherTable(Weighting):
                 f"got {len(self.read.sigmas)}"
             )
 
+    def _level(self, sigma: Tensor) -> Tensor:
+        return self.read.at(self.table.index(sigma))
+
     def weight(self, sigma: Tensor) -> Tensor:
-        return self.weighting(self.read.at(self.table.index(sigma)), self.base)
+        return self.weighting(self._level(sigma), self.base)
+
+    def penalty(self, sigma: Tensor) -> Tensor:
+        return self.weighting.penalty(self._level(sigma))
