@@ -1,28 +1,41 @@
+"""Tables, timesteps, the four parts together, and the presets, against diffusers and published numbers."""
+
 import math
 
 import numpy as np
 import pytest
 import torch
-from diffusers import DDIMScheduler, DDPMScheduler
+from diffusers import DDPMScheduler, FlowMatchEulerDiscreteScheduler
 from diffusers.schedulers.scheduling_ddpm import rescale_zero_terminal_snr
 from hypothesis import given
 from hypothesis import strategies as st
-from scipy import stats
 
 from ztsnr.errors import ConfigError
-from ztsnr.schedule.density import LAST_U, Density, Laplace, TableUniform, TerminalMass
-from ztsnr.schedule.grid import FromTerminal, Karras, Quantiles, Trailing
-from ztsnr.schedule.table import ScaledLinear, ZeroTerminal, sigmas_from_alpha_bar
-from ztsnr.schedule.timesteps import LogSigma, TableIndex
+from ztsnr.noise import alpha, snr
+from ztsnr.registry import make, options
+from ztsnr.schedule.density import Density, TableUniform
+from ztsnr.schedule.grid import Karras, Leading, Trailing
+from ztsnr.schedule.table import Cosine, Linear, ScaledLinear, ZeroTerminal, sigmas_from_alpha_bar
+from ztsnr.schedule.timesteps import FlowTime, LogSigma, TableIndex
 
-LAPLACE = Laplace(mu=0.0, b=0.5)
 KARRAS = Karras(sigma_min=0.0292, sigma_max=20000.0, rho=7.0)
-UNIT_INTERVAL = st.floats(0, 1, exclude_max=True)
-STEPS = st.integers(1, 1000)
+DDPM = Linear(beta_start=1e-4, beta_end=0.02, steps=1000)
+COSINE = Cosine(offset=0.008, beta_max=0.999, steps=1000)
+SDXL = ScaledLinear(beta_start=0.00085, beta_end=0.012, steps=1000)
+TABLES = {
+    "linear": DDPM,
+    "squaredcos_cap_v2": COSINE,
+    "scaled_linear": SDXL,
+}
 
 
 def of(*sigmas):
     return torch.tensor(sigmas, dtype=torch.float64)
+
+
+def betas_of(table):
+    alpha_bar = 1 / (1 + table.sigmas.square())
+    return 1 - alpha_bar / torch.cat([of(1.0), alpha_bar[:-1]])
 
 
 # tables
@@ -32,7 +45,46 @@ def test_table_has_the_published_ends_of_sdxl(sdxl):
     assert sdxl.sigmas.dtype == torch.float64
     assert len(sdxl.sigmas) == 1000
     assert sdxl.sigmas[[0, -1]].tolist() == pytest.approx([0.029167, 14.6146], rel=1e-5)
-    assert sdxl.sigmas[-1].item() ** -2 == pytest.approx(0.004682, rel=1e-4)
+
+
+@pytest.mark.parametrize(
+    ("table", "terminal_snr", "digits"),
+    [(DDPM, 4.035993e-05, 1e-7), (COSINE, 2.428735e-09, 1e-6), (SDXL, 0.004682, 1e-4)],
+)
+def test_terminal_snr_is_that_of_the_paper(table, terminal_snr, digits):
+    """arXiv 2305.08891, Table 1."""
+    assert snr(table.sigmas[-1]).item() == pytest.approx(terminal_snr, rel=digits)
+
+
+def test_terminal_signal_of_linear_betas_is_that_of_the_paper():
+    """arXiv 2305.08891, Table 1: sqrt(alpha_bar_T)."""
+    assert alpha(DDPM.sigmas[-1]).item() == pytest.approx(0.006353, abs=5e-7)
+
+
+@pytest.mark.parametrize("schedule", TABLES)
+def test_tables_are_those_of_diffusers(schedule):
+    table, settings = TABLES[schedule], {"beta_schedule": schedule}
+    if schedule != "squaredcos_cap_v2":
+        settings |= {"beta_start": table.beta_start, "beta_end": table.beta_end}
+    scheduler = DDPMScheduler(**settings)
+    torch.testing.assert_close(betas_of(table), scheduler.betas.double(), rtol=1e-6, atol=0)
+    alpha_bar = 1 / (1 + table.sigmas.square())
+    torch.testing.assert_close(alpha_bar, scheduler.alphas_cumprod.double(), rtol=1e-4, atol=0)
+
+
+def test_the_zero_terminal_table_is_that_of_diffusers(zero_terminal):
+    scheduler = DDPMScheduler(
+        beta_start=0.00085, beta_end=0.012, beta_schedule="scaled_linear", rescale_betas_zero_snr=True
+    )
+    alpha_bar = 1 / (1 + zero_terminal.sigmas.square())
+    torch.testing.assert_close(alpha_bar, scheduler.alphas_cumprod.double(), rtol=0, atol=1e-6)
+
+
+@pytest.mark.parametrize("table", TABLES.values(), ids=TABLES)
+def test_zero_terminal_rescale_is_that_of_diffusers_in_double_precision(table):
+    alpha_bar = (1 - rescale_zero_terminal_snr(betas_of(table))).cumprod(0)
+    rescaled = ZeroTerminal(table=table, terminal=math.inf).sigmas
+    torch.testing.assert_close(rescaled, sigmas_from_alpha_bar(alpha_bar), rtol=1e-7, atol=0)
 
 
 def test_zero_terminal_table_has_the_published_levels(sdxl, zero_terminal):
@@ -42,27 +94,23 @@ def test_zero_terminal_table_has_the_published_levels(sdxl, zero_terminal):
     assert sigmas[900].item() == pytest.approx(18.4, abs=0.05)
 
 
-@pytest.mark.parametrize("zero_snr", [False, True])
-def test_tables_are_those_of_diffusers(zero_snr, sdxl, zero_terminal):
-    scheduler = DDPMScheduler(
-        beta_start=0.00085, beta_end=0.012, beta_schedule="scaled_linear", rescale_betas_zero_snr=zero_snr
-    )
-    table = zero_terminal if zero_snr else sdxl
-    alpha_bar = 1 / (1 + table.sigmas.square())
-    torch.testing.assert_close(alpha_bar, scheduler.alphas_cumprod.double(), rtol=0, atol=1e-6)
+@pytest.mark.parametrize("table", TABLES.values(), ids=TABLES)
+def test_zero_terminal_is_algorithm_1(table):
+    """arXiv 2305.08891: sqrt(alpha_bar) moved to end in 0, then scaled to begin as it did."""
+    root = alpha(table.sigmas).numpy()
+    root = (root - root[-1]) * root[0] / (root[0] - root[-1])
+    rescaled = ZeroTerminal(table=table, terminal=math.inf)
+    np.testing.assert_allclose(alpha(rescaled.sigmas), root, rtol=1e-9, atol=1e-15)
+    assert rescaled.sigmas[-1].item() == math.inf
 
 
-def test_zero_terminal_rescale_is_that_of_diffusers_in_double_precision(zero_terminal):
-    betas = torch.linspace(0.00085**0.5, 0.012**0.5, 1000, dtype=torch.float64).square()
-    alpha_bar = (1 - rescale_zero_terminal_snr(betas)).cumprod(0)
-    torch.testing.assert_close(zero_terminal.sigmas, sigmas_from_alpha_bar(alpha_bar), rtol=1e-9, atol=0)
-
-
-@pytest.mark.parametrize("terminal", [20000.0, math.inf])
-def test_tables_ascend_up_to_their_terminal(sdxl, terminal):
-    sigmas = ZeroTerminal(table=sdxl, terminal=terminal).sigmas
-    assert (sigmas.diff() > 0).all()
-    assert sigmas[-1].item() == terminal
+@pytest.mark.parametrize("table", TABLES.values(), ids=TABLES)
+@pytest.mark.parametrize("terminal", [1e9, math.inf])
+def test_tables_ascend_up_to_their_terminal(table, terminal):
+    assert (table.sigmas.diff() > 0).all()
+    rescaled = ZeroTerminal(table=table, terminal=terminal).sigmas
+    assert (rescaled.diff() > 0).all()
+    assert rescaled[-1].item() == terminal
 
 
 def test_zero_terminal_of_zero_terminal_changes_nothing(zero_terminal):
@@ -70,6 +118,41 @@ def test_zero_terminal_of_zero_terminal_changes_nothing(zero_terminal):
     torch.testing.assert_close(again.sigmas, zero_terminal.sigmas, rtol=1e-9, atol=0)
 
 
+TO_INF, TO_20000 = ZeroTerminal(table=SDXL, terminal=math.inf), ZeroTerminal(table=SDXL, terminal=20000.0)
+
+
+@pytest.mark.parametrize("table", [*TABLES.values(), TO_INF, TO_20000], ids=repr)
+def test_index_and_at_are_exact_at_every_level(table):
+    index = torch.arange(1000, dtype=torch.float64)
+    assert torch.equal(table.index(table.sigmas), index)
+    assert torch.equal(table.at(index), table.sigmas)
+
+
+@pytest.mark.parametrize("table", [*TABLES.values(), TO_INF, TO_20000], ids=repr)
+@given(st.floats(0, 999), st.floats(math.log(0.03), math.log(1e6)))
+def test_index_and_at_are_each_others_inverse(table, index, log_sigma):
+    assert table.index(table.at(of(index))).item() == pytest.approx(index, abs=1e-8)
+    sigma = min(math.exp(log_sigma), table.sigmas[-1].item())
+    assert table.at(table.index(of(sigma))).item() == pytest.approx(sigma, rel=1e-11 + 1e-14 * sigma)
+
+
+@given(st.floats(0, 999))
+def test_between_levels_a_table_is_linear_in_the_angle(index):
+    angle = np.interp(index, np.arange(1000), np.arctan(TO_INF.sigmas.numpy()))
+    assert TO_INF.at(of(index)).atan().item() == pytest.approx(angle, abs=1e-14)
+
+
+@given(st.lists(st.floats(0, 999), min_size=2, max_size=20))
+def test_at_never_leaves_the_levels_around_it(index):
+    index = of(*sorted(index), 999 * (1 - 2**-53), 999.0)
+    for table in (SDXL, TO_20000, TO_INF):
+        sigma = table.at(index)
+        assert (sigma >= table.sigmas[index.floor().long()]).all()
+        assert (sigma <= table.sigmas[index.ceil().long()]).all()
+        assert (sigma[1:] >= sigma[:-1]).all()
+
+
+@pytest.mark.parametrize("make_table", [ScaledLinear, Linear])
 @pytest.mark.parametrize(
     ("key", "value"),
     [
@@ -82,238 +165,32 @@ def test_zero_terminal_of_zero_terminal_changes_nothing(zero_terminal):
         ("steps", 10.0),
     ],
 )
-def test_impossible_betas_are_refused_by_key(key, value):
-    with pytest.raises(ConfigError, match=rf"table\.{key}") as refusal:
-        ScaledLinear(**{"beta_start": 0.00085, "beta_end": 0.012, "steps": 1000} | {key: value})
-    assert repr(value) in str(refusal.value)
+def test_impossible_betas_are_refused_by_key_and_value(make_table, key, value):
+    with pytest.raises(ConfigError, match=rf"^table\.{key} must ") as refusal:
+        make_table(**{"beta_start": 0.00085, "beta_end": 0.012, "steps": 1000} | {key: value})
+    assert f"got {value!r}" in str(refusal.value)
+
+
+@pytest.mark.parametrize(
+    ("key", "value"),
+    [("offset", -0.008), ("offset", math.inf), ("offset", "abc"), ("beta_max", 0.0), ("beta_max", 1), ("steps", 1.5)],
+)
+def test_an_impossible_cosine_table_is_refused_by_key_and_value(key, value):
+    with pytest.raises(ConfigError, match=rf"^table\.{key} must ") as refusal:
+        Cosine(**{"offset": 0.008, "beta_max": 0.999, "steps": 1000} | {key: value})
+    assert f"got {value!r}" in str(refusal.value)
 
 
 @pytest.mark.parametrize("terminal", [1.0, 2254.0, 0, math.nan, "inf", -math.inf])
 def test_a_terminal_that_does_not_exceed_the_level_before_it_is_refused(sdxl, terminal):
-    with pytest.raises(ConfigError, match=r"table\.terminal"):
+    with pytest.raises(ConfigError, match=r"^table\.terminal must ") as refusal:
         ZeroTerminal(table=sdxl, terminal=terminal)
+    assert f"got {terminal!r}" in str(refusal.value)
 
 
 def test_zero_terminal_needs_a_table():
-    with pytest.raises(ConfigError, match=r"table\.table"):
+    with pytest.raises(ConfigError, match=r"^table\.table must .*, got \[0\.1, 1\.0\]"):
         ZeroTerminal(table=[0.1, 1.0], terminal=math.inf)
-
-
-# densities
-
-
-@pytest.fixture(scope="module", params=["table", "table_to_inf", "zero_terminal", "laplace", "laplace_to_inf"])
-def density(request, sdxl, zero_terminal):
-    return {
-        "table": TableUniform(table=sdxl),
-        "table_to_inf": TerminalMass(density=TableUniform(table=sdxl), terminal=math.inf, mass=0.1),
-        "zero_terminal": TableUniform(table=zero_terminal),
-        "laplace": LAPLACE,
-        "laplace_to_inf": TerminalMass(density=LAPLACE, terminal=math.inf, mass=0.1),
-    }[request.param]
-
-
-@given(st.lists(UNIT_INTERVAL, min_size=2, max_size=20))
-def test_density_is_a_nondecreasing_map_into_0_to_inf(density, u):
-    sigma = density.sigma(of(*sorted(u)))
-    assert (sigma[1:] >= sigma[:-1]).all()
-    assert (sigma >= 0).all()
-    assert (sigma <= density.sigma_max).all()
-
-
-def test_no_density_breaks_at_the_ends_of_the_unit_interval(density):
-    sigma = density.sigma(of(0.0, LAST_U))
-    assert not sigma.isnan().any()
-    assert sigma[1].item() == density.sigma_max
-
-
-def test_highest_levels(sdxl, zero_terminal):
-    assert TableUniform(table=sdxl).sigma_max == sdxl.sigmas[-1].item()
-    assert TableUniform(table=zero_terminal).sigma_max == math.inf
-    assert TerminalMass(density=LAPLACE, terminal=math.inf, mass=0.01).sigma_max == math.inf
-    assert math.isfinite(LAPLACE.sigma_max)
-
-
-def test_table_uniform_draws_each_level_equally_often(zero_terminal):
-    u = (torch.arange(3000, dtype=torch.float64) + 0.5) / 3000
-    drawn = TableUniform(table=zero_terminal).sigma(u)
-    assert torch.equal(drawn, zero_terminal.sigmas.repeat_interleave(3))
-
-
-@pytest.mark.parametrize(("mu", "b"), [(0.0, 0.5), (-1.0, 0.75), (2.0, 3.0)])
-@given(UNIT_INTERVAL)
-def test_laplace_has_the_quantiles_of_scipy(mu, b, u):
-    sigma = Laplace(mu=mu, b=b).sigma(of(u)).item()
-    assert sigma == pytest.approx(math.exp(-stats.laplace(loc=mu, scale=b).ppf(1 - u) / 2), rel=1e-6)
-
-
-def test_laplace_holds_the_published_interval_and_tail():
-    """Computed from arXiv 2407.03297's b = 0.5."""
-    assert LAPLACE.sigma(of(0.01, 0.5, 0.99)).tolist() == pytest.approx([0.376, 1, 2.66], rel=1e-3)
-    for level, tail in ((14.6, 1.1e-5), (20000.0, 3.1e-18)):
-        log_sigma = math.log(level) + torch.linspace(0, 20, 40_001, dtype=torch.float64)
-        mass = torch.trapezoid(LAPLACE.log_prob(log_sigma.exp()).exp(), log_sigma)
-        assert mass.item() == pytest.approx(tail, rel=0.02)
-
-
-@pytest.mark.parametrize("laplace", [LAPLACE, Laplace(mu=-1.0, b=0.75)], ids=repr)
-def test_log_prob_integrates_to_1_over_log_sigma(laplace):
-    log_sigma = torch.linspace(-20, 20, 40_001, dtype=torch.float64)
-    mass = torch.trapezoid(laplace.log_prob(log_sigma.exp()).exp(), log_sigma)
-    assert mass.item() == pytest.approx(1, abs=1e-5)
-
-
-@pytest.mark.parametrize("laplace", [LAPLACE, Laplace(mu=-1.0, b=0.75)], ids=repr)
-@given(st.floats(0.001, 0.999).filter(lambda u: u != 0.5))
-def test_log_prob_is_the_slope_of_u_in_log_sigma(laplace, u):
-    u = of(u).requires_grad_()
-    sigma = laplace.sigma(u)
-    (slope,) = torch.autograd.grad(sigma.log().sum(), u)
-    assert laplace.log_prob(sigma.detach()).exp().item() == pytest.approx(1 / slope.item(), rel=1e-9)
-
-
-def test_densities_with_atoms_have_no_log_prob(sdxl):
-    for atomic in (TableUniform(table=sdxl), TerminalMass(density=LAPLACE, terminal=math.inf, mass=0.1)):
-        with pytest.raises(NotImplementedError, match="atoms"):
-            atomic.log_prob(of(1.0))
-
-
-@pytest.mark.parametrize("mass", [0.001, 0.1, 0.5])
-@pytest.mark.parametrize("terminal", [20000.0, math.inf])
-def test_terminal_mass_puts_its_share_at_the_terminal_and_leaves_the_rest_as_it_was(mass, terminal):
-    u = (torch.arange(100_000, dtype=torch.float64) + 0.5) / 100_000
-    drawn = TerminalMass(density=LAPLACE, terminal=terminal, mass=mass).sigma(u)
-    at_terminal = drawn == terminal
-    assert at_terminal.double().mean().item() == pytest.approx(mass, abs=1e-9)
-    rest = torch.arange((~at_terminal).sum().item(), dtype=torch.float64)
-    torch.testing.assert_close(drawn[~at_terminal], LAPLACE.sigma((rest + 0.5) / len(rest)), rtol=1e-9, atol=0)
-
-
-def test_terminal_mass_begins_where_the_rest_ends():
-    density = TerminalMass(density=LAPLACE, terminal=math.inf, mass=0.25)
-    assert density.sigma(of(0.75)).item() == math.inf
-    assert density.sigma(of(math.nextafter(0.75, 0))).item() == pytest.approx(LAPLACE.sigma_max)
-
-
-@pytest.mark.parametrize(
-    ("make", "key"),
-    [
-        (lambda: Laplace(mu="abc", b=0.5), "mu"),
-        (lambda: Laplace(mu=math.inf, b=0.5), "mu"),
-        (lambda: Laplace(mu=0.0, b=0), "b"),
-        (lambda: Laplace(mu=0.0, b=-1.0), "b"),
-        (lambda: Laplace(mu=0.0, b=True), "b"),
-        (lambda: TableUniform(table=None), "table"),
-        (lambda: TerminalMass(density=KARRAS, terminal=math.inf, mass=0.1), "density"),
-        (lambda: TerminalMass(density=LAPLACE, terminal=math.inf, mass=0), "mass"),
-        (lambda: TerminalMass(density=LAPLACE, terminal=math.inf, mass=1.0), "mass"),
-        (lambda: TerminalMass(density=LAPLACE, terminal=math.nan, mass=0.1), "terminal"),
-        (lambda: TerminalMass(density=LAPLACE, terminal=14.6, mass=0.1), "terminal"),
-    ],
-)
-def test_impossible_densities_are_refused_by_key(make, key):
-    with pytest.raises(ConfigError, match=rf"density\.{key} must "):
-        make()
-
-
-# grids
-
-
-@pytest.fixture(
-    scope="module", params=["karras", "trailing", "trailing_from_inf", "quantiles", "karras_from_inf", "karras_20000"]
-)
-def grid(request, sdxl, zero_terminal):
-    narrow = Karras(sigma_min=0.0292, sigma_max=17.8, rho=7.0)
-    return {
-        "karras": KARRAS,
-        "trailing": Trailing(table=sdxl),
-        "trailing_from_inf": Trailing(table=zero_terminal),
-        "quantiles": Quantiles(density=LAPLACE, u_max=0.99),
-        "karras_from_inf": FromTerminal(grid=narrow, terminal=math.inf),
-        "karras_20000": FromTerminal(grid=narrow, terminal=20000.0),
-    }[request.param]
-
-
-@given(STEPS)
-def test_grid_decreases_from_its_start_to_0_in_so_many_steps(grid, steps):
-    sigmas = grid.sigmas(steps)
-    assert sigmas.dtype == torch.float64
-    assert len(sigmas) == steps + 1
-    assert (sigmas[1:] < sigmas[:-1]).all()
-    assert sigmas[0].item() == grid.start
-    assert sigmas[-1].item() == 0
-
-
-@given(st.integers(2, 200))
-def test_karras_is_the_ladder_of_edm(steps):
-    """arXiv 2206.00364, equation 5."""
-    i = np.arange(steps)
-    ladder = (20000 ** (1 / 7) + i / (steps - 1) * (0.0292 ** (1 / 7) - 20000 ** (1 / 7))) ** 7
-    np.testing.assert_allclose(KARRAS.sigmas(steps), np.append(ladder, 0), rtol=1e-12)
-
-
-def test_karras_in_one_step_starts_at_its_highest_level():
-    assert KARRAS.sigmas(1).tolist() == pytest.approx([20000, 0], rel=1e-12)
-
-
-@pytest.mark.parametrize("steps", [1, 2, 4, 5, 8, 10, 16, 20, 25, 28, 30, 40, 50, 100, 250, 1000])
-def test_trailing_visits_the_timesteps_of_diffusers(steps, zero_terminal):
-    scheduler = DDIMScheduler(timestep_spacing="trailing")
-    scheduler.set_timesteps(steps)
-    visited = Trailing(table=zero_terminal).sigmas(steps)[:-1]
-    assert torch.equal(visited, zero_terminal.sigmas[scheduler.timesteps])
-    assert TableIndex(table=zero_terminal, quantize=False)(visited).tolist() == scheduler.timesteps.tolist()
-
-
-def test_quantiles_take_equal_steps_of_probability_down_from_u_max():
-    shares = stats.laplace(scale=0.5).sf(-2 * np.log(Quantiles(density=LAPLACE, u_max=0.99).sigmas(9)[:-1]))
-    np.testing.assert_allclose(shares, 0.99 * np.arange(9, 0, -1) / 9)
-
-
-@pytest.mark.parametrize("grid", [KARRAS, Quantiles(density=LAPLACE, u_max=0.99)], ids=repr)
-def test_from_terminal_is_one_step_and_then_the_other_grid(grid):
-    entered = FromTerminal(grid=grid, terminal=math.inf)
-    assert entered.sigmas(1).tolist() == [math.inf, 0]
-    assert entered.sigmas(8).tolist() == [math.inf, *grid.sigmas(7).tolist()]
-
-
-@pytest.mark.parametrize(
-    ("make", "key"),
-    [
-        (lambda: Karras(sigma_min=0, sigma_max=10.0, rho=7.0), "sigma_min"),
-        (lambda: Karras(sigma_min=10.0, sigma_max=10.0, rho=7.0), "sigma_min"),
-        (lambda: Karras(sigma_min=0.03, sigma_max=math.inf, rho=7.0), "sigma_max"),
-        (lambda: Karras(sigma_min=0.03, sigma_max=10.0, rho=-7.0), "rho"),
-        (lambda: Trailing(table="sdxl"), "table"),
-        (lambda: Quantiles(density=LAPLACE, u_max=1.0), "u_max"),
-        (lambda: Quantiles(density=LAPLACE, u_max=0), "u_max"),
-        (lambda: Quantiles(density=None, u_max=0.99), "density"),
-        (lambda: FromTerminal(grid=KARRAS, terminal=19999.0), "terminal"),
-        (lambda: FromTerminal(grid=FromTerminal(grid=KARRAS, terminal=math.inf), terminal=math.inf), "terminal"),
-        (lambda: FromTerminal(grid=LAPLACE, terminal=math.inf), "grid"),
-    ],
-)
-def test_impossible_grids_are_refused_by_key(make, key):
-    with pytest.raises(ConfigError, match=rf"grid\.{key} must "):
-        make()
-
-
-def test_karras_starts_exactly_at_its_sigma_max_so_the_same_terminal_is_refused():
-    assert KARRAS.start == 20000
-    with pytest.raises(ConfigError, match=r"grid\.terminal"):
-        FromTerminal(grid=KARRAS, terminal=20000.0)
-
-
-def test_more_steps_than_levels_are_refused(sdxl):
-    with pytest.raises(ConfigError, match="steps must be at most 1000"):
-        Trailing(table=sdxl).sigmas(1001)
-
-
-def test_quantiles_that_would_repeat_an_atom_are_refused(sdxl):
-    to_inf = TerminalMass(density=LAPLACE, terminal=math.inf, mass=0.3)
-    for density, steps in ((to_inf, 10), (TableUniform(table=sdxl), 1001)):
-        with pytest.raises(ConfigError, match=r"steps|density"):
-            Quantiles(density=density, u_max=0.99).sigmas(steps)
 
 
 # timesteps
@@ -363,6 +240,25 @@ def test_log_sigma_is_the_noise_condition_of_edm():
     assert LogSigma(scale=0.25)(of(1.0, math.exp(2), math.exp(-4))).tolist() == pytest.approx([0, 0.5, -1])
 
 
+@given(st.floats(0, 1e12))
+def test_flow_time_is_1000_times_the_share_of_noise_on_the_straight_path(sigma):
+    assert FlowTime(scale=1000.0)(of(sigma)).item() == pytest.approx(1000 * sigma / (1 + sigma), rel=1e-12)
+
+
+def test_flow_time_has_both_its_ends():
+    assert FlowTime(scale=1000.0)(of(0.0, 1.0, math.inf)).tolist() == [0, 500, 1000]
+
+
+def test_flow_time_is_the_timestep_of_diffusers():
+    """What that scheduler calls sigma is tau."""
+    scheduler = FlowMatchEulerDiscreteScheduler(shift=3.0)
+    scheduler.set_timesteps(28)
+    tau = scheduler.sigmas[:-1].double()
+    told = FlowTime(scale=1000.0)(tau / (1 - tau))
+    torch.testing.assert_close(told, scheduler.timesteps.double(), rtol=1e-5, atol=0)
+    assert told[0].item() == 1000
+
+
 @pytest.mark.parametrize(
     ("make", "key"),
     [
@@ -371,6 +267,8 @@ def test_log_sigma_is_the_noise_condition_of_edm():
         (lambda table: TableIndex(table=table, quantize="no"), "quantize"),
         (lambda table: LogSigma(scale=0), "scale"),
         (lambda table: LogSigma(scale=math.nan), "scale"),
+        (lambda table: FlowTime(scale=-1000.0), "scale"),
+        (lambda table: FlowTime(scale="1000"), "scale"),
     ],
 )
 def test_impossible_timesteps_are_refused_by_key(sdxl, make, key):
@@ -394,6 +292,7 @@ def test_schedule_knows_its_highest_level_and_which_parts_reach_inf(sdxl, zero_t
     assert make_schedule(sdxl, density=BelowOne()).sigma_max == sdxl.sigmas[-1].item()
     assert make_schedule(sdxl, grid=KARRAS).sigma_max == pytest.approx(20000)
     assert both.sigma_max == only_grid.sigma_max == only_density.sigma_max == math.inf
+    assert make_schedule(sdxl, grid=Leading(table=zero_terminal, offset=1)).sigma_max == math.inf
     reached = [schedule.parts_at_inf for schedule in (plain, both, only_grid, only_density)]
     assert reached == ["", "density and grid", "grid", "density"]
 
@@ -410,3 +309,97 @@ def test_a_level_that_the_network_cannot_be_told_is_refused(sdxl, zero_terminal,
 def test_a_part_of_the_wrong_kind_is_refused_by_name(sdxl, make_schedule, part):
     with pytest.raises(ConfigError, match=rf"schedule\.{part} must be a .*, got 'abc'"):
         make_schedule(sdxl, **{part: "abc"})
+
+
+# the presets
+
+PRESETS = {  # the highest level drawn, the level that sampling starts from, and the timestep told there
+    "cauchy": (20000, 85.561, None),
+    "cosine": (2**54 / math.pi, math.inf, 999),
+    "cosine_scaled": ((2**54 / math.pi) ** 0.5, math.tan(0.99 * math.pi / 2) ** 0.5, None),
+    "cosine_shifted": (2**54 / math.pi * math.exp(-0.5), math.tan(0.99 * math.pi / 2) * math.exp(-0.5), None),
+    "cosine_table": (2.428735e-09**-0.5, 2.428735e-09**-0.5, None),
+    "ddpm": (4.035993e-05**-0.5, 4.035993e-05**-0.5, None),
+    "edm": (math.exp(-1.2 + 1.2 * 8.2095), 80, math.log(80) / 4),
+    "edm2": (math.exp(-0.4 + 8.2095), 80, math.log(80) / 4),
+    "flow_logit_normal": (math.exp(8.2095), math.inf, 1000),
+    "flow_uniform": (2**53, math.inf, 1000),
+    "infonoise": (math.inf, math.inf, 999),
+    "karras": (20000, 20000, None),
+    "laplace": (2**13, 2.66, None),
+    "laplace_ztsnr": (math.inf, math.inf, 999),
+    "sdxl": (14.6146, 14.6146, 999),
+    "sdxl_ztsnr": (math.inf, math.inf, 999),
+    "ztsnr": (math.inf, math.inf, 999),
+    "ztsnr_continuous": (math.inf, math.inf, 999),
+}
+
+
+def test_every_preset_is_below():
+    assert set(options("schedule")) == set(PRESETS)
+
+
+@pytest.mark.parametrize(("preset", "highest", "start", "told"), [(name, *PRESETS[name]) for name in PRESETS])
+def test_a_preset_draws_up_to_its_highest_level_and_samples_from_its_start(preset, highest, start, told):
+    schedule = make("schedule", preset)
+    assert schedule.density.highest == pytest.approx(highest, rel=1e-3)
+    assert schedule.grid.start == pytest.approx(start, rel=1e-3)
+    t = schedule.timesteps(of(schedule.grid.start)).item()
+    assert math.isfinite(t)
+    assert told is None or t == pytest.approx(told, rel=1e-6)
+    sigmas = schedule.grid.sigmas(28)
+    assert schedule.timesteps(sigmas[:-1]).diff().lt(0).all()
+    drawn = schedule.density.sigma((torch.arange(100, dtype=torch.float64) + 0.5) / 100)
+    assert schedule.timesteps(drawn).isfinite().all()
+
+
+DENSITIES = {  # medians, of which ln is -mu / 2 for logSNR, mean for ln sigma
+    "cauchy": 1.0,
+    "cosine": 1.0,
+    "cosine_scaled": 1.0,
+    "cosine_shifted": math.exp(-0.5),
+    "edm": math.exp(-1.2),
+    "edm2": math.exp(-0.4),
+    "flow_uniform": 1.0,
+    "infonoise": (0.0292 * 14.6146) ** 0.5,
+    "infonoise_terminal": 0.0292 * (14.6146 / 0.0292) ** (0.5 / 0.95),
+    "karras": ((0.0292 ** (1 / 7) + 20000 ** (1 / 7)) / 2) ** 7,
+    "laplace": 1.0,
+    "laplace_terminal": (2 * (1 - 0.5 / 0.95)) ** -0.25,
+    "log_uniform": (0.0292 * 14.6146) ** 0.5,
+    "logit_normal": 1.0,
+    "mixture": None,
+    "shifted": 2.0,
+    "table_interpolated": None,
+    "table_interpolated_terminal": None,
+    "table_uniform": None,
+    "truncated": 1.0,
+}
+
+
+def test_every_density_preset_is_above():
+    assert set(options("schedule/density")) == set(DENSITIES)
+
+
+@pytest.mark.parametrize("option", [name for name, median in DENSITIES.items() if median])
+def test_a_density_preset_has_its_median(option):
+    assert make("schedule/density", option).sigma(of(0.5)).item() == pytest.approx(DENSITIES[option], rel=1e-3)
+
+
+def test_table_presets_are_the_published_tables():
+    for option, table in (("sdxl", SDXL), ("sdxl_ztsnr", TO_INF), ("ddpm", DDPM), ("cosine", COSINE)):
+        assert make("schedule/table", option) == table
+
+
+def test_timestep_presets_are_the_published_ones(zero_terminal):
+    assert make("schedule/timesteps", "table") == TableIndex(table=zero_terminal, quantize=False)
+    assert make("schedule/timesteps", "log_sigma") == LogSigma(scale=0.25)
+    assert make("schedule/timesteps", "flow") == FlowTime(scale=1000.0)
+
+
+@pytest.mark.parametrize("preset", ["ztsnr", "sdxl_ztsnr", "laplace_ztsnr", "ztsnr_continuous"])
+def test_presets_that_sample_from_the_terminal_level_draw_it(preset):
+    u = (torch.arange(1000, dtype=torch.float64) + 0.5) / 1000
+    drawn = make("schedule", preset).density.sigma(u)
+    share = {"laplace_ztsnr": 0.05, "ztsnr_continuous": 0.01}.get(preset, 0.001)
+    assert drawn.isinf().double().mean().item() == pytest.approx(share)

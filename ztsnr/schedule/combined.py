@@ -2,7 +2,6 @@
 
 import math
 from dataclasses import dataclass
-from functools import cached_property
 
 import torch
 from torch import Tensor
@@ -11,8 +10,11 @@ from ztsnr import check
 from ztsnr.errors import ConfigError
 from ztsnr.schedule.density import LAST_U, Density
 
-LOG_OF_0, LOG_OF_INF = -746.0, 710.0
-"""Beyond these, exp gives 0 and inf in float64."""
+ROUNDING = 2**-49
+"""More than float64 loses between a density's u and its cdf."""
+
+FEWEST = 1e-9
+"""The least share of a density's draws that still resolves what is left of it to six digits."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -39,12 +41,12 @@ class TerminalMass(Density):
         return torch.where(u < rest, inner, torch.full_like(inner, self.terminal))
 
     def cdf(self, sigma: Tensor) -> Tensor:
-        return (1 - self.mass) * self.density.cdf(sigma) + self.mass * (sigma >= self.terminal)
+        return torch.where(sigma >= self.terminal, 1.0, (1 - self.mass) * self.density.cdf(sigma))
 
 
 @dataclass(frozen=True, kw_only=True)
 class Truncated(Density):
-    """Another density between two levels: what falls outside is drawn again."""
+    """Another density from sigma_min to sigma_max, both included: what falls outside is drawn again."""
 
     density: Density
     sigma_min: float
@@ -55,22 +57,23 @@ class Truncated(Density):
         check.number("density.sigma_min", self.sigma_min, at_least=0)
         check.number("density.sigma_max", self.sigma_max, above=self.sigma_min)
         low, high = self._range
-        if not high > low:
+        if high - low < FEWEST:
             raise ConfigError(
-                f"density.sigma_min={self.sigma_min} and density.sigma_max={self.sigma_max} leave nothing of "
+                f"density.sigma_min={self.sigma_min} and density.sigma_max={self.sigma_max} leave {high - low:.2g} of "
                 f"density.density, which draws {low:.3g} of its levels below them. Choose bounds within it."
             )
 
-    @cached_property
+    @property
     def _range(self) -> tuple[float, float]:
-        """The inner u at the bounds."""
-        low, high = self.density.cdf(torch.tensor([self.sigma_min, self.sigma_max], dtype=torch.float64)).tolist()
+        """The inner u at the bounds; not kept, since a learned density changes."""
+        bounds = torch.tensor([math.nextafter(self.sigma_min, 0), self.sigma_max], dtype=torch.float64)
+        low, high = self.density.cdf(bounds).tolist()
         return low, high
 
     def sigma(self, u: Tensor) -> Tensor:
         low, high = self._range
-        inner = self.density.sigma((low + u * (high - low)).clamp(max=LAST_U))
-        return inner.clamp(self.sigma_min, self.sigma_max)
+        inner = (low + u * (high - low)).clamp(low + ROUNDING, high - ROUNDING)  # the next atom is not drawn
+        return self.density.sigma(inner).clamp(self.sigma_min, self.sigma_max)
 
     def cdf(self, sigma: Tensor) -> Tensor:
         low, high = self._range
@@ -122,21 +125,21 @@ class Mixture(Density):
             check.instance(f"density.densities.{name}", density, Density)
             check.finite(f"density.shares.{name}", self.shares[name], above=0)
 
-    def _mean(self, values) -> Tensor:
-        return sum(self.shares[name] * value for name, value in values.items()) / sum(self.shares.values())
-
     def sigma(self, u: Tensor) -> Tensor:
-        """By bisection in ln sigma, between the parts' own quantiles."""
+        """The first float whose cdf exceeds u, by bisection between the parts' quantiles over floats as integers."""
         quantiles = torch.stack([density.sigma(u) for density in self.densities.values()])
-        low, high = (edge.log().clamp(LOG_OF_0, LOG_OF_INF) for edge in torch.aminmax(quantiles, dim=0))
-        for _ in range(64):
-            middle = (low + high) / 2
-            reached = self.cdf(middle.exp()) > u
-            low, high = torch.where(reached, low, middle), torch.where(reached, middle, high)
-        return high.exp()
+        low, high = (edge.view(torch.int64) for edge in torch.aminmax(quantiles, dim=0))
+        while (low < high).any():
+            middle = low + (high - low) // 2
+            reached = self.cdf(middle.view(torch.float64)) > u
+            low, high = torch.where(reached, low, middle + 1), torch.where(reached, middle, high)
+        return high.view(torch.float64)
 
     def cdf(self, sigma: Tensor) -> Tensor:
-        return self._mean({name: density.cdf(sigma) for name, density in self.densities.items()})
+        weighted = sum(self.shares[name] * density.cdf(sigma) for name, density in self.densities.items())
+        return weighted / sum(self.shares[name] for name in self.densities)
 
     def log_prob(self, sigma: Tensor) -> Tensor:
-        return self._mean({name: density.log_prob(sigma).exp() for name, density in self.densities.items()}).log()
+        shares = torch.tensor([self.shares[name] for name in self.densities], dtype=torch.float64, device=sigma.device)
+        parts = torch.stack([density.log_prob(sigma) for density in self.densities.values()], dim=1)
+        return torch.logsumexp(parts + (shares / shares.sum()).log(), dim=1)

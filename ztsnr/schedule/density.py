@@ -9,7 +9,7 @@ from torch.nn.functional import logsigmoid
 from torch.special import ndtr, ndtri
 
 from ztsnr import check
-from ztsnr.noise import logsnr, sigma_from_logsnr
+from ztsnr.noise import alpha, logsnr, sigma_from_logsnr, sigma_vp
 from ztsnr.schedule.table import SigmaTable
 
 LAST_U = 1 - 2**-53
@@ -18,7 +18,7 @@ LAST_U = 1 - 2**-53
 
 class Density:
     def sigma(self, u: Tensor) -> Tensor:
-        """u (B,) float64 in [0, 1) -> sigma (B,) in [0, inf], nondecreasing."""
+        """u (B,) float64 in [0, 1) -> sigma (B,) in [0, inf], nondecreasing. u = 1, never drawn, gives the limit."""
         raise NotImplementedError
 
     def cdf(self, sigma: Tensor) -> Tensor:
@@ -36,7 +36,7 @@ class Density:
 
     @property
     def highest(self) -> float:
-        """The highest sigma that is ever drawn; may be inf."""
+        """The highest sigma that a draw can give; may be inf."""
         return self.sigma(torch.tensor([LAST_U], dtype=torch.float64)).item()
 
 
@@ -51,7 +51,7 @@ class TableUniform(Density):
 
     def sigma(self, u: Tensor) -> Tensor:
         sigmas = self.table.sigmas.to(u.device)
-        return sigmas[(u * len(sigmas)).long()]
+        return sigmas[(u * len(sigmas)).long().clamp(max=len(sigmas) - 1)]
 
     def cdf(self, sigma: Tensor) -> Tensor:
         sigmas = self.table.sigmas.to(sigma.device)
@@ -76,9 +76,9 @@ class TableInterpolated(Density):
     def log_prob(self, sigma: Tensor) -> Tensor:
         angles, last = self.table.angles.to(sigma.device), len(self.table.sigmas) - 1
         left = self.table.index(sigma).long().clamp(max=last - 1)
-        slope = last * (angles[left + 1] - angles[left])  # of the angle, by u; d angle / d ln sigma is a * s
+        slope = last * (angles[left + 1] - angles[left])  # of the angle, by u
         inside = (sigma >= self.table.sigmas[0]) & (sigma <= self.table.sigmas[-1])
-        return torch.where(inside, (sigma / (1 + sigma.square()) / slope).log(), -math.inf)
+        return torch.where(inside, (alpha(sigma) * sigma_vp(sigma) / slope).log(), -math.inf)  # d angle / d ln sigma
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -176,7 +176,8 @@ class Cosine(Density):
         check.finite("density.scale", self.scale, above=0)
 
     def sigma(self, u: Tensor) -> Tensor:
-        return math.exp(-self.mu / 2) * (u * (math.pi / 2)).tan().pow(1 / self.scale)
+        tan = (u * (math.pi / 2)).sin() / ((1 - u) * (math.pi / 2)).sin()  # as exact near u = 1 as near 0
+        return math.exp(-self.mu / 2) * tan.pow(1 / self.scale)
 
     def cdf(self, sigma: Tensor) -> Tensor:
         return (sigma * math.exp(self.mu / 2)).pow(self.scale).atan() * (2 / math.pi)
@@ -198,8 +199,8 @@ class Laplace(Density):
         check.finite("density.b", self.b, above=0)
 
     def sigma(self, u: Tensor) -> Tensor:
-        side = 0.5 - u
-        return sigma_from_logsnr(self.mu - self.b * side.sign() * torch.log1p(-2 * side.abs()))
+        tail = torch.minimum(u, 1 - u)
+        return sigma_from_logsnr(self.mu - self.b * (0.5 - u).sign() * (2 * tail).log())
 
     def cdf(self, sigma: Tensor) -> Tensor:
         z = (self.mu - logsnr(sigma)) / self.b

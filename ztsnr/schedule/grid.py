@@ -27,7 +27,7 @@ class Grid:
 
     @property
     def start(self) -> float:
-        """The first sigma of a single step; may be inf."""
+        """The highest sigma that it starts from, whatever the number of steps; may be inf."""
         return self.levels(1)[0].item()
 
 
@@ -46,8 +46,8 @@ class Karras(Grid):
     def levels(self, steps: int) -> Tensor:
         high, low = self.sigma_max ** (1 / self.rho), self.sigma_min ** (1 / self.rho)
         sigmas = (high + torch.linspace(0, 1, steps, dtype=torch.float64) * (low - high)) ** self.rho
-        sigmas[1:].clamp_(min=self.sigma_min)  # the ends exactly, whatever the power rounds to
-        sigmas[:1] = self.sigma_max
+        sigmas[-1] = self.sigma_min  # the ends exactly, whatever the power rounds to
+        sigmas[0] = self.sigma_max
         return sigmas
 
 
@@ -73,7 +73,10 @@ class Trailing(Grid):
 
 @dataclass(frozen=True, kw_only=True)
 class Leading(Grid):
-    """Equal steps through a table, its first level last, all moved up by `offset`. The terminal level is left out."""
+    """Equal steps through a table, its first level last, all moved up by `offset`.
+
+    The terminal level is left out, but for numbers of steps at which `offset` reaches it, such as half the table's.
+    """
 
     table: SigmaTable
     offset: int
@@ -89,6 +92,10 @@ class Leading(Grid):
             raise ConfigError(f"steps={steps} with grid.offset={self.offset} leaves the table of {size} levels")
         return self.table.sigmas[index]
 
+    @property
+    def start(self) -> float:
+        return self.table.sigmas[-1].item()
+
 
 @dataclass(frozen=True, kw_only=True)
 class Linspace(Grid):
@@ -101,19 +108,23 @@ class Linspace(Grid):
 
     def levels(self, steps: int) -> Tensor:
         size = _size(self.table, steps)
-        return self.table.sigmas[torch.linspace(size - 1, 0, steps, dtype=torch.float64).round().long()]
+        down = torch.arange(steps).double() * (size - 1) / max(1, steps - 1)
+        return self.table.sigmas[(size - 1 - down).round().long()]
 
 
 @dataclass(frozen=True, kw_only=True)
 class Quantiles(Grid):
-    """Equal steps in u through a density's quantiles, from u_max down (Hang et al., arXiv 2407.03297: u_max = 0.99)."""
+    """Equal steps in u through a density's quantiles, from u_max down (Hang et al., arXiv 2407.03297: u_max = 0.99).
+
+    u_max = 1 starts from the density's limit, which is inf for most.
+    """
 
     density: Density
     u_max: float
 
     def __post_init__(self):
         check.instance("grid.density", self.density, Density)
-        check.finite("grid.u_max", self.u_max, above=0, below=1)
+        check.finite("grid.u_max", self.u_max, above=0, at_most=1)
 
     def levels(self, steps: int) -> Tensor:
         return self.density.sigma(torch.linspace(self.u_max, 0, steps + 1, dtype=torch.float64)[:-1])
@@ -123,7 +134,7 @@ class Quantiles(Grid):
 class Explicit(Grid):
     """The given levels, in decreasing order; for another number of steps, interpolated in ln sigma along the list.
 
-    Align Your Steps (arXiv 2404.14507) publishes such lists, and interpolates them so.
+    Align Your Steps (arXiv 2404.14507) publishes such lists and interpolates them so, though on to 0.029 in place of 0.
     """
 
     sigma_list: tuple[float, ...]
@@ -135,12 +146,10 @@ class Explicit(Grid):
 
     def levels(self, steps: int) -> Tensor:
         listed = torch.tensor(self.sigma_list, dtype=torch.float64)
-        if steps == len(listed):
-            return listed
         place = torch.linspace(0, len(listed) - 1, steps, dtype=torch.float64)
-        left = place.long().clamp(max=max(0, len(listed) - 2))
-        right = (left + 1).clamp(max=len(listed) - 1)
-        return torch.lerp(listed.log()[left], listed.log()[right], place - left).exp()
+        left = place.long()
+        right, share = (left + 1).clamp(max=len(listed) - 1), place - left
+        return listed[left].pow(1 - share) * listed[right].pow(share)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -32,8 +32,9 @@ class SigmaTable:
         """The inverse: index (B,) in [0, T - 1] -> sigma (B,)."""
         left = index.long().clamp(max=len(self.sigmas) - 2)
         angles, sigmas = self.angles.to(index.device), self.sigmas.to(index.device)
-        between = torch.lerp(angles[left], angles[left + 1], index - left).tan()
-        return torch.where(index == left, sigmas[left], torch.where(index == left + 1, sigmas[left + 1], between))
+        low, high = sigmas[left], sigmas[left + 1]
+        between = torch.lerp(angles[left], angles[left + 1], index - left).tan().clamp(low, high)
+        return torch.where(index == left, low, torch.where(index == left + 1, high, between))
 
 
 def sigmas_from_alpha_bar(alpha_bar: Tensor) -> Tensor:
