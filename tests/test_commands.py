@@ -17,10 +17,10 @@ ROOT = Path(__file__).parent.parent
 SMALL = ["trainer=smoke", "trainer.steps=4", "model.width=16", "samples.steps=2", "samples.columns=2"]
 
 
-def run(folder, module, *arguments, path=(), code=0):
+def run(folder, module, *arguments, path=(), code=0, launcher=()):
     environment = {name: value for name, value in os.environ.items() if not name.startswith("MLFLOW_")}
     environment["PYTHONPATH"] = os.pathsep.join(map(str, path))
-    command = [sys.executable, "-m", f"ztsnr.{module}", *arguments]
+    command = [sys.executable, *launcher, "-m", f"ztsnr.{module}", *arguments]
     done = subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True, timeout=300)
     assert done.returncode == code, done.stderr
     return done
@@ -42,7 +42,7 @@ def test_the_main_job_leaves_what_it_says(trained):
     assert {"final.safetensors", "config.yaml", "objective.png", "validation.png", "samples_guidance_2.png"} <= names
     assert {entry.name for entry in folder.iterdir()} == {"runs"}
     with safe_open(run_folder / "final.safetensors", "pt") as file:
-        assert {key.split(".")[0] for key in file.keys()}  # noqa: SIM118 (not iterable) == {"raw", "ema"}
+        assert {key.split(".")[0] for key in file.keys()} == {"raw", "ema"}  # noqa: SIM118 (it is not iterable)
 
 
 @pytest.mark.slow
@@ -56,14 +56,23 @@ def test_sampling_needs_the_file_alone(trained, tmp_path):
 
 
 @pytest.mark.slow
+def test_two_processes_are_one_run(trained, tmp_path):
+    torchrun = ["-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"]
+    done = run(tmp_path, "train", *SMALL, "schedule=ztsnr", "loss=vpred", "tracking=none", launcher=torchrun)
+    assert done.stdout == trained[1].stdout
+    assert [entry.name for entry in tmp_path.iterdir()] == ["runs"]
+    assert len(list(tmp_path.glob("runs/*/*"))) == 1
+
+
+@pytest.mark.slow
 def test_a_users_option_trains_and_samples(tmp_path):
     folder = write_plug_in(tmp_path)
     own = ["--config-dir", str(folder)]
-    run(tmp_path, "train", *own, *SMALL, "weighting=soft_min_snr", "tracking=none", path=[tmp_path])
+    run(tmp_path, "train", *own, *SMALL, "weighting=my_min_snr", "tracking=none", path=[tmp_path])
     (weights,) = tmp_path.glob("runs/*/*/final.safetensors")
     run(tmp_path, "sample", *own, f"checkpoint={weights}", "steps=2", path=[tmp_path])
     refused = run(tmp_path, "sample", f"checkpoint={weights}", path=[tmp_path], code=2)
-    assert "names the class 'my_plug_in.SoftMinSNR'" in refused.stderr
+    assert "names the class 'my_plug_in.MyMinSNR'" in refused.stderr
 
 
 @pytest.mark.slow
