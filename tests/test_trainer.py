@@ -10,6 +10,7 @@ from accelerate.state import AcceleratorState
 from ztsnr.errors import ConfigError, NonFinite
 from ztsnr.registry import build, compose
 from ztsnr.training.ema import make_ema
+from ztsnr.training.loop import share
 from ztsnr.training.monitor import Monitor
 from ztsnr.training.optim import evaluating, make_optimizer, set_training
 
@@ -226,9 +227,8 @@ def test_fp16_needs_cuda():
 
 
 def test_processes_share_the_batch_without_gap_or_overlap():
-    trainer = build(compose("trainer.batch_size=24", "trainer.accumulate=3").trainer)
-    shares = [trainer._share(process, 4) for process in range(4)]
+    shares = [share(process, 4, batch_size=24, accumulate=3) for process in range(4)]
     assert [row for rows, _ in shares for row in rows] == list(range(24))
     assert [len(range(*part.indices(6))) for _, parts in shares for part in parts] == [2] * 12
     with pytest.raises(ConfigError, match=r"multiple of 5 process\(es\)"):
-        trainer._share(0, 5)
+        share(0, 5, batch_size=24, accumulate=3)

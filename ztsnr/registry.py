@@ -66,8 +66,8 @@ def build(node: DictConfig | dict):
         if isinstance(error.__cause__, ZtsnrError):
             raise _with_full_key(error.__cause__, node, str(error)) from None
         if isinstance(error.__cause__, TypeError | ImportError | AttributeError | ValueError) or not error.__cause__:
-            told = str(error).replace(", set env var HYDRA_FULL_ERROR=1 to see chained exception.", f": {error.__cause__}.")
-            raise ConfigError(told.replace("\n", " ")) from error
+            hint = ", set env var HYDRA_FULL_ERROR=1 to see chained exception."  # here the cause is told
+            raise ConfigError(str(error).replace(hint, f": {error.__cause__}").replace("\n", " ")) from error
         raise
 
 

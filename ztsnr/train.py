@@ -33,11 +33,11 @@ def main(composed: DictConfig) -> float:
 
     import torch
 
+    from ztsnr.training.loop import join_processes
     from ztsnr.training.monitor import RunMonitor, make_console
     from ztsnr.training.optim import check_optimizer
     from ztsnr.training.record import flatten
     from ztsnr.training.tracking import NoTracker, code_version
-    from ztsnr.training.trainer import join_processes
 
     trainer, console, state = run.pop("trainer"), make_console(), join_processes()
     check_optimizer(run["optimizer"], trainer.weights, trainer.groups)

@@ -1,0 +1,143 @@
+"""One training step: forward, backward, clipping, refusal of what is not finite, update."""
+
+import math
+import os
+from collections.abc import Mapping
+from contextlib import AbstractContextManager, ExitStack, nullcontext
+from typing import TYPE_CHECKING
+
+import torch
+from accelerate import Accelerator, PartialState
+from accelerate.state import AcceleratorState
+from torch import Tensor, nn
+from torch.nn.utils import clip_grads_with_norm_, get_total_norm
+
+from ztsnr.errors import ConfigError, NonFinite
+from ztsnr.objective import Objective
+from ztsnr.training.ema import make_ema
+from ztsnr.training.optim import MakeOptimizer, check_optimizer, evaluating, make_optimizer, set_training
+
+if TYPE_CHECKING:
+    from ztsnr.training.trainer import Trainer
+
+
+class Loop:
+    """A network in training, with all that a step changes. `rows` of each step's whole batch are this process's."""
+
+    def __init__(self, trainer: "Trainer", objective: Objective, network: nn.Module, optimizer: MakeOptimizer):
+        AcceleratorState._reset_state()  # of an earlier run of this process, whose precision may have been another
+        self.accelerator = Accelerator(mixed_precision=trainer.precision, cpu=join_processes().device.type == "cpu")
+        self.trainer, self.objective, self.network = trainer, objective, network
+        place = self.accelerator.process_index, self.accelerator.num_processes
+        self.rows, self.parts = share(*place, trainer.batch_size, trainer.accumulate)
+        check_optimizer(optimizer, trainer.weights, trainer.groups)
+        network.to(self.accelerator.device).train()
+        for p in filter(lambda p: p.requires_grad, network.parameters()):
+            p.data = p.data.to(getattr(torch, trainer.weights))
+        self.ema = make_ema(network, trainer.ema) if trainer.ema is not None else None
+        self.networks = {"raw": network} | ({"ema": self.ema.module} if self.ema else {})
+        self.adaptive = dict(objective.learned.items()).get("density")
+        self.optimizer = make_optimizer(optimizer, network, trainer.groups, objective.learned.parameters())
+        self.rates = [group["lr"] for group in self.optimizer.param_groups]
+        compiled = torch.compile(network) if trainer.compile else network
+        self.model, self.stepper = self.accelerator.prepare(compiled, self.optimizer)
+        set_training(True, self.optimizer, network)
+
+    def set_rates(self, factor: float) -> float:
+        """Sets each group's learning rate; returns the first, which is the optimizer's own."""
+        for group, rate in zip(self.optimizer.param_groups, self.rates, strict=True):
+            group["lr"] = rate * factor
+        return self.rates[0] * factor
+
+    def step(self, step: int, x0: Tensor, noise: Tensor, u: Tensor, cond: Mapping[str, Tensor]) -> tuple[float, float]:
+        """Updates the network by these rows; mean weighted loss and gradient norm before clipping. Raises NonFinite."""
+        losses, watched = self._backward(x0, noise, u, cond)
+        self.accelerator.unscale_gradients()
+        norm = get_total_norm([p.grad for p in self.network.parameters() if p.grad is not None])
+        loss, norm_value = losses.mean().item(), norm.item()
+        overflow_is_normal = self.trainer.precision == "fp16"  # its gradient scaler skips that step
+        if not (math.isfinite(loss) and (math.isfinite(norm_value) or overflow_is_normal)):
+            raise NonFinite(what_is_not_finite(step, losses.cpu(), self.objective, u, self.network))
+        if self.trainer.clip is not None:
+            clip_grads_with_norm_(self.network.parameters(), self.trainer.clip, norm)
+        self.stepper.step()
+        if self.ema is not None:
+            self.ema.update_parameters(self.network)
+        if self.adaptive is not None:
+            seen = self.accelerator.gather(torch.cat(watched).to(self.accelerator.device)).cpu()
+            self.adaptive.observe(*seen.unbind(1))
+        return loss, norm_value
+
+    def _backward(self, x0: Tensor, noise: Tensor, u: Tensor, cond: Mapping[str, Tensor]) -> tuple[Tensor, list]:
+        """Leaves the gradients; returns the rows' losses (B,) and, for an adaptive density, their levels and errors."""
+        losses, watched = [], []
+        for part in self.parts:
+            last = part is self.parts[-1]
+            with nullcontext() if last else self.accelerator.no_sync(self.model):
+                arguments = _on(self.accelerator.device, part, x0, noise, u, cond)
+                loss = self.objective.loss(self.model, *arguments, watched.append if self.adaptive else None)
+                if not losses:  # here, new gradients take the memory of the old: 6 % of a step on CPUs
+                    self.stepper.zero_grad()
+                self.accelerator.backward(loss.mean() / len(self.parts))
+            losses.append(loss.detach())
+        for p in self.objective.learned.parameters():  # which accelerate does not wrap
+            p.grad = self.accelerator.reduce(p.grad.to(self.accelerator.device), "mean").to(p)
+        return torch.cat(losses), watched
+
+    def evaluating(self) -> AbstractContextManager:
+        """Inside, the weights are those to validate, sample and save with."""
+        stack = ExitStack()
+        stack.enter_context(evaluating(self.optimizer, self.network))
+        stack.enter_context(self.accelerator.autocast())
+        return stack
+
+    def end(self) -> None:
+        """Leaves the network in eval mode and free of what accelerate put around it."""
+        set_training(False, self.optimizer, self.network)
+        self.accelerator.unwrap_model(self.model, keep_fp32_wrapper=False)
+
+
+def share(process: int, processes: int, batch_size: int, accumulate: int) -> tuple[range, list[slice]]:
+    """A process's rows of a step's batch, and the parts of them that go through the network one by one."""
+    size, rest = divmod(batch_size, processes * accumulate)
+    if rest or not size:
+        raise ConfigError(
+            f"trainer.batch_size must be a multiple of {processes} process(es) x "
+            f"trainer.accumulate={accumulate}, got {batch_size}"
+        )
+    rows = range(process * size * accumulate, (process + 1) * size * accumulate)
+    return rows, [slice(start, start + size) for start in range(0, len(rows), size)]
+
+
+def join_processes() -> PartialState:
+    """The state of this process among those that torchrun or accelerate started; it is this one alone without them."""
+    started = int(os.environ.get("WORLD_SIZE", "1"))
+    # Left to itself, accelerate takes several processes on CPUs for so many that know nothing of each other.
+    state = PartialState(cpu=True) if started > 1 and not torch.cuda.is_available() else PartialState()
+    if state.num_processes != started:
+        raise ConfigError(f"{started} processes were started, but accelerate joins {state.num_processes} of them")
+    return state
+
+
+def _on(device: torch.device, part: slice, x0: Tensor, noise: Tensor, u: Tensor, cond: Mapping[str, Tensor]):
+    """The part's arguments of Objective.loss; u stays where coefficients are cheapest, in host memory."""
+    moved = {name: value[part].to(device, non_blocking=True) for name, value in cond.items()}
+    return x0[part].to(device, non_blocking=True), noise[part].to(device, non_blocking=True), u[part], moved
+
+
+def what_is_not_finite(step: int, loss: Tensor, objective: Objective, u: Tensor, network: nn.Module) -> str:
+    """What to tell of a step whose losses (B,) at u (B,), or whose gradient, left the finite numbers."""
+    sigma, bad = objective.schedule.density.sigma(u), ~loss.isfinite()
+    if bad.any():
+        levels = ", ".join(f"{level:.4g}" for level in sigma[bad][:8].tolist())
+        what = f"the loss of {int(bad.sum())} of {len(loss)} samples is not finite, at sigma {levels}"
+    else:
+        names = [name for name, p in network.named_parameters() if p.grad is not None and not p.grad.isfinite().all()]
+        where = f"{len(names)} tensors, first {names[0]}" if names else "its norm alone"
+        what = (
+            f"the losses are finite and the gradient is not, in {where}; sigma {sigma.min():.4g} to {sigma.max():.4g}"
+        )
+    return (
+        f"Training stopped in step {step + 1}, before its update: {what}. "
+        f"Lower optimizer.lr or trainer.clip, lengthen lr_schedule.warmup, or use trainer.precision=no."
+    )
