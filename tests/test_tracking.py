@@ -1,5 +1,8 @@
 import math
+import os
 import sqlite3
+import subprocess
+import sys
 
 import pytest
 from PIL import Image
@@ -70,6 +73,24 @@ def test_address_opens_the_charts(recorded):
     assert address == charts_address("http://127.0.0.1:1", good.experiment_id)
     assert "workflowType=machine_learning&compareRunsMode=CHART" in address
     assert good.how_to_open() == f"python -m ztsnr.ui tracking.folder={good.folder}"
+
+
+@pytest.mark.slow
+def test_processes_that_start_together_on_an_empty_store_all_succeed(tmp_path):
+    code = (
+        "import sys; from ztsnr.training.tracking import MLflow\n"
+        "run = MLflow(uri=None, folder=sys.argv[1], experiment='test', flush_seconds=0.1)\n"
+        "run.check(); run.start(sys.argv[2], {}, {}); run.metrics({'x': 1.0}, 0); run.finish('FINISHED')"
+    )
+    environment = {name: value for name, value in os.environ.items() if name != "MLFLOW_TRACKING_URI"}
+    started = [
+        subprocess.Popen([sys.executable, "-c", code, str(tmp_path), str(name)], env=environment) for name in range(8)
+    ]
+    assert [process.wait(timeout=200) for process in started] == [0] * 8
+    client = make_client(f"sqlite:///{tmp_path / 'mlflow.db'}")
+    runs = client.search_runs([client.get_experiment_by_name("test").experiment_id])
+    assert sorted(run.info.run_name for run in runs) == [str(name) for name in range(8)]
+    assert {run.data.metrics["x"] for run in runs} == {1.0}
 
 
 def test_an_undeliverable_record_is_told_at_the_end_and_not_before(tmp_path):

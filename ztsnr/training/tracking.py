@@ -7,9 +7,11 @@ import subprocess
 import threading
 import time
 from collections.abc import Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from urllib.parse import urlsplit
 
+from filelock import FileLock
 from PIL.Image import Image
 
 import ztsnr
@@ -74,8 +76,8 @@ class MLflow(Tracker):
         scheme = urlsplit(self.uri).scheme.split("+")[0]
         if scheme in ("http", "https"):
             _refuse_absent_server(self.uri)
-        elif scheme == "sqlite":
-            _refuse_unwritable(Path(self.uri.removeprefix("sqlite:///")).parent)
+        elif path := sqlite_path(self.uri):
+            _refuse_unwritable(path.parent)
         elif scheme not in (*DATABASES, "databricks") and self.uri != "databricks":
             raise TrackingError(
                 f"tracking.uri must begin with sqlite:///, http(s):// or another database's scheme, got {self.uri!r}. "
@@ -117,8 +119,8 @@ class MLflow(Tracker):
 
     def address(self, server: str) -> str:
         """Where a browser finds the experiment on `server`."""
-        database = Path(self.uri.removeprefix("sqlite:///"))
-        absent = self.uri.startswith("sqlite:") and not database.is_file()  # a client would create it
+        database = sqlite_path(self.uri)
+        absent = database is not None and not database.is_file()  # a client would create it
         found = None if absent else make_client(self.uri).get_experiment_by_name(self.experiment)
         if found is None:
             raise TrackingError(
@@ -133,7 +135,8 @@ class MLflow(Tracker):
     def _deliver(self) -> None:
         """The thread: everything in order, metrics gathered into batches. An error ends delivery; finish() tells."""
         try:
-            client = make_client(self.uri)
+            with self._alone():
+                client = make_client(self.uri)
             metrics, kind = [], ""
             while kind != "finish":
                 try:
@@ -150,10 +153,16 @@ class MLflow(Tracker):
         except Exception as error:  # of MLflow, its database or its server: whatever it is, finish() raises it
             self._error = error
 
+    def _alone(self) -> AbstractContextManager:
+        """Inside, no other process makes the same SQLite database: two at once leave it broken."""
+        path = sqlite_path(self.uri)
+        return FileLock(path.with_name(f"{path.name}.lock")) if path else nullcontext()
+
     def _start(self, client, name, params, tags) -> None:
         from mlflow.entities import Param
 
-        self.experiment_id = self._find_or_create_experiment(client)
+        with self._alone():
+            self.experiment_id = self._find_or_create_experiment(client)
         run = client.create_run(self.experiment_id, run_name=name, tags=tags)
         self.run_id = run.info.run_id
         entries = [Param(key, str(value)) for key, value in params.items()]
@@ -198,6 +207,10 @@ def make_client(uri: str):
     from mlflow import MlflowClient
 
     return MlflowClient(tracking_uri=uri)
+
+
+def sqlite_path(uri: str) -> Path | None:
+    return Path(uri.removeprefix("sqlite:///")) if uri.startswith("sqlite:///") else None
 
 
 def charts_address(server: str, experiment_id: str) -> str:
