@@ -161,6 +161,20 @@ def test_a_density_with_atoms_has_no_log_prob(density):
         density.log_prob(of(1.0))
 
 
+@pytest.mark.parametrize(
+    "density",
+    [
+        LogUniform(sigma_min=0.1, sigma_max=10.0),
+        Karras(sigma_min=0.1, sigma_max=10.0, rho=7.0),
+        Truncated(density=LAPLACE, sigma_min=0.1, sigma_max=10.0),
+    ],
+    ids=repr,
+)
+def test_bounds_are_included(density):
+    log_prob = density.log_prob(of(math.nextafter(0.1, 0), 0.1, 10.0, math.nextafter(10.0, 11)))
+    assert log_prob.isfinite().tolist() == [False, True, True, False]
+
+
 # against scipy
 
 
@@ -214,6 +228,7 @@ def test_draws_have_the_distribution_and_the_moments_of_scipy(density):
         (TableInterpolated(table=SDXL), SDXL.sigmas[-1].item(), SDXL.sigmas[-1].item()),
         (Truncated(density=LAPLACE, sigma_min=0.0, sigma_max=14.6), 14.6, 14.6),
         (TerminalMass(density=LAPLACE, terminal=20000.0, mass=0.1), 20000, 20000),
+        (TerminalMass(density=LogUniform(sigma_min=0.1, sigma_max=0.4), terminal=0.5, mass=0.1), 0.5, 0.5),
         (Shifted(density=LAPLACE, factor=2.0), 2.0**14, math.inf),
     ],
     ids=repr,
@@ -556,10 +571,12 @@ def test_a_table_to_a_stand_in_takes_a_mass_at_it(inner):
         (lambda: Laplace(mu=0.0, b=True), "b", "True"),
         (lambda: Cauchy(mu=None, gamma=0.5), "mu", "None"),
         (lambda: Cauchy(mu=0.0, gamma=-0.5), "gamma", "-0.5"),
+        (lambda: Cauchy(mu=0.0, gamma=0.0), "gamma", "0.0"),
         (lambda: Cosine(mu=math.nan, scale=1.0), "mu", "nan"),
         (lambda: Cosine(mu=0.0, scale=0.0), "scale", "0.0"),
         (lambda: LogNormal(mean="x", std=1.0), "mean", "'x'"),
         (lambda: LogNormal(mean=0.0, std=-1.2), "std", "-1.2"),
+        (lambda: LogNormal(mean=0.0, std=0), "std", "0"),
         (lambda: LogNormal(mean=0.0, std=math.inf), "std", "inf"),
         (lambda: LogUniform(sigma_min=0.0, sigma_max=1.0), "sigma_min", "0.0"),
         (lambda: LogUniform(sigma_min=2.0, sigma_max=1.0), "sigma_min", "2.0"),
@@ -567,6 +584,7 @@ def test_a_table_to_a_stand_in_takes_a_mass_at_it(inner):
         (lambda: LogUniform(sigma_min=0.1, sigma_max=math.nan), "sigma_max", "nan"),
         (lambda: Karras(sigma_min=20000.0, sigma_max=0.0292, rho=7.0), "sigma_min", "20000.0"),
         (lambda: Karras(sigma_min=0.0292, sigma_max=20000.0, rho=-7.0), "rho", "-7.0"),
+        (lambda: Karras(sigma_min=0.0292, sigma_max=20000.0, rho=0), "rho", "0"),
         (lambda: TableUniform(table=None), "table", "None"),
         (lambda: TableInterpolated(table="sdxl"), "table", "'sdxl'"),
         (lambda: TerminalMass(density=SDXL, terminal=math.inf, mass=0.1), "density", "ScaledLinear"),
@@ -577,6 +595,7 @@ def test_a_table_to_a_stand_in_takes_a_mass_at_it(inner):
         (lambda: Truncated(density=0.5, sigma_min=0.1, sigma_max=1.0), "density", "0.5"),
         (lambda: Truncated(density=LAPLACE, sigma_min=-0.1, sigma_max=1.0), "sigma_min", "-0.1"),
         (lambda: Truncated(density=LAPLACE, sigma_min=2.0, sigma_max=1.0), "sigma_max", "1.0"),
+        (lambda: Truncated(density=LAPLACE, sigma_min=2.0, sigma_max=2.0), "sigma_max", "2.0"),
         (lambda: Truncated(density=LAPLACE, sigma_min=0.1, sigma_max=math.nan), "sigma_max", "nan"),
         (lambda: Shifted(density=None, factor=2.0), "density", "None"),
         (lambda: Shifted(density=LAPLACE, factor=0.0), "factor", "0.0"),
@@ -586,6 +605,7 @@ def test_a_table_to_a_stand_in_takes_a_mass_at_it(inner):
         (lambda: Mixture(densities={"a": "laplace"}, shares={"a": 1.0}), "densities.a", "'laplace'"),
         (lambda: Mixture(densities={"a": LAPLACE}, shares={"b": 1.0}), "shares", "{'b': 1.0}"),
         (lambda: Mixture(densities={"a": LAPLACE}, shares={"a": -1.0}), "shares.a", "-1.0"),
+        (lambda: Mixture(densities={"a": LAPLACE}, shares={"a": 0}), "shares.a", "0"),
     ],
 )
 def test_an_impossible_density_is_refused_by_key_and_value(make, key, value):

@@ -267,6 +267,7 @@ SDXL = ScaledLinear(beta_start=0.00085, beta_end=0.012, steps=1000)
         (lambda: Karras(sigma_min=0.03, sigma_max=math.inf, rho=7.0), "sigma_max", "inf"),
         (lambda: Karras(sigma_min="low", sigma_max=1.0, rho=7.0), "sigma_min", "'low'"),
         (lambda: Karras(sigma_min=0.03, sigma_max=10.0, rho=-7.0), "rho", "-7.0"),
+        (lambda: Karras(sigma_min=0.03, sigma_max=10.0, rho=0), "rho", "0"),
         (lambda: Karras(sigma_min=0.03, sigma_max=10.0, rho=math.nan), "rho", "nan"),
         (lambda: Trailing(table="sdxl"), "table", "'sdxl'"),
         (lambda: Linspace(table=None), "table", "None"),
