@@ -61,6 +61,12 @@ def test_terminal_signal_of_linear_betas_is_that_of_the_paper():
     assert alpha(DDPM.sigmas[-1]).item() == pytest.approx(0.006353, abs=5e-7)
 
 
+@pytest.mark.parametrize("make_table", [ScaledLinear, Linear])
+def test_equal_betas_multiply(make_table):
+    sigmas = make_table(beta_start=0.01, beta_end=0.01, steps=50).sigmas
+    np.testing.assert_allclose(1 / (1 + sigmas**2), 0.99 ** np.arange(1, 51), rtol=1e-12)
+
+
 @pytest.mark.parametrize("schedule", TABLES)
 def test_tables_are_those_of_diffusers(schedule):
     table, settings = TABLES[schedule], {"beta_schedule": schedule}
@@ -186,6 +192,11 @@ def test_a_terminal_that_does_not_exceed_the_level_before_it_is_refused(sdxl, te
     with pytest.raises(ConfigError, match=r"^table\.terminal must ") as refusal:
         ZeroTerminal(table=sdxl, terminal=terminal)
     assert f"got {terminal!r}" in str(refusal.value)
+
+
+def test_the_level_before_it_is_no_terminal():
+    with pytest.raises(ConfigError, match=r"^table\.terminal must "):
+        ZeroTerminal(table=SDXL, terminal=TO_INF.sigmas[-2].item())
 
 
 def test_zero_terminal_needs_a_table():
