@@ -33,7 +33,8 @@ def middles(count):
 
 def uncertainty(weighting=Unit(base=V()), features=128, amplitude=0.0):  # noqa: B008
     made = Uncertainty(weighting=weighting, features=features, bandwidth=1.0)
-    nn.init.normal_(made.amplitude, std=amplitude, generator=torch.Generator().manual_seed(1))
+    if amplitude:
+        nn.init.normal_(made.amplitude, std=amplitude, generator=torch.Generator().manual_seed(1))
     return made
 
 
@@ -285,6 +286,23 @@ def test_a_bin_without_mass_is_never_drawn():
     assert shares(density, edges)[[0, 2]].max() < 1e-3
     assert density.sigma(of(0.0, LAST_U)).isfinite().all()
     assert density.cdf(of(0, LOW / 2, HIGH * 2, math.inf)).tolist() == [0, 0, 1, 1]
+
+
+def test_the_last_bins_may_have_no_mass():
+    generator, bounds = torch.Generator().manual_seed(0), {"sigma_max": 2e4, "weighting": Unit(base=X0())}
+    for _ in range(20):
+        density = infonoise(**bounds, warmup=1)
+        error = torch.rand(32, generator=generator, dtype=torch.float64)
+        error[-3:] = 0
+        sigma = LOW * (2e4 / LOW) ** middles(32)
+        density.observe(sigma, error)
+        assert density.quantile[-3:].diff().max() < 1e-15
+        assert LOW < density.sigma(of(LAST_U)).item() <= 2e4 * (1 + 1e-12)
+
+
+def test_its_highest_level_is_also_that_of_its_prior():
+    assert infonoise(prior=LAPLACE).highest == LAPLACE.highest > HIGH
+    assert infonoise(prior=LogUniform(sigma_min=0.1, sigma_max=1.0)).highest == pytest.approx(HIGH)
 
 
 def test_its_state_restores_the_draws_and_what_comes_after_them():

@@ -14,10 +14,12 @@ from ztsnr.errors import ConfigError, IncompatibleObjective
 from ztsnr.learned import InfoNoise, Uncertainty
 from ztsnr.noise import add_noise
 from ztsnr.objective import Objective
+from ztsnr.registry import build, compose
 from ztsnr.schedule.combined import Mixture, TerminalMass
 from ztsnr.schedule.density import Cosine, Density, Laplace, LogUniform
 from ztsnr.schedule.grid import FromTerminal, Trailing
 from ztsnr.target import EDM, X0, Eps, Flow, V
+from ztsnr.training.monitor import Monitor
 from ztsnr.weighting import P2, Importance, MinSNR, Sigmoid, SoftMinSNR, Unit, Weighting
 
 TARGETS = [Eps(), X0(), V(), EDM(sigma_data=0.5), Flow()]
@@ -464,3 +466,34 @@ def test_cumulative_weight_holds_the_known_share_of_min_snr_below_the_top_of_sdx
     below, total = objective.cumulative_weight(of(14.6, math.inf), V(), draws=64_000).tolist()
     assert total == pytest.approx(0.278, abs=5e-4)
     assert 1 - below / total == pytest.approx(0.0006, abs=5e-5)
+
+
+TINY = (
+    "trainer=smoke",
+    "trainer.steps=400",
+    "trainer.batch_size=128",
+    "trainer.ema=0.98",
+    "trainer.validate_every=400",
+)
+TINY += ("model.width=64", "model.depth=1", "samples.steps=2", "samples.columns=1", "trainer.sample_every=400")
+TINY += ("validation.samples=128", "validation.sigmas=[0.1,0.3,1.0,3.0,10.0]", "schedule=laplace")
+
+
+def held_out_errors(*overrides):
+    """Logarithms of the squared error of v at each level, after training on digits."""
+    composed = compose(*TINY, *overrides)
+    names = ("objective", "data", "optimizer", "lr_schedule", "validation", "samples")
+    torch.manual_seed(0)
+    trained = build(composed.trainer).fit(
+        **{name: build(composed[name]) for name in names}, network=build(composed.model), monitor=Monitor()
+    )
+    return of(*trained.errors["ema"].values()).log()
+
+
+@pytest.mark.slow
+def test_objectives_of_one_cumulative_weight_train_alike_and_of_two_do_not():
+    often = held_out_errors()
+    weighted = held_out_errors("schedule.density.b=1.0", "weighting=importance")  # as if b were 0.5
+    apart = held_out_errors("schedule.density.b=1.0")
+    assert (weighted - often).abs().max() < 0.05
+    assert (apart - often).abs().max() > 0.3

@@ -151,7 +151,7 @@ class InfoNoise(Density, nn.Module):
         for record, seen in ((self.error, error), (self.count, torch.ones_like(error))):
             record.mul_(self.decay).index_add_(0, place[inside], seen[inside].to(record))
         self.steps += 1
-        if self.steps >= self.warmup and (self.steps - self.warmup) % self.refresh == 0:
+        if (self.steps - self.warmup) % self.refresh == 0:
             mmse = (self.error + FAINT * self.of_gaussian) / (self.count + FAINT)
             mass = mmse * self.allocation
             self.quantile[1:] = (mass / mass.sum()).cumsum(0)
