@@ -8,8 +8,8 @@ import pytest
 from PIL import Image
 
 from ztsnr.errors import TrackingError
+from ztsnr.record import flatten, science
 from ztsnr.registry import compose
-from ztsnr.training.record import flatten, science
 from ztsnr.training.tracking import MLflow, charts_address, code_version, make_client
 
 

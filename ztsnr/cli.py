@@ -31,8 +31,8 @@ def command(config: str) -> Callable[[Callable[[DictConfig], object]], Callable[
                 return task(composed)
             except (ZtsnrError, OmegaConfBaseException) as error:
                 if HydraConfig.get().mode == RunMode.MULTIRUN:
-                    raise
-                sys.exit(_tell(error, config))
+                    raise  # on a sweep's way to the end of it
+                sys.exit(tell(error, config))
 
         program = hydra.main(version_base=HYDRA_VERSION, config_path=str(conf_folder()), config_name=config)(job)
 
@@ -45,7 +45,7 @@ def command(config: str) -> Callable[[Callable[[DictConfig], object]], Callable[
             try:
                 program()
             except (ZtsnrError, HydraException, OmegaConfBaseException) as error:
-                sys.exit(_tell(error, config))
+                sys.exit(tell(error, config))
             except BrokenPipeError:  # | head
                 os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
                 sys.exit(BROKEN_PIPE)
@@ -58,7 +58,7 @@ def command(config: str) -> Callable[[Callable[[DictConfig], object]], Callable[
     return decorate
 
 
-def _tell(error: Exception, config: str) -> int:
+def tell(error: Exception, config: str) -> int:
     """Prints what the user can do about it; returns the exit code."""
     from rich.console import Console
 

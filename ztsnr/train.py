@@ -1,7 +1,7 @@
 """Trains a network on an objective, and records the run: python -m ztsnr.train schedule=ztsnr loss=vpred"""
 
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -11,7 +11,9 @@ from omegaconf import DictConfig, OmegaConf
 
 from ztsnr.cli import command
 from ztsnr.errors import TrackingError
+from ztsnr.record import flatten, science
 from ztsnr.registry import build
+from ztsnr.sweep import attempt, digest, name_of, sweeping
 
 if TYPE_CHECKING:
     from ztsnr.objective import Objective
@@ -25,43 +27,56 @@ TAGS = ("schedule", "loss", *TOLD)
 
 @command("train")
 def main(composed: DictConfig) -> float:
-    """Returns the validation score, which sweeps rank and optimise."""
+    """Returns the validation score, which sweeps rank and optimise; nan where a run of a sweep has none."""
+    tracker, config = build(composed.tracking), digest(science(composed))
+    tags = choices(TAGS) | {"ztsnr.role": "run", "ztsnr.config": config}
+    if sweep := sweeping():
+        title, tags = name_of(sweep), tags | {"ztsnr.sweep": sweep["id"]}
+        return attempt(lambda: run(composed, tracker, title, tags), title, config, tracker, tags)
+    return run(composed, tracker, f"{tags['schedule']} {tags['loss']} seed {composed.seed}", tags)
+
+
+def run(composed: DictConfig, tracker: "Tracker", title: str, tags: dict[str, str]) -> float:
     began = time.perf_counter()
-    objective, tracker = build(composed.objective), build(composed.tracking)
+    objective = build(composed.objective)
     tracker.check()
-    run = {name: build(composed[name]) for name in PARTS}  # all that is cheap: bad values are refused before a model
+    parts = {name: build(composed[name]) for name in PARTS}  # all that is cheap: bad values are refused before a model
 
     import torch
 
     from ztsnr.training.loop import join_processes
     from ztsnr.training.monitor import RunMonitor, make_console
     from ztsnr.training.optim import check_optimizer
-    from ztsnr.training.record import flatten
     from ztsnr.training.tracking import NoTracker, code_version
 
-    trainer, console, state = run.pop("trainer"), make_console(), join_processes()
-    check_optimizer(run["optimizer"], trainer.weights, trainer.groups)
+    trainer, console, state = parts.pop("trainer"), make_console(), join_processes()
+    check_optimizer(parts["optimizer"], trainer.weights, trainer.groups)
     if not state.is_main_process:
         tracker, console.quiet = NoTracker(), True
-    choices = {name: str(HydraConfig.get().runtime.choices[name]) for name in TAGS}
-    title = f"{choices['schedule']} {choices['loss']} seed {composed.seed}"
-    console.print(f"[bold]{title}[/]  " + "  ".join(f"{name}={choices[name]}" for name in TOLD), highlight=False)
+    told = "  ".join(f"{name}={choice}" for name, choice in choices(TOLD).items())
+    console.print(f"[bold]{title}[/]  {told}", highlight=False)
 
     torch.manual_seed(composed.seed)
     network = build(composed.model)
-    len(run["data"].train)  # loads it, so that the record is opened only for what can be trained
-    with recorded(tracker, title, flatten(composed), choices | code_version()):
+    len(parts["data"].train)  # loads it, so that the record is opened only for what can be trained
+    with recorded(tracker, title, flatten(composed), tags | code_version()):
         with RunMonitor(tracker, console, trainer.steps, trainer.batch_size, trainer.log_every) as monitor:
-            trained = trainer.fit(**run, objective=objective, network=network, monitor=monitor)
+            trained = trainer.fit(**parts, objective=objective, network=network, monitor=monitor)
         if not console.quiet:
             print(f"score {trained.score:.4f}", flush=True)
             keep(trained, objective, composed, title, tracker)
     weights = run_folder() / "final.safetensors"
     console.print(f"took    {time.perf_counter() - began:.0f} s", highlight=False)
     console.print(f"weights {weights}", highlight=False)
-    console.print(f"draw    python -m ztsnr.sample checkpoint={weights}", highlight=False)
-    console.print(f"compare {tracker.how_to_open()}" if tracker.how_to_open() else "", highlight=False)
+    if "ztsnr.sweep" not in tags:
+        console.print(f"draw    python -m ztsnr.sample checkpoint={weights}", highlight=False)
+        console.print(f"compare {tracker.how_to_open()}" if tracker.how_to_open() else "", highlight=False)
     return trained.score
+
+
+def choices(groups: Iterable[str]) -> dict[str, str]:
+    """The options chosen in these groups."""
+    return {name: str(HydraConfig.get().runtime.choices[name]) for name in groups}
 
 
 def run_folder() -> Path:
@@ -91,7 +106,6 @@ def keep(trained: "Trained", objective: "Objective", composed: DictConfig, title
     from ztsnr.evaluation.plots import objective_figure, validation_figure
     from ztsnr.evaluation.summary import Summary
     from ztsnr.training.checkpoint import save_checkpoint
-    from ztsnr.training.record import science
 
     folder, config = run_folder(), science(composed)
     networks = trained.networks | ({"objective": trained.learned} if trained.learned else {})

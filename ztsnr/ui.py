@@ -1,4 +1,4 @@
-"""Opens the record of runs in MLflow's UI: python -m ztsnr.ui [port=5000]"""
+"""Opens the record of runs in MLflow's UI: python -m ztsnr.ui [port=5000] [sweep=ID]"""
 
 import os
 import signal
@@ -24,10 +24,10 @@ def main(composed: DictConfig) -> None:
     check.integer("port", composed.port, at_least=1)
     tracker.check()
     if tracker.uri.startswith("http"):
-        print(tracker.address(tracker.uri))
+        print(tracker.address(tracker.uri, composed.sweep))
         return
     refuse_used_port(composed.port)
-    address = tracker.address(f"http://127.0.0.1:{composed.port}")
+    address = tracker.address(f"http://127.0.0.1:{composed.port}", composed.sweep)
     log = tracker.folder / "mlflow-server.log"
     signal.signal(signal.SIGTERM, lambda *_: sys.exit())  # so that the server ends with this command
     with open(log, "wb") as output:

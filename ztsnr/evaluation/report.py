@@ -65,6 +65,21 @@ def tell_many(console: Console, summaries: Mapping[str, Summary], refused: Mappi
         console.print(f"[bold red]{name}:[/] {reason}", soft_wrap=False)
 
 
+def tell_sweep(results: Mapping[str, dict], seconds: float) -> str:
+    """Prints what became of a sweep's runs, the best first; returns it as Markdown."""
+    console = Console(stderr=True, highlight=False, width=None if sys.stderr.isatty() else WIDTH)
+    ranked = sorted(results.values(), key=lambda result: math.inf if result["score"] is None else result["score"])
+    table, rows = make_table("run", "score", "seconds", ""), []
+    for result in ranked:
+        score = result["outcome"] if result["score"] is None else f"{result['score']:.4f}"
+        message = result["message"].split(". ")[0]
+        table.add_row(result["name"], score, f"{result['seconds']:.0f}", message)
+        rows.append(f"| {result['name']} | {score} | {result['seconds']:.0f} | {message} |")
+    console.print(table)
+    console.print(f"{len(ranked)} runs in {seconds:.0f} s")
+    return "\n".join(["| run | score | seconds | |", "|---|---|---|---|", *rows])
+
+
 def make_table(*heads: str) -> Table:
     table = Table(box=None, pad_edge=False)
     for head in heads:

@@ -9,7 +9,7 @@ import time
 from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
-from urllib.parse import urlsplit
+from urllib.parse import quote, urlsplit
 
 from filelock import FileLock
 from PIL.Image import Image
@@ -24,6 +24,9 @@ METRICS_A_CALL, PARAMS_A_CALL = 1000, 100  # MLflow's limits
 
 class Tracker:
     """Keeps no record: tracking=none, and the base of those that do. Values are put down in the order of the calls."""
+
+    started = False
+    """Whether a run was opened."""
 
     def check(self) -> None:
         """Refuses, before any work, a record that cannot be kept."""
@@ -42,9 +45,19 @@ class Tracker:
     def finish(self, status: str, reason: str = "") -> None:
         """status: FINISHED, FAILED or KILLED. Returns when all is delivered."""
 
-    def how_to_open(self) -> str:
-        """One line for the terminal, '' where there is nothing to open."""
+    def how_to_open(self, sweep: str = "") -> str:
+        """One line for the terminal, '' where there is nothing to open: all runs, or those of a sweep."""
         return ""
+
+    def open_summary(self, name: str, params: Mapping[str, object], sweep: str) -> str:
+        """Makes the store and in it the run that stands for a sweep; returns its id."""
+        return ""
+
+    def close_summary(self, run_id: str, text: str, counts: Mapping[str, int]) -> None:
+        """text: Markdown; counts: runs by what became of them."""
+
+    def end_orphans(self, sweep: str) -> None:
+        """Closes runs of a sweep whose processes are gone."""
 
 
 class NoTracker(Tracker):
@@ -85,6 +98,7 @@ class MLflow(Tracker):
             )
 
     def start(self, name, params, tags):
+        self.started = True
         self._put("start", (name, dict(params), dict(tags)))
         self._thread.start()
 
@@ -111,13 +125,40 @@ class MLflow(Tracker):
                 f"The record in tracking.uri={self.uri} is incomplete, the run itself is not affected: {self._error}"
             ) from self._error
 
-    def how_to_open(self):
+    def how_to_open(self, sweep=""):
         if self.uri.startswith("http"):
-            return charts_address(self.uri, self.experiment_id)
+            return charts_address(self.uri, self.experiment_id, sweep)
         folder = "" if self.folder == Path("runs").absolute() else f" tracking.folder={self.folder}"
-        return "python -m ztsnr.ui" + (folder if self.is_default else f" tracking.uri={self.uri}")
+        place = folder if self.is_default else f" tracking.uri={self.uri}"
+        return "python -m ztsnr.ui" + place + (f" sweep={sweep}" if sweep else "")
 
-    def address(self, server: str) -> str:
+    def open_summary(self, name, params, sweep):
+        with self._alone():
+            client = make_client(self.uri)
+            self.experiment_id = self._find_or_create_experiment(client)
+        tags = {"ztsnr.sweep": sweep, "ztsnr.role": "sweep"} | code_version()
+        run = client.create_run(self.experiment_id, run_name=name, tags=tags)
+        for key, values in params.items():
+            client.log_param(run.info.run_id, key, ", ".join(values))
+        return run.info.run_id
+
+    def close_summary(self, run_id, text, counts):
+        client = make_client(self.uri)
+        self.experiment_id = client.get_run(run_id).info.experiment_id
+        for outcome, count in counts.items():
+            client.log_metric(run_id, f"runs/{outcome}", count)
+        client.set_tag(run_id, "mlflow.note.content", text)
+        client.set_terminated(run_id, "FINISHED")
+
+    def end_orphans(self, sweep):
+        client = make_client(self.uri)
+        self.experiment_id = self._find_or_create_experiment(client)
+        running = f"tags.`ztsnr.sweep` = '{sweep}' and tags.`ztsnr.role` = 'run' and attributes.status = 'RUNNING'"
+        for run in client.search_runs([self.experiment_id], running, max_results=1000):
+            client.set_tag(run.info.run_id, "ztsnr.outcome", "interrupted")
+            client.set_terminated(run.info.run_id, "KILLED")
+
+    def address(self, server: str, sweep: str = "") -> str:
         """Where a browser finds the experiment on `server`."""
         database = sqlite_path(self.uri)
         absent = database is not None and not database.is_file()  # a client would create it
@@ -127,7 +168,7 @@ class MLflow(Tracker):
                 f"{self.uri} holds no experiment {self.experiment!r}. Train first, or name the place by "
                 f"tracking.folder, tracking.uri or tracking.experiment."
             )
-        return charts_address(server, found.experiment_id)
+        return charts_address(server, found.experiment_id, sweep)
 
     def _put(self, kind: str, content) -> None:
         self._events.put((kind, content))
@@ -213,8 +254,11 @@ def sqlite_path(uri: str) -> Path | None:
     return Path(uri.removeprefix("sqlite:///")) if uri.startswith("sqlite:///") else None
 
 
-def charts_address(server: str, experiment_id: str) -> str:
+def charts_address(server: str, experiment_id: str, sweep: str = "") -> str:
+    """The experiment's charts, of all runs or of those of a sweep."""
     query = "workflowType=machine_learning&compareRunsMode=CHART"
+    if sweep:
+        query += "&searchFilter=" + quote(f'tags."ztsnr.sweep" = "{sweep}" and tags."ztsnr.role" = "run"')
     return f"{server.rstrip('/')}/#/experiments/{experiment_id}/runs?{query}"
 
 

@@ -1,0 +1,157 @@
+"""Sweeps: one record of all their runs, made before the first, and what goes wrong in a run stays in it.
+
+A sweep's folder holds sweep.json, what is swept, and in each run's folder result.json, what became of it.
+"""
+
+import hashlib
+import json
+import logging
+import math
+import os
+import sys
+import time
+from collections import Counter
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from hydra.core.hydra_config import HydraConfig
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.experimental.callback import Callback
+from hydra.types import RunMode
+from omegaconf import DictConfig, open_dict
+
+from ztsnr.errors import ConfigError, IncompatibleObjective, ZtsnrError
+from ztsnr.registry import build
+
+if TYPE_CHECKING:
+    from ztsnr.training.tracking import Tracker
+
+FINISHED, INCOMPATIBLE, FAILED, INTERRUPTED = "finished", "incompatible", "failed", "interrupted"
+UNIMPORTANT = ("log_every",)
+"""Keys of the trainer that change no result."""
+
+
+class SweepRecord(Callback):
+    """Hydra's hook around a multirun; it acts in the process that starts the runs, whichever launcher does it."""
+
+    def on_multirun_start(self, config: DictConfig, **_) -> None:
+        from ztsnr.cli import tell
+
+        try:
+            self._start(config)
+        except ZtsnrError as error:  # Hydra would make a warning of it and go on
+            sys.exit(tell(error))
+
+    def _start(self, config: DictConfig) -> None:
+        overrides = [word for word in config.hydra.overrides.task if not word.startswith("sweep.resume=")]
+        sweep = {"command": " ".join(overrides), "axes": axes(overrides)}
+        self.tracker = build(config.tracking)
+        self.tracker.check()
+        folder = Path(config.hydra.sweep.dir)
+        if config.sweep.resume:
+            folder = find_sweep(folder.parent.parent, sweep["command"])
+            with open_dict(config):
+                config.hydra.sweep.dir = str(folder)
+                config.hydra.overrides.hydra.append(f"hydra.sweep.dir={folder}")
+            sweep = json.loads((folder / "sweep.json").read_text())
+            self.tracker.end_orphans(sweep["id"])
+        else:
+            folder.mkdir(parents=True, exist_ok=True)
+            sweep["id"] = "-".join(folder.parts[-2:]).removesuffix("-sweep")
+            sweep["run_id"] = self.tracker.open_summary(f"sweep {sweep['id']}", sweep["axes"], sweep["id"])
+            (folder / "sweep.json").write_text(json.dumps(sweep, indent=1))
+        self.folder, self.sweep, self.began = folder, sweep, time.perf_counter()
+
+    def on_multirun_end(self, config: DictConfig, **_) -> None:
+        from ztsnr.evaluation.report import tell_sweep
+
+        results = read_results(self.folder)
+        counts = Counter(result["outcome"] for result in results.values())
+        told = tell_sweep(results, time.perf_counter() - self.began)
+        self.tracker.close_summary(self.sweep["run_id"], told, counts)
+        print(f"results {self.folder}", file=sys.stderr)
+        if self.tracker.how_to_open():
+            print(f"compare {self.tracker.how_to_open(self.sweep['id'])}", file=sys.stderr)
+        if counts[FAILED]:
+            print(f"{counts[FAILED]} failed; sweep.resume=true tries them again", file=sys.stderr)
+            sys.exit(1)
+
+
+def axes(overrides: list[str]) -> dict[str, list[str]]:
+    """What is swept, and over which values."""
+    parsed = OverridesParser.create().parse_overrides(list(overrides))
+    swept = [override for override in parsed if override.is_sweep_override()]
+    return {
+        override.get_key_element(): list(override.sweep_string_iterator()) if override.is_discrete_sweep() else []
+        for override in swept
+    }
+
+
+def find_sweep(root: Path, command: str) -> Path:
+    """The newest sweep of the same command."""
+    found = [path for path in root.glob("*/*/sweep.json") if json.loads(path.read_text())["command"] == command]
+    if not found:
+        raise ConfigError(
+            f"sweep.resume=true finds no sweep below {root} that was started by the same command, {command!r}. "
+            f"Without it, a new one starts."
+        )
+    return max(found, key=lambda path: path.stat().st_mtime).parent
+
+
+def read_results(folder: Path) -> dict[str, dict]:
+    """What became of each run, by its name, in the order of the runs."""
+    files = sorted(folder.glob("*/result.json"), key=lambda path: (len(path.parent.name), path.parent.name))
+    results = [json.loads(file.read_text()) for file in files]
+    return {result["name"]: result for result in results}
+
+
+def sweeping() -> dict | None:
+    """The sweep that this run belongs to, if it does."""
+    if HydraConfig.get().mode != RunMode.MULTIRUN:
+        return None
+    return json.loads((Path(HydraConfig.get().sweep.dir) / "sweep.json").read_text())
+
+
+def name_of(sweep: dict) -> str:
+    """A run's name: what is swept and nothing else, options by their names alone."""
+    chosen = dict(word.lstrip("+").split("=", 1) for word in HydraConfig.get().overrides.task if "=" in word)
+    options = HydraConfig.get().runtime.choices
+    words = [chosen[key] if key in options else f"{key}={chosen[key]}" for key in sweep["axes"] if key in chosen]
+    return " ".join(words) or f"run {HydraConfig.get().job.num}"
+
+
+def digest(science: dict) -> str:
+    """Of a run's resolved config, without what changes no result: equal for runs that would be the same."""
+    trainer = {key: value for key, value in science["trainer"].items() if key not in UNIMPORTANT}
+    text = json.dumps(science | {"trainer": trainer}, sort_keys=True)
+    return hashlib.blake2b(text.encode(), digest_size=8).hexdigest()
+
+
+def attempt(train: Callable[[], float], name: str, config: str, tracker: "Tracker", tags: dict[str, str]) -> float:
+    """One run of a sweep: nan where it fails or cannot be; not run again where it has finished."""
+    file = Path(HydraConfig.get().runtime.output_dir) / "result.json"
+    earlier = json.loads(file.read_text()) if file.is_file() else {}
+    if earlier.get("config") == config and earlier["outcome"] in (FINISHED, INCOMPATIBLE):
+        print(f"{name}: {earlier['outcome']} earlier", file=sys.stderr)
+        return math.nan if earlier["score"] is None else earlier["score"]
+    began, result = time.perf_counter(), {"name": name, "config": config, "score": None, "message": ""}
+    try:
+        result |= {"outcome": FINISHED, "score": train()}
+    except IncompatibleObjective as error:
+        result |= {"outcome": INCOMPATIBLE, "message": str(error)}
+    except Exception as error:
+        logging.getLogger(__name__).exception("%s failed", name)
+        result |= {"outcome": FAILED, "message": str(error) if isinstance(error, ZtsnrError) else repr(error)}
+    except KeyboardInterrupt:
+        result |= {"outcome": INTERRUPTED}
+        raise
+    finally:
+        result["seconds"] = round(time.perf_counter() - began, 1)
+        temporary = file.with_suffix(f".{os.getpid()}")
+        temporary.write_text(json.dumps(result))
+        temporary.replace(file)
+    if not tracker.started:  # it was refused before there was anything to record but this
+        tracker.start(name, {}, tags | {"ztsnr.outcome": result["outcome"]})
+        tracker.finish("FINISHED" if result["outcome"] == INCOMPATIBLE else "FAILED", result["message"])
+    return math.nan if result["score"] is None else result["score"]
