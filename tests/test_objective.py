@@ -17,7 +17,7 @@ from ztsnr.objective import Objective
 from ztsnr.registry import build, compose
 from ztsnr.schedule.combined import Mixture, TerminalMass
 from ztsnr.schedule.density import Cosine, Density, Laplace, LogUniform
-from ztsnr.schedule.grid import FromTerminal, Trailing
+from ztsnr.schedule.grid import FromTerminal, Karras, Trailing
 from ztsnr.target import EDM, X0, Eps, Flow, V
 from ztsnr.training.monitor import Monitor
 from ztsnr.weighting import P2, Importance, MinSNR, Sigmoid, SoftMinSNR, Unit, Weighting
@@ -31,6 +31,7 @@ WEIGHTINGS = [
     P2(base=Eps(), k=1.0, gamma=1.0),
     Sigmoid(base=Eps(), bias=2.0),
 ]
+LOW = Karras(sigma_min=0.001, sigma_max=0.01, rho=7.0)  # a grid that any density reaches
 LAPLACE, COSINE = Laplace(mu=0.0, b=0.5), Cosine(mu=0.0, scale=1.0)
 
 
@@ -248,7 +249,7 @@ def test_normalised_gradients_do_not_depend_on_the_size_of_the_weights(zero_term
 def test_a_weight_whose_mean_is_0_or_infinite_or_none_is_not_normalised(
     density, target, weighting, zero_terminal, make_schedule
 ):
-    schedule = make_schedule(zero_terminal, density=density)
+    schedule = make_schedule(zero_terminal, density=density, grid=LOW)
     make_objective(schedule, target, weighting)
     with pytest.raises(ConfigError, match=r"objective\.normalise=true needs a weight with a finite mean above 0"):
         make_objective(schedule, target, weighting, normalise=True)
@@ -365,7 +366,8 @@ def test_eps_is_refused_wherever_inf_is_reached(part, sdxl, make_schedule):
         "density": TerminalMass(density=LAPLACE, terminal=math.inf, mass=0.01),
         "grid": FromTerminal(grid=Trailing(table=sdxl), terminal=math.inf),
     }
-    schedule = make_schedule(sdxl, **{name: reach[name] for name in part.split(" and ")})
+    parts = {"density": Laplace(mu=0.0, b=0.5)} | {name: reach[name] for name in part.split(" and ")}
+    schedule = make_schedule(sdxl, **parts)
     with pytest.raises(IncompatibleObjective, match=rf"target=eps .*\b{part}\b"):
         make_objective(schedule, Eps())
     for target in TARGETS[1:]:

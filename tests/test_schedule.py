@@ -13,8 +13,9 @@ from hypothesis import strategies as st
 from ztsnr.errors import ConfigError
 from ztsnr.noise import alpha, snr
 from ztsnr.registry import make, options
-from ztsnr.schedule.density import Density, TableUniform
-from ztsnr.schedule.grid import Karras, Leading, Trailing
+from ztsnr.schedule.combined import TerminalMass
+from ztsnr.schedule.density import LogUniform, TableUniform
+from ztsnr.schedule.grid import FromTerminal, Karras, Leading, Trailing
 from ztsnr.schedule.table import Cosine, Linear, ScaledLinear, ZeroTerminal, sigmas_from_alpha_bar
 from ztsnr.schedule.timesteps import FlowTime, LogSigma, TableIndex
 
@@ -290,20 +291,30 @@ def test_impossible_timesteps_are_refused_by_key(sdxl, make, key):
 # the four together
 
 
-class BelowOne(Density):
-    def sigma(self, u):
-        return u
+FAR = LogUniform(sigma_min=0.01, sigma_max=1e6)
+UP_TO_1000 = LogUniform(sigma_min=0.01, sigma_max=1000.0)
+LOW = Karras(sigma_min=0.01, sigma_max=1.0, rho=7.0)
+
+
+@pytest.mark.parametrize("start", [20000.0, math.inf])
+def test_sampling_from_levels_far_above_all_draws_is_refused(sdxl, make_schedule, start):
+    grid = FromTerminal(grid=Trailing(table=sdxl), terminal=start)
+    with pytest.raises(ConfigError, match=r"starts sampling from sigma (20000|inf), but .* no level above 14\.6146"):
+        make_schedule(sdxl, grid=grid)
+    assert make_schedule(sdxl, grid=grid, density=UP_TO_1000).sigma_max == start
+    with_mass = TerminalMass(density=TableUniform(table=sdxl), terminal=start, mass=0.01)
+    assert make_schedule(sdxl, grid=grid, density=with_mass).sigma_max == start
 
 
 def test_schedule_knows_its_highest_level_and_which_parts_reach_inf(sdxl, zero_terminal, make_schedule):
     plain, both = make_schedule(sdxl), make_schedule(zero_terminal)
-    only_grid = make_schedule(sdxl, grid=Trailing(table=zero_terminal))
+    only_grid = make_schedule(sdxl, density=FAR, grid=Trailing(table=zero_terminal))
     only_density = make_schedule(sdxl, density=TableUniform(table=zero_terminal))
     assert plain.sigma_max == sdxl.sigmas[-1].item()
-    assert make_schedule(sdxl, density=BelowOne()).sigma_max == sdxl.sigmas[-1].item()
-    assert make_schedule(sdxl, grid=KARRAS).sigma_max == pytest.approx(20000)
+    assert make_schedule(sdxl, density=TableUniform(table=sdxl), grid=LOW).sigma_max == sdxl.sigmas[-1].item()
+    assert make_schedule(sdxl, density=UP_TO_1000, grid=KARRAS).sigma_max == pytest.approx(20000)
     assert both.sigma_max == only_grid.sigma_max == only_density.sigma_max == math.inf
-    assert make_schedule(sdxl, grid=Leading(table=zero_terminal, offset=1)).sigma_max == math.inf
+    assert make_schedule(sdxl, density=FAR, grid=Leading(table=zero_terminal, offset=1)).sigma_max == math.inf
     reached = [schedule.parts_at_inf for schedule in (plain, both, only_grid, only_density)]
     assert reached == ["", "density and grid", "grid", "density"]
 

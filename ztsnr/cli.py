@@ -67,6 +67,8 @@ def tell(error: Exception, config: str) -> int:
         text = f"There is no key {unknown[1]!r}.{_nearest(unknown[1], config)}"
     elif isinstance(error, InterpolationKeyError):
         text = f"{text}. Two of the chosen options do not go together: choose another for one of them."
+    elif "recursion" in text.lower():
+        text = f"Two of the chosen options refer to each other, so that neither has a value. Choose another. ({text})"
     elif isinstance(error, MissingMandatoryValue):
         text = f"{error.full_key} must be given: {error.full_key}=VALUE"
     Console(stderr=True, soft_wrap=True).print("[bold red]error:[/] ", end="")

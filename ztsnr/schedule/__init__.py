@@ -3,12 +3,18 @@
 import math
 from dataclasses import dataclass
 
+import torch
+
 from ztsnr import check
 from ztsnr.errors import ConfigError
+from ztsnr.noise import alpha
 from ztsnr.schedule.density import Density
 from ztsnr.schedule.grid import Grid
 from ztsnr.schedule.table import SigmaTable
 from ztsnr.schedule.timesteps import TimestepMap
+
+UNSEEN_SIGNAL = 0.01
+"""How much more signal than sampling's first level, in alpha, the noisiest training sample may have."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -26,6 +32,19 @@ class Schedule:
                 f"schedule.timesteps={type(self.timesteps).__name__} has no finite timestep at sigma = inf, which "
                 f"its {self.parts_at_inf} reaches. Choose schedule/timesteps=table, "
                 f"or a finite schedule.table.terminal such as 20000."
+            )
+
+        self._refuse_unreached_start()
+
+    def _refuse_unreached_start(self) -> None:
+        """Sampling must not start from less signal than training ever shows (Lin et al., arXiv 2305.08891)."""
+        start, highest = self.grid.start, self.density.highest
+        trained, sampled = alpha(torch.tensor([highest, start], dtype=torch.float64)).tolist()
+        if trained - sampled > UNSEEN_SIGNAL:
+            raise ConfigError(
+                f"schedule.grid starts sampling from sigma {start:.6g}, but schedule.density draws no level above "
+                f"{highest:.6g}. Choose a grid that starts there, or a density that reaches further: "
+                f"schedule/density=laplace_terminal puts a share of draws at the terminal level."
             )
 
     @property
