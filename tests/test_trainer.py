@@ -9,6 +9,7 @@ from accelerate.state import AcceleratorState
 
 from ztsnr.errors import ConfigError, NonFinite
 from ztsnr.registry import build, compose
+from ztsnr.schedule.density import TableUniform
 from ztsnr.training.ema import make_ema
 from ztsnr.training.loop import share
 from ztsnr.training.monitor import Monitor
@@ -232,3 +233,19 @@ def test_processes_share_the_batch_without_gap_or_overlap():
     assert [len(range(*part.indices(6))) for _, parts in shares for part in parts] == [2] * 12
     with pytest.raises(ConfigError, match=r"multiple of 5 process\(es\)"):
         share(0, 5, batch_size=24, accumulate=3)
+
+
+def test_levels_are_drawn_one_in_each_stratum_or_independently(monkeypatch):
+    drawn, sigma = {}, TableUniform.sigma
+    for stratify in ("true", "false"):
+        seen = drawn.setdefault(stratify, [])
+        with monkeypatch.context() as patch:
+            patch.setattr(TableUniform, "sigma", lambda self, u, seen=seen: seen.append(u) or sigma(self, u))
+            fit(f"trainer.stratify={stratify}", "trainer.batch_size=16", "trainer.steps=3")
+    counts = {
+        stratify: [(u * 16).long().bincount(minlength=16).tolist() for u in seen if len(u) == 16]
+        for stratify, seen in drawn.items()
+    }
+    assert counts["true"] == [[1] * 16] * 3
+    assert len(counts["false"]) == 3
+    assert all(count != [1] * 16 for count in counts["false"])
