@@ -70,6 +70,7 @@ def tell_sweep(results: Mapping[str, dict], seconds: float) -> str:
     console = Console(stderr=True, highlight=False, width=None if sys.stderr.isatty() else WIDTH)
     ranked = sorted(results.values(), key=lambda result: math.inf if result["score"] is None else result["score"])
     table, rows = make_table("run", "score", "seconds", ""), []
+    table.columns[-1].justify = "left"
     for result in ranked:
         score = result["outcome"] if result["score"] is None else f"{result['score']:.4f}"
         message = result["message"].split(". ")[0]
