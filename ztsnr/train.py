@@ -13,27 +13,26 @@ from ztsnr.cli import command
 from ztsnr.errors import TrackingError
 from ztsnr.record import flatten, science
 from ztsnr.registry import build
-from ztsnr.sweep import attempt, digest, name_of, sweeping
+from ztsnr.sweep import attempt, digest, sweeping
 
 if TYPE_CHECKING:
     from ztsnr.objective import Objective
     from ztsnr.training.tracking import Tracker
     from ztsnr.training.trainer import Trained
 
-PARTS = ("data", "lr_schedule", "validation", "samples", "trainer", "optimizer")
+PARTS = ("data", "lr_schedule", "validation", "samples", "quality", "trainer", "optimizer")
 TOLD = ("target", "weighting", "model", "data", "optimizer")
-TAGS = ("schedule", "loss", *TOLD)
+TAGS = ("schedule", "loss", *TOLD, "lr_schedule", "distance")
 
 
 @command("train")
 def main(composed: DictConfig) -> float:
     """Returns the validation score, which sweeps rank and optimise; nan where a run of a sweep has none."""
-    tracker, config = build(composed.tracking), digest(science(composed))
-    tags = choices(TAGS) | {"ztsnr.role": "run", "ztsnr.config": config}
+    tracker, tags = build(composed.tracking), choices(TAGS) | {"ztsnr.role": "run"}
     if sweep := sweeping():
-        title, tags = name_of(sweep), tags | {"ztsnr.sweep": sweep["id"]}
-        return attempt(lambda: run(composed, tracker, title, tags), title, config, tracker, tags)
-    return run(composed, tracker, f"{tags['schedule']} {tags['loss']} seed {composed.seed}", tags)
+        return attempt(composed, sweep, tracker, tags, lambda name, tags: run(composed, tracker, name, tags))
+    title, config = f"{tags['schedule']} {tags['loss']} seed {composed.seed}", digest(science(composed))
+    return run(composed, tracker, title, tags | {"ztsnr.config": config})
 
 
 def run(composed: DictConfig, tracker: "Tracker", title: str, tags: dict[str, str]) -> float:
@@ -49,7 +48,8 @@ def run(composed: DictConfig, tracker: "Tracker", title: str, tags: dict[str, st
     from ztsnr.training.optim import check_optimizer
     from ztsnr.training.tracking import NoTracker, code_version
 
-    trainer, console, state = parts.pop("trainer"), make_console(), join_processes()
+    trainer, quality = parts.pop("trainer"), parts.pop("quality")
+    console, state = make_console(), join_processes()
     check_optimizer(parts["optimizer"], trainer.weights, trainer.groups)
     if not state.is_main_process:
         tracker, console.quiet = NoTracker(), True
@@ -64,6 +64,7 @@ def run(composed: DictConfig, tracker: "Tracker", title: str, tags: dict[str, st
             trained = trainer.fit(**parts, objective=objective, network=network, monitor=monitor)
         if not console.quiet:
             print(f"score {trained.score:.4f}", flush=True)
+            tracker.metrics(quality(objective, trained.networks[trained.best], parts["data"]), trained.step)
             keep(trained, objective, composed, title, tracker)
     weights = run_folder() / "final.safetensors"
     console.print(f"took    {time.perf_counter() - began:.0f} s", highlight=False)
