@@ -71,7 +71,7 @@ def test_what_goes_wrong_stays_in_its_run(swept):
     told = {result["message"] for result in results_in(folder) if result["outcome"] == "failed"}
     assert told == {"trainer.batch_size must be a multiple of trainer.accumulate=2, got 33"}
     assert "charts  python -m ztsnr.ui sweep=" in done.stderr
-    assert "Which schedule and loss?" in done.stderr
+    assert "Which schedule, loss and trainer.batch_size?" in done.stderr
 
 
 @pytest.mark.slow
@@ -83,7 +83,7 @@ def test_the_record_holds_every_run_and_a_summary(swept):
     assert summary.data.metrics == {"runs/finished": 3, "runs/incompatible": 2, "runs/failed": 3}
     progress = client.get_metric_history(summary.info.run_id, "runs/finished")
     assert [entry.value for entry in progress][-4:] == [2, 3, 3, 3]
-    assert "| laplace vpred 32 |" in summary.data.tags["mlflow.note.content"]
+    assert "| laplace vpred trainer.batch_size=32 |" in summary.data.tags["mlflow.note.content"]
     assert {entry.path for entry in client.list_artifacts(summary.info.run_id, "comparison")} >= {
         "comparison/index.html",
         "comparison/options.png",
@@ -248,23 +248,24 @@ def test_ctrl_c_stops_a_sweep_and_keeps_what_has_finished(tmp_path):
     told = process.communicate(timeout=100)[1]
     assert process.returncode == 130
     assert "Interrupted." in told
-    assert [result["outcome"] for result in results_in(tmp_path)][0] == "finished"
+    assert results_in(tmp_path)[0]["outcome"] == "finished"
     assert len(results_in(tmp_path)) < 3
 
 
 @pytest.mark.slow
 def test_compare_reads_the_record_alone(swept, tmp_path):
     record = f"tracking.folder={swept[0] / 'runs'}"
-    done = run(tmp_path, "compare", record, "output=here", "attach=false", "baseline=laplace eps 32")
+    done = run(tmp_path, "compare", record, "output=here", "attach=false", "baseline=laplace eps trainer.batch_size=32")
     assert "Which schedule, loss and trainer.batch_size?" in done.stdout
     assert (tmp_path / "here" / "index.html").is_file()
     assert {file.name for file in (tmp_path / "here").iterdir()} >= {"samples.png", "heat_map.png", "guidance.png"}
     rows = json.loads(run(tmp_path, "compare", record, "all=true", "format=json").stdout)["options"]
     found = {row["option"]: row for row in rows}
-    assert math.isfinite(found["laplace vpred 32"]["accuracy"])
-    assert found["laplace vpred 32"]["seconds"] > 0
-    assert found["ztsnr eps 32"]["outcome"] == "incompatible"
-    assert "multiple of trainer.accumulate=2" in found["laplace eps 33"]["message"]
+    done = found["laplace vpred trainer.batch_size=32"]
+    assert math.isfinite(done["accuracy"])
+    assert done["seconds"] > 0
+    assert found["ztsnr eps trainer.batch_size=32"]["outcome"] == "incompatible"
+    assert "multiple of trainer.accumulate=2" in found["laplace eps trainer.batch_size=33"]["message"]
     only = run(tmp_path, "compare", record, "filter=tags.loss = 'vpred'", "format=csv").stdout.splitlines()
     assert len(only) == 5
 
