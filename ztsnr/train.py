@@ -136,6 +136,7 @@ def recorded(
     step, changed = (state.step, changes(state, config)) if state else (0, [])
     if state and state.path.parent.parent.absolute() != folder.absolute():
         tags = tags | {"ztsnr.resumed_from": str(state.facts.get("record") or state.path)}
+        tags |= {f"ztsnr.changed.{step}": "\n".join(changed)} if changed else {}
     tracker.start(name, params, tags, folder, step, changed)
     try:
         yield

@@ -41,7 +41,7 @@ def write_tensors(path: Path, tensors: Mapping[str, Tensor], metadata: Mapping[s
         write_whole(path, lambda temporary: save_file(dict(tensors), temporary, dict(metadata)))
     except (OSError, SafetensorError) as error:
         needed = sum(tensor.nbytes for tensor in tensors.values())
-        reason = getattr(error, "strerror", None) or str(error)
+        reason = getattr(error, "strerror", None) or str(error).rpartition("I/O error: ")[2]
         raise CheckpointError(f"{path} could not be written: {reason}. {_room(path, needed)}") from error
 
 

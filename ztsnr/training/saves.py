@@ -185,8 +185,8 @@ class RunSaves(Saves):
             raise CheckpointError(f"{self.found.path} has no {error}") from error
         except CheckpointError as error:
             raise CheckpointError(f"{self.found.path} cannot be resumed by this run: {error}") from error
+        self.found.parts.clear()  # memory
         self.best, self.started = read_best(self.folder), self.found.step
-        self.found = None  # its tensors' memory
         return self.started
 
     def at(self, step):
