@@ -173,7 +173,7 @@ def test_a_broken_newest_one_is_named_and_the_one_before_taken(tmp_path, capsys)
     content[-9] ^= 1
     newest.write_bytes(content)
     again, _ = train(tmp_path, killer=Killer())
-    assert f"{newest} is not what was written" in capsys.readouterr().err
+    assert f"{newest} is refused: it is not what was written" in capsys.readouterr().err
     assert_same(again, train(tmp_path / "straight", killer=Killer())[0])
 
 

@@ -31,8 +31,7 @@ class Checkpoint:
 
     def load_into(self, network: nn.Module, name: str) -> None:
         """Fills the network with the weights called `name`; every tensor must be there, fit, and be as written."""
-        if name not in self.names:
-            raise CheckpointError(f"{self.path} holds the weights {', '.join(self.names)}, not {name!r}")
+        self._refuse_absent(name)
         wanted, found = network.state_dict(), {}
         with open_tensors(self.path) as file:
             for key in wanted:
@@ -41,9 +40,25 @@ class Checkpoint:
                 except SafetensorError as error:
                     raise CheckpointError(f"{self.path} does not fit model: it lacks {name}.{key}") from error
                 _refuse_misfit(f"{self.path} does not fit model: {name}.{key}", found[key], wanted[key])
+        self._refuse_changed(name, found)
+        network.load_state_dict(found)
+
+    def state(self, name: str) -> dict[str, Tensor]:
+        """All weights called `name`, whatever the network."""
+        self._refuse_absent(name)
+        with open_tensors(self.path) as file:
+            keys = [key for key in file.keys() if key.startswith(f"{name}.")]  # noqa: SIM118 (it is not iterable)
+            found = {key.removeprefix(f"{name}."): file.get_tensor(key) for key in keys}
+        self._refuse_changed(name, found)
+        return found
+
+    def _refuse_absent(self, name: str) -> None:
+        if name not in self.names:
+            raise CheckpointError(f"{self.path} holds the weights {', '.join(self.names)}, not {name!r}")
+
+    def _refuse_changed(self, name: str, found: Mapping[str, Tensor]) -> None:
         if checksum(found) != self.checksums.get(name):
             raise CheckpointError(f"{self.path} is not what was written: the checksum of {name} is another")
-        network.load_state_dict(found)
 
 
 def _refuse_misfit(what: str, found: Tensor, wanted: Tensor) -> None:
@@ -61,8 +76,15 @@ def save_checkpoint(
     facts: what JSON can hold, as the statistics of latents.
     """
     states = {name: _state(network) for name, network in networks.items()}
+    write_checkpoint(path, states, config, step, score, facts)
+
+
+def write_checkpoint(
+    path: Path, states: Mapping[str, Mapping[str, Tensor]], config: Mapping, step: int, score: float, facts: Mapping
+) -> None:
+    """Like save_checkpoint, of states in host memory, contiguous and each of its own memory."""
     metadata = {"ztsnr.format": FORMAT, "ztsnr.config": json.dumps(config), "ztsnr.step": str(step)}
-    metadata |= {"ztsnr.score": repr(score), "ztsnr.networks": json.dumps(list(networks))}
+    metadata |= {"ztsnr.score": repr(score), "ztsnr.networks": json.dumps(list(states))}
     metadata |= {"ztsnr.facts": json.dumps(dict(facts))}
     metadata |= {"ztsnr.checksums": json.dumps({name: checksum(state) for name, state in states.items()})}
     tensors = {f"{name}.{key}": value for name, state in states.items() for key, value in state.items()}

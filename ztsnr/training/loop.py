@@ -11,6 +11,7 @@ from accelerate import Accelerator, PartialState
 from accelerate.state import AcceleratorState
 from torch import Tensor, nn
 from torch.nn.utils import clip_grads_with_norm_, get_total_norm
+from torch.optim.swa_utils import AveragedModel
 
 from ztsnr.errors import ConfigError, NonFinite
 from ztsnr.objective import Objective
@@ -37,6 +38,7 @@ class Loop:
         for p in filter(lambda p: p.requires_grad, network.parameters()):
             p.data = p.data.to(getattr(torch, trainer.weights))
         self.ema = make_ema(network, trainer.ema) if trainer.ema is not None else None
+        self.posthoc = trainer.posthoc_ema.track(network)
         self.networks = {"raw": network} | ({"ema": self.ema.module} if self.ema else {})
         self.adaptive = dict(objective.learned.items()).get("density")
         self.optimizer = make_optimizer(optimizer, network, trainer.groups, objective.learned.parameters())
@@ -67,8 +69,8 @@ class Loop:
             clip_grads_with_norm_(self.network.parameters(), self.trainer.clip, norm)
         seed_torch(seed, "optimizer", step)  # the same in every process: they must stay equal
         self.stepper.step()
-        if self.ema is not None:
-            self.ema.update_parameters(self.network)
+        for average in self.averages.values():
+            average.update_parameters(self.network)
         if self.adaptive is not None:
             seen = self.accelerator.gather(torch.cat(watched).to(self.accelerator.device)).cpu()
             self.adaptive.observe(*seen.unbind(1))
@@ -102,22 +104,27 @@ class Loop:
         scaler = self.accelerator.scaler
         return {
             "network": trained_state(self.network),
-            "ema": self._averages(),
+            "averages": self._averages(),
             "learned": self.objective.learned.state_dict(),
             "optimizer": optimizer_state(self.optimizer, self.begun),
             "scaler": scaler.state_dict() if scaler is not None else None,
         }
 
-    def _averages(self) -> dict | None:
-        if self.ema is None:
-            return None
-        return trained_state(self.network, self.ema.module) | {"n_averaged": self.ema.n_averaged}
+    @property
+    def averages(self) -> dict[str, AveragedModel]:
+        return self.posthoc | ({"ema": self.ema} if self.ema is not None else {})
+
+    def _averages(self) -> dict[str, dict[str, Tensor]]:
+        return {
+            name: trained_state(self.network, average.module) | {"n_averaged": average.n_averaged}
+            for name, average in self.averages.items()
+        }
 
     def load(self, state: dict) -> None:
         """Goes on from such a state. Raises CheckpointError where it does not fit."""
         restore(trained_state(self.network), state["network"], "network")
-        if self.ema is not None:
-            restore(self._averages(), state["ema"], "averaged network (trainer.ema)")
+        for name, average in self._averages().items():
+            restore(average, state["averages"].get(name, {}), f"average {name}")
         restore(self.objective.learned.state_dict(), state["learned"], "learned part of the objective")
         restore_optimizer(self.optimizer, state["optimizer"])
         if self.accelerator.scaler is not None and state["scaler"]:

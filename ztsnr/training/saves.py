@@ -6,19 +6,21 @@ newest and to the best. Each is written off the training's thread, from a copy i
 
 import json
 import logging
+import math
 import re
 import threading
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from ztsnr import check
 from ztsnr.errors import CheckpointError, ConfigError, Interrupted
+from ztsnr.training.checkpoint import write_checkpoint
 from ztsnr.training.files import checksum, open_tensors, write_tensors, write_whole
 from ztsnr.training.loop import join_processes
 from ztsnr.training.signals import Signals
@@ -123,8 +125,10 @@ def read_state(path: Path) -> State:
     try:
         texts = [metadata[f"ztsnr.{name}"] for name in ("step", "facts", "tree")]
         if checksum(tensors, *texts) != metadata["ztsnr.checksum"]:
-            raise CheckpointError(f"{path} is not what was written: its checksum is another")
+            raise CheckpointError("it is not what was written, its checksum is another")
         parts = unpack(json.loads(texts[2]), tensors)
+    except CheckpointError as error:
+        raise CheckpointError(f"{path} is refused: {error}") from error
     except (KeyError, ValueError, RecursionError) as error:
         raise CheckpointError(f"{path} has broken metadata: {error}") from error
     if not isinstance(parts, dict):
@@ -144,6 +148,9 @@ class Saves:
 
     def validated(self, step: int, score: float) -> None: ...
 
+    def snapshot(self, step: int, averages: Mapping[str, nn.Module]) -> None:
+        """Of averages to be combined after training."""
+
 
 class RunSaves(Saves):
     """The saves of the commands; use it as a context. `found` is the state to go on from.
@@ -155,7 +162,7 @@ class RunSaves(Saves):
         self.folder, self.policy, self.facts, self.found, self.before = folder, policy, facts, found, before
         self.processes = join_processes()
         self.main = self.processes.is_main_process
-        self.signals, self.room, self.writing = Signals(), {}, None
+        self.signals, self.rooms, self.writing = Signals(), {}, None
         self.error: Exception | None = None
         self.best = (None, None)  # its step and score
         self.started, self.since = 0, time.monotonic()
@@ -215,35 +222,45 @@ class RunSaves(Saves):
         return heard.item() > 0
 
     def _save(self, step: int) -> None:
-        self._wait()
         tree, tensors = pack({name: part.state() for name, part in self.parts.items()}, "state")
-        self._copy(tensors)
-        self.writing = threading.Thread(target=self._write, args=(step, tree), name="checkpoint", daemon=True)
-        self.writing.start()
+        self._start("state", tensors, lambda room: self._write_state(step, tree, room))
         self.since = time.monotonic()
 
-    def _copy(self, tensors: Mapping[str, Tensor]) -> None:
-        """Into room in host memory that is used again: new memory costs more than the copy."""
-        for name, tensor in tensors.items():
-            room = self.room.get(name)
-            if room is None or (room.shape, room.dtype) != (tensor.shape, tensor.dtype):
-                room = torch.empty(tensor.shape, dtype=tensor.dtype, pin_memory=tensor.is_cuda)
-            self.room[name] = room.copy_(tensor, non_blocking=True)
-        self.room = {name: self.room[name] for name in tensors}
-        if torch.cuda.is_available():
-            torch.cuda.synchronize()
+    def snapshot(self, step, averages):
+        if self.main:
+            states = {name: network.state_dict() for name, network in averages.items()}
+            tensors = {f"{name}\0{key}": value for name, state in states.items() for key, value in state.items()}
+            self._start("snapshot", tensors, lambda room: self._write_snapshot(step, room))
 
-    def _write(self, step: int, tree) -> None:
+    def _start(self, kind: str, tensors: Mapping[str, Tensor], write: Callable[[Mapping[str, Tensor]], None]) -> None:
+        self._wait()
+        self.rooms[kind] = copied(tensors, self.rooms.get(kind, {}))
+        self.writing = threading.Thread(target=self._write, args=(write, self.rooms[kind]), name="saves", daemon=True)
+        self.writing.start()
+
+    def _write_state(self, step: int, tree, tensors: Mapping[str, Tensor]) -> None:
+        self.before()
+        self.folder.mkdir(parents=True, exist_ok=True)
+        write_state(file_of(self.folder, step), step, self.facts, tree, tensors)
+        best, score = self.best
+        index = json.dumps({"newest": step, "best": best, "score": score})
+        write_whole(self.folder / "index.json", lambda path: path.write_text(index))
+        steps = saved_steps(self.folder)
+        for old in set(steps) - self.policy.spared(steps, best):
+            file_of(self.folder, old).unlink(missing_ok=True)
+
+    def _write_snapshot(self, step: int, tensors: Mapping[str, Tensor]) -> None:
+        folder, states = self.folder.with_name("snapshots"), {}
+        folder.mkdir(parents=True, exist_ok=True)
+        for name, tensor in tensors.items():
+            average, _, key = name.partition("\0")
+            states.setdefault(average, {})[key] = tensor
+        facts = {"posthoc_stds": {name: float(name.removeprefix("std_")) for name in states}}
+        write_checkpoint(file_of(folder, step), states, self.facts["config"], step, math.nan, facts)
+
+    def _write(self, write: Callable[[Mapping[str, Tensor]], None], tensors: Mapping[str, Tensor]) -> None:
         try:
-            self.before()
-            self.folder.mkdir(parents=True, exist_ok=True)
-            write_state(file_of(self.folder, step), step, self.facts, tree, self.room)
-            best, score = self.best
-            index = json.dumps({"newest": step, "best": best, "score": score})
-            write_whole(self.folder / "index.json", lambda path: path.write_text(index))
-            steps = saved_steps(self.folder)
-            for old in set(steps) - self.policy.spared(steps, best):
-                file_of(self.folder, old).unlink(missing_ok=True)
+            write(tensors)
         except Exception as error:  # of the disk, whatever it is: the training's thread raises or tells it
             self.error = error
 
@@ -260,6 +277,19 @@ class RunSaves(Saves):
             hint = "The one before it is sound. Make room, or use trainer.checkpoint.on_save_error=go_on"
             raise CheckpointError(f"{told} {hint}") from error
         logging.getLogger(__name__).warning("%s The run goes on; it can be resumed from the one before it.", told)
+
+
+def copied(tensors: Mapping[str, Tensor], room: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """In host memory, in that of `room` where it fits: new memory costs more than the copy."""
+    copies = {}
+    for name, tensor in tensors.items():
+        place = room.get(name)
+        if place is None or (place.shape, place.dtype) != (tensor.shape, tensor.dtype):
+            place = torch.empty(tensor.shape, dtype=tensor.dtype, pin_memory=tensor.is_cuda)
+        copies[name] = place.copy_(tensor, non_blocking=True)
+    if torch.cuda.is_available():
+        torch.cuda.synchronize()
+    return copies
 
 
 def read_best(folder: Path) -> tuple[int | None, float | None]:

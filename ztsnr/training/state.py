@@ -53,7 +53,8 @@ def unpack(tree, tensors: Mapping[str, Tensor]):
             case {"dtype": str(name)} if name in DTYPES:
                 return DTYPES[name]
             case {"tensor": name, "order": list(order)}:
-                return tensors[name].permute(torch.tensor(order).argsort().tolist())
+                inverse = [order.index(dim) for dim in range(tensors[name].ndim)]
+                return tensors[name].permute(inverse)
             case {"tensor": name}:
                 return tensors[name]
     except (KeyError, TypeError, RuntimeError, ValueError, OverflowError) as error:

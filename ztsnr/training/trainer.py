@@ -19,6 +19,7 @@ from ztsnr.training.loop import Loop
 from ztsnr.training.lr_schedule import LRSchedule
 from ztsnr.training.monitor import Monitor
 from ztsnr.training.optim import MakeOptimizer, ParamGroups
+from ztsnr.training.posthoc import PosthocEMA
 from ztsnr.training.saves import SavePolicy, Saves
 
 
@@ -63,6 +64,7 @@ class Trainer:
     stratify: bool
     groups: ParamGroups
     checkpoint: SavePolicy
+    posthoc_ema: PosthocEMA
 
     def __post_init__(self):
         for name in ("steps", "batch_size", "accumulate", "log_every", "validate_every", "sample_every"):
@@ -72,6 +74,7 @@ class Trainer:
         check.one_of("trainer.weights", self.weights, ("float32", "bfloat16"))
         check.instance("trainer.groups", self.groups, ParamGroups)
         check.instance("trainer.checkpoint", self.checkpoint, SavePolicy)
+        check.instance("trainer.posthoc_ema", self.posthoc_ema, PosthocEMA)
         check.flag("trainer.compile", self.compile)
         check.flag("trainer.stratify", self.stratify)
         if self.clip is not None:
@@ -133,6 +136,8 @@ class Trainer:
                 evaluate(validate, sample)
                 if validate:
                     saves.validated(step, trained.score)
+            if loop.posthoc and step > begin and (ended or step % self.posthoc_ema.every == 0):
+                saves.snapshot(step, {name: average.module for name, average in loop.posthoc.items()})
             if ended:
                 break
             x0, cond = data.batch(step, loop.rows, self.batch_size)
