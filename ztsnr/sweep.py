@@ -23,15 +23,13 @@ from omegaconf import DictConfig, open_dict
 
 from ztsnr.cli import explain, tell
 from ztsnr.errors import ConfigError, IncompatibleObjective, ZtsnrError
-from ztsnr.record import flatten, science
+from ztsnr.record import flatten, important, science
 from ztsnr.registry import build
 
 if TYPE_CHECKING:
     from ztsnr.training.tracking import Tracker
 
 FINISHED, INCOMPATIBLE, FAILED, INTERRUPTED = "finished", "incompatible", "failed", "interrupted"
-UNIMPORTANT = ("log_every",)
-"""Keys of the trainer that change no result."""
 
 
 class SweepRecord(Callback):
@@ -144,8 +142,7 @@ def title_of(place: dict[str, str]) -> str:
 
 def digest(science: dict) -> str:
     """Of a run's resolved config, without what changes no result: equal for runs that would be the same."""
-    trainer = {key: value for key, value in science["trainer"].items() if key not in UNIMPORTANT}
-    text = json.dumps(science | {"trainer": trainer}, sort_keys=True)
+    text = json.dumps(important(science), sort_keys=True)
     return hashlib.blake2b(text.encode(), digest_size=8).hexdigest()
 
 
@@ -179,7 +176,7 @@ def attempt(composed: DictConfig, sweep: dict, tracker: "Tracker", tags: dict, t
             write_json(file, result | {"config": config, "seconds": round(time.perf_counter() - began, 1)})
             tracker.tally(sweep["run_id"], Counter(r["outcome"] for r in read_results(file.parent.parent).values()))
     if not tracker.started:  # it was refused before there was anything to record but this
-        tracker.start(name, params, tags | {"ztsnr.outcome": result["outcome"]})
+        tracker.start(name, params, tags | {"ztsnr.outcome": result["outcome"]}, file.parent)
         tracker.finish("FINISHED" if result["outcome"] == INCOMPATIBLE else "FAILED", result["message"])
     return math.nan if result["score"] is None else result["score"]
 

@@ -1,4 +1,6 @@
-"""An exponential moving average of the weights, by torch's own AveragedModel."""
+"""Moving averages of the weights, by torch's own AveragedModel."""
+
+from collections.abc import Callable
 
 import torch
 from torch import nn
@@ -7,12 +9,16 @@ from torch.optim.swa_utils import AveragedModel
 
 def make_ema(network: nn.Module, decay: float) -> AveragedModel:
     """`update_parameters(network)` after every step. Early on the decay is lower, (1 + n) / (10 + n), so that the
-    average forgets the random weights it began with (as in TensorFlow's ExponentialMovingAverage).
-    It is held in float32 whatever the weights are: bfloat16 cannot express a change of 1 - decay."""
+    average forgets the random weights it began with (as in TensorFlow's ExponentialMovingAverage)."""
+    return make_average(network, lambda updates: 1 - min(decay, (1 + updates) / (10 + updates)))
+
+
+def make_average(network: nn.Module, weight_of: Callable[[int], float]) -> AveragedModel:
+    """`weight_of` the newest weights, after so many updates. The average is held in float32 whatever they are:
+    bfloat16 cannot express a change of 1 - decay."""
 
     def weight(updates) -> float:
-        n = int(updates)
-        return 1 - min(decay, (1 + n) / (10 + n))
+        return weight_of(int(updates))
 
     @torch.no_grad()
     def average(averaged, current, updates):

@@ -19,6 +19,8 @@ from ztsnr.training.loop import Loop
 from ztsnr.training.lr_schedule import LRSchedule
 from ztsnr.training.monitor import Monitor
 from ztsnr.training.optim import MakeOptimizer, ParamGroups
+from ztsnr.training.posthoc import PosthocEMA
+from ztsnr.training.saves import SavePolicy, Saves
 
 
 @dataclass
@@ -61,6 +63,8 @@ class Trainer:
     noise_seed: int
     stratify: bool
     groups: ParamGroups
+    checkpoint: SavePolicy
+    posthoc_ema: PosthocEMA
 
     def __post_init__(self):
         for name in ("steps", "batch_size", "accumulate", "log_every", "validate_every", "sample_every"):
@@ -69,6 +73,8 @@ class Trainer:
         check.one_of("trainer.precision", self.precision, ("no", "bf16", "fp16"))
         check.one_of("trainer.weights", self.weights, ("float32", "bfloat16"))
         check.instance("trainer.groups", self.groups, ParamGroups)
+        check.instance("trainer.checkpoint", self.checkpoint, SavePolicy)
+        check.instance("trainer.posthoc_ema", self.posthoc_ema, PosthocEMA)
         check.flag("trainer.compile", self.compile)
         check.flag("trainer.stratify", self.stratify)
         if self.clip is not None:
@@ -95,8 +101,12 @@ class Trainer:
         validation: Validation,
         samples: SampleGrid,
         monitor: Monitor,
+        saves: Saves = Saves(),  # noqa: B008 (it has no state)
     ) -> Trained:
-        """Trains `network` in place, on the device that accelerate finds; both networks come back in eval mode."""
+        """Trains `network` in place, on the device that accelerate finds; both networks come back in eval mode.
+
+        `saves` knows where to begin and keeps what there is to go on from. Raises its Interrupted.
+        """
         loop = Loop(self, objective, network, optimizer)
         trained = Trained(loop.networks, objective.learned)
 
@@ -112,12 +122,22 @@ class Trainer:
                     trained.pictures = samples(objective, trained.networks[trained.best], data)
                     monitor.sampled(trained.step, trained.pictures)
 
-        for step in range(self.steps + 1):
+        begin = saves.begin({"loop": loop, "monitor": monitor})
+        if begin > self.steps:
+            raise ConfigError(
+                f"trainer.steps must be at least {begin}, as many as are trained already, got {self.steps}"
+            )
+        for step in range(begin, self.steps + 1):
+            saves.at(step)
             trained.step, ended = step, step == self.steps
             validate = ended or step % self.validate_every == 0
             sample = ended or (step > 0 and step % self.sample_every == 0)
             if loop.accelerator.is_main_process and (validate or sample):
                 evaluate(validate, sample)
+                if validate:
+                    saves.validated(step, trained.score)
+            if loop.posthoc and step > begin and (ended or step % self.posthoc_ema.every == 0):
+                saves.snapshot(step, {name: average.module for name, average in loop.posthoc.items()})
             if ended:
                 break
             x0, cond = data.batch(step, loop.rows, self.batch_size)

@@ -1,0 +1,229 @@
+"""Damages checkpoint files at random and reads them: nothing but CheckpointError may come out.
+
+    .venv/bin/python scripts/fuzz_checkpoint.py --files 10000
+
+Half are a final.safetensors, whose weights are loaded into the network; half are training states, which are resumed.
+Of each, half are damaged files, and half forged ones, whose checksums are right. What is still whole may load.
+"""
+
+import argparse
+import collections
+import json
+import math
+import random
+import re
+import tempfile
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import torch
+from torch import nn
+
+from ztsnr.errors import CheckpointError
+from ztsnr.training.checkpoint import read_checkpoint, save_checkpoint
+from ztsnr.training.saves import read_state, write_state
+from ztsnr.training.state import optimizer_state, pack, restore, restore_optimizer, settings_of, trained_state
+
+CONFIG = {"target": {"_target_": "ztsnr.target.V"}, "data": {"shape": [1, 8, 8], "classes": 10}, "seed": 0}
+NASTY = ("NaN", "1e999", "-1", "9" * 400, "null", "[]", "{}", '""', "[" * 4000, '{"tensor":0}', '"\\ud800"', "true")
+DTYPES = ("F64", "F32", "F16", "BF16", "I64", "I32", "U8", "BOOL", "F8_E4M3", "F8_E5M2", "C64", "F4", "X9", "")
+
+
+def network() -> nn.Module:
+    torch.manual_seed(0)
+    return nn.Sequential(nn.Linear(3, 4), nn.BatchNorm1d(4))
+
+
+def trained() -> tuple[nn.Module, torch.optim.Optimizer, list[dict]]:
+    net = network()
+    optimizer = torch.optim.AdamW(net.parameters(), lr=0.1)
+    begun = settings_of(optimizer)
+    net(torch.randn(5, 3)).square().mean().backward()
+    optimizer.step()
+    return net, optimizer, begun
+
+
+def write_both(folder: Path) -> dict[str, bytes]:
+    """A small sound file of each kind."""
+    net, optimizer, begun = trained()
+    final, state = folder / "final.safetensors", folder / "state.safetensors"
+    save_checkpoint(final, {"raw": net, "ema": network()}, CONFIG, 7, 0.25, {"mean": [0.5, 1.0]})
+    parts = {"network": trained_state(net), "optimizer": optimizer_state(optimizer, begun), "scaler": None}
+    write_state(state, 7, {"config": CONFIG, "overrides": ["seed=1"], "record": None}, *pack(parts, "state"))
+    return {"final": final.read_bytes(), "state": state.read_bytes()}
+
+
+class Forged(nn.Module):
+    """Says that its state is what it is given."""
+
+    def __init__(self, state: dict):
+        super().__init__()
+        self.given = state
+
+    def state_dict(self):
+        return self.given
+
+
+def other_tensors(tensors: dict, draw: random.Random) -> dict:
+    """One of them of another type or shape, or gone, or under another name."""
+    name = draw.choice(sorted(tensors))
+    other = tensors[name].contiguous()
+    kind = draw.choice((torch.int64, torch.bool, torch.float64, torch.bfloat16, torch.complex64, torch.float8_e4m3fn))
+    changed = draw.choice((other.to(kind), other.reshape(-1)[:1], other[None], other.reshape(-1)[:0], None))
+    renamed = draw.choice((name, name, name + ".x", ""))
+    rest = {key: value for key, value in tensors.items() if key != name}
+    return rest if changed is None else rest | {renamed: changed.contiguous()}
+
+
+def forge(kind: str, path: Path, draw: random.Random) -> None:
+    """A file with right checksums that says what no run would."""
+    net, optimizer, begun = trained()
+    if kind == "final":
+        state = other_tensors(net.state_dict(), draw)
+        config = draw.choice((CONFIG, [], None, {"target": 0}))
+        save_checkpoint(path, {draw.choice(("raw", "ema", "")): Forged(state), "ema": network()}, config, -1, math.nan)
+        return
+    parts = {"network": trained_state(net), "optimizer": optimizer_state(optimizer, begun), "scaler": None}
+    tree, tensors = pack(parts, "state")
+    text, value = json.dumps(tree), draw.choice([*NASTY, '{"tensor": "state.network.0.weight", "order": [9, 0]}'])
+    for pattern in draw.choices(
+        (r"\{[^{}]*\}", r'"\w+"(?!:)', r"\d+", "true|null", r"\[[^\[\]]*\]", r'"\w+"(?=:)'), k=2
+    ):
+        text = _replace_one(pattern, lambda: value, draw)(text)
+    try:
+        tree = json.loads(text)
+    except (ValueError, RecursionError):
+        tree = draw.choice((None, 0, [], {"dict": {}}, {"tuple": {}}, {"tensor": [], "order": [0]}, {"dtype": "load"}))
+    tensors = other_tensors(tensors, draw) if draw.random() < 0.5 else tensors
+    write_state(path, draw.choice((7, 7, 7, 7, -1)), draw.choice(({"config": CONFIG}, {}, {}, [])), tree, tensors)
+
+
+def read_final(path: Path) -> None:
+    read = read_checkpoint(path)
+    for name in ("raw", "ema"):
+        read.load_into(network(), name)
+
+
+def resume(path: Path) -> None:
+    net, optimizer, _ = trained()
+    parts = read_state(path).parts
+    if not {"network", "optimizer"} <= parts.keys():
+        raise CheckpointError("parts are missing")
+    restore(trained_state(net), parts["network"], "network")
+    restore_optimizer(optimizer, parts["optimizer"])
+
+
+READERS: dict[str, Callable[[Path], None]] = {"final": read_final, "state": resume}
+
+
+def damaged(content: bytes, draw: random.Random) -> bytes:
+    """One or two damages: to single bytes, to the length, to the header's numbers, texts, types and shapes."""
+    for _ in range(draw.randint(1, 2)):
+        content = draw.choice((_flip, _cut, _splice, _length, _number, _word, _type, _metadata))(content, draw)
+    return content
+
+
+def _flip(content: bytes, draw: random.Random) -> bytes:
+    changed = bytearray(content)
+    for _ in range(draw.randint(1, 8)) if changed else ():
+        changed[draw.randrange(len(changed))] = draw.randrange(256)
+    return bytes(changed)
+
+
+def _cut(content: bytes, draw: random.Random) -> bytes:
+    return content[: draw.randrange(len(content) + 1)] + bytes(draw.choice((0, 0, 1, 999)))
+
+
+def _splice(content: bytes, draw: random.Random) -> bytes:
+    start, stop = sorted(draw.randrange(len(content) + 1) for _ in range(2))
+    return content[:start] + draw.randbytes(draw.randint(0, 9)) + content[min(stop, start + 64) :]
+
+
+def _length(content: bytes, draw: random.Random) -> bytes:
+    return draw.choice((0, 1, len(content), 10**8, 10**8 + 1, 2**63, 2**64 - 1)).to_bytes(8, "little") + content[8:]
+
+
+def _header(content: bytes, change: Callable[[str], str]) -> bytes:
+    """With the header changed and its length put right, so that the damage is met behind the first check."""
+    size = int.from_bytes(content[:8], "little")
+    header = change(content[8 : 8 + size].decode("utf-8", "surrogateescape")).encode("utf-8", "surrogateescape")
+    return len(header).to_bytes(8, "little") + header + content[8 + size :]
+
+
+def _replace_one(pattern: str, by: Callable[[], str], draw: random.Random) -> Callable[[str], str]:
+    def change(header: str) -> str:
+        found = list(re.finditer(pattern, header))
+        if not found:
+            return header
+        place = draw.choice(found)
+        return header[: place.start()] + by() + header[place.end() :]
+
+    return change
+
+
+def _number(content: bytes, draw: random.Random) -> bytes:
+    numbers = ("0", "1", "3", "5", "-1", "4294967296", "18446744073709551615", "1e3", "0.5", "")
+    return _header(content, _replace_one(r"\d+", lambda: draw.choice(numbers), draw))
+
+
+def _word(content: bytes, draw: random.Random) -> bytes:
+    by = draw.choice(("", "raw", '"', "]"))
+    return _header(content, _replace_one(r'[a-z_.]{3,}|[{}\[\]",:\\]', lambda: by, draw))
+
+
+def _type(content: bytes, draw: random.Random) -> bytes:
+    return _header(content, _replace_one(r'(?<="dtype":")\w+', lambda: draw.choice(DTYPES), draw))
+
+
+def _metadata(content: bytes, draw: random.Random) -> bytes:
+    """Another text in place of one that the file says of itself, in a header that is sound JSON."""
+
+    def change(header: str) -> str:
+        try:
+            whole = json.loads(header)
+            named = whole["__metadata__"]
+            named[draw.choice(list(named))] = draw.choice(NASTY)
+            return json.dumps(whole)
+        except (ValueError, KeyError, TypeError, IndexError):
+            return header
+
+    return _header(content, change)
+
+
+def fuzz(folder: Path, files: int, seed: int) -> Iterator[str]:
+    """What became of each file: '' where it loaded, else the message without names and numbers."""
+    draw, sound = random.Random(seed), write_both(folder)
+    path = folder / "damaged.safetensors"
+    for number in range(files):
+        kind = ("final", "state")[number % 2]
+        if number % 4 < 2:
+            path.write_bytes(damaged(sound[kind], draw))
+        else:
+            forge(kind, path, draw)
+        try:
+            READERS[kind](path)
+            yield ""
+        except CheckpointError as error:
+            yield re.sub(r"'[^']*'|\d+|`.*|: .*", "…", str(error).replace(str(path), "FILE"))[:70]
+        except BaseException:
+            kept = Path(f"fuzz_{seed}_{number}.safetensors").absolute()
+            kept.write_bytes(path.read_bytes())
+            print(f"{kept} is a file that is not refused as it should be")
+            raise
+
+
+def main() -> None:
+    arguments = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    arguments.add_argument("--files", type=int, default=10_000)
+    arguments.add_argument("--seed", type=int, default=0)
+    given = arguments.parse_args()
+    memory = Path("/dev/shm")  # where there is no disk to wait for
+    with tempfile.TemporaryDirectory(dir=memory if memory.is_dir() else None) as folder:
+        became = collections.Counter(fuzz(Path(folder), given.files, given.seed))
+    print(f"{given.files} files, {became.pop('', 0)} loaded; refused:")
+    for message, times in became.most_common(20):
+        print(f"{times:6} {message}")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,259 @@
+"""Processes that are really killed, signalled and out of disk, and a tracking server that is really gone."""
+
+import json
+import os
+import resource
+import signal
+import socket
+import subprocess
+import sys
+import time
+
+import pytest
+import torch
+
+import ztsnr.sync
+import ztsnr.train
+from tests.test_readme import load_script
+from ztsnr.training.saves import file_of, read_state, saved_steps
+from ztsnr.training.signals import TOGETHER, Signals
+from ztsnr.training.tracking import make_client
+
+kill_runs = load_script("kill_runs")
+SHORT = (*kill_runs.SHORT, "model.width=16", "trainer.steps=200", "trainer.validate_every=50")
+SHORT += ("trainer.checkpoint.every=10", "hydra.run.dir=.")
+pytestmark = pytest.mark.slow
+
+
+def start(folder, *arguments, **options):
+    return kill_runs.start(folder, *SHORT, *arguments, **options)
+
+
+def wait_until(true, seconds=120):
+    deadline = time.monotonic() + seconds
+    while not true():
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
+
+
+def output(folder):
+    return (folder / "output.log").read_text()
+
+
+def test_killed_runs_come_to_the_same_end(tmp_path):
+    struck = kill_runs.survive(tmp_path, kills=5, seed=0)
+    assert sum(struck.values()) == 5
+
+
+@pytest.fixture(scope="module")
+def straight(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("straight")
+    assert kill_runs.end_of(start(folder)) == 0, output(folder)
+    return kill_runs.content(folder)
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGUSR1])
+def test_a_signal_saves_the_run_and_says_so(tmp_path, straight, number):
+    pid = start(tmp_path, "trainer.checkpoint.every=null")
+    wait_until(lambda: "validation score" in output(tmp_path))
+    os.kill(pid, number)
+    assert kill_runs.end_of(pid) == 75, output(tmp_path)
+    (step,) = saved_steps(tmp_path / "checkpoints")
+    assert f"{number.name} ended the run after step {step}, which is saved" in output(tmp_path)
+    assert "Traceback" not in output(tmp_path)
+    assert kill_runs.record(tmp_path / "runs", tmp_path)["status"] == "KILLED"
+    assert kill_runs.end_of(start(tmp_path)) == 0, output(tmp_path)
+    assert f"resumed after step {step}" in output(tmp_path)
+    assert kill_runs.record(tmp_path / "runs", tmp_path)["status"] == "FINISHED"
+    (_, checksum), (_, wanted) = kill_runs.content(tmp_path), straight
+    assert checksum == wanted
+
+
+def deaf():
+    Signals().listen()
+    print("listening", flush=True)
+    time.sleep(60)
+
+
+def test_a_second_signal_ends_at_once_and_an_echo_of_the_first_does_not(tmp_path):
+    pid = kill_runs.start(tmp_path, program=deaf)
+    wait_until(lambda: "listening" in output(tmp_path))
+    os.kill(pid, signal.SIGINT)
+    time.sleep(0.1)
+    os.kill(pid, signal.SIGTERM)
+    time.sleep(TOGETHER + 0.1)
+    assert os.waitpid(pid, os.WNOHANG) == (0, 0)
+    os.kill(pid, signal.SIGTERM)
+    assert kill_runs.end_of(pid) == -signal.SIGTERM
+
+
+def test_a_sweeps_interrupted_run_goes_on_from_its_checkpoint(tmp_path):
+    command = ("-m", "seed=0,1", *SHORT[:-1])
+    pid = kill_runs.start(tmp_path, *command)
+    wait_until(lambda: list(tmp_path.glob("runs/*/*/1/checkpoints/step_*")))
+    os.kill(pid, signal.SIGINT)
+    assert kill_runs.end_of(pid) == 75, output(tmp_path)
+    (sweep,) = tmp_path.glob("runs/*/*-sweep")
+    outcomes = [json.loads((sweep / run / "result.json").read_text())["outcome"] for run in ("0", "1")]
+    assert outcomes == ["finished", "interrupted"]
+    assert kill_runs.end_of(kill_runs.start(tmp_path, *command, "sweep.resume=true")) == 0, output(tmp_path)
+    assert "seed=0: finished earlier" in output(tmp_path)
+    assert output(tmp_path).count("resumed after step") == 1
+    client = make_client(f"sqlite:///{tmp_path / 'runs' / 'mlflow.db'}")
+    runs = client.search_runs([client.get_experiment_by_name("ztsnr").experiment_id], "tags.`ztsnr.role` = 'run'")
+    assert [run.info.status for run in runs] == ["FINISHED"] * 2
+    assert all("ztsnr.outcome" not in run.data.tags for run in runs)
+
+
+def test_a_runs_folder_alone_is_enough_to_go_on(tmp_path):
+    pid = start(tmp_path / "first", "schedule=laplace", "loss=eps")
+    wait_until(lambda: saved_steps(tmp_path / "first" / "checkpoints"))
+    os.kill(pid, signal.SIGTERM)
+    kill_runs.end_of(pid)
+    assert kill_runs.end_of(kill_runs.start(tmp_path, "resume=first")) == 0, output(tmp_path)
+    assert (tmp_path / "first" / "final.safetensors").is_file()
+    newest = file_of(tmp_path / "first" / "checkpoints", 200)
+    target = read_state(newest).facts["config"]["target"]["_target_"]
+    assert target.endswith("Eps")
+    branch = ("trainer.steps=210", "allow_changes=true", "hydra.run.dir=branch", f"resume={newest}")
+    assert kill_runs.end_of(kill_runs.start(tmp_path, *branch)) == 0, output(tmp_path)
+    assert saved_steps(tmp_path / "branch" / "checkpoints") == [210]
+    client = make_client(f"sqlite:///{tmp_path / 'runs' / 'mlflow.db'}")
+    (run,) = client.search_runs([client.get_experiment_by_name("ztsnr").experiment_id])
+    assert run.data.tags["ztsnr.resumed_from"]
+    assert "trainer.steps: 200 -> 210" in run.data.tags["ztsnr.changed.200"]
+
+
+@pytest.fixture
+def small_disk(tmp_path):
+    """A file system with room for one checkpoint; needs the right to mount."""
+    folder = tmp_path / "disk"
+    folder.mkdir()
+    if subprocess.run(["mount", "-t", "tmpfs", "-o", "size=700k", "tmpfs", folder], capture_output=True).returncode:
+        pytest.skip("no right to mount a small disk")
+    yield folder
+    subprocess.run(["umount", folder], check=True)
+
+
+@pytest.mark.parametrize("on_save_error", ["stop", "go_on"])
+def test_a_full_disk_leaves_the_previous_checkpoint(small_disk, tmp_path, on_save_error):
+    def filled():
+        (small_disk / "checkpoints").mkdir()
+        os.symlink(small_disk / "checkpoints", "checkpoints")
+        ztsnr.train.main()
+
+    own = ("model.width=32", "trainer.steps=20", f"trainer.checkpoint.on_save_error={on_save_error}", "tracking=none")
+    code = kill_runs.end_of(start(tmp_path, *own, "trainer.checkpoint.keep=5", program=filled))
+    told = output(tmp_path)
+    assert "could not be written: No space left on device" in told
+    assert " MB are free" in told
+    assert code == (2 if on_save_error == "stop" else 0)
+    (*_, step) = saved_steps(small_disk / "checkpoints")
+    assert read_state(file_of(small_disk / "checkpoints", step)).step == step
+    assert not list((small_disk / "checkpoints").glob(".*"))
+
+
+def test_a_file_size_limit_stops_with_what_is_needed(tmp_path):
+    def limited():
+        resource.setrlimit(resource.RLIMIT_FSIZE, (50_000, 50_000))
+        ztsnr.train.main()
+
+    assert kill_runs.end_of(start(tmp_path, "tracking=none", program=limited)) == 2
+    assert "File too large" in output(tmp_path)
+    assert "on_save_error=go_on" in output(tmp_path)
+
+
+class Server:
+    """A real MLflow server on SQLite."""
+
+    def __init__(self, folder):
+        self.folder = folder
+        with socket.socket() as probe:
+            probe.bind(("127.0.0.1", 0))
+            self.port = probe.getsockname()[1]
+        self.uri = f"http://127.0.0.1:{self.port}"
+
+    def start(self):
+        store = (
+            f"--backend-store-uri sqlite:///{self.folder / 'server.db'} --artifacts-destination {self.folder / 'files'}"
+        )
+        self.process = subprocess.Popen(
+            [
+                sys.executable,
+                "-m",
+                "mlflow",
+                "server",
+                "--host",
+                "127.0.0.1",
+                "--port",
+                str(self.port),
+                "--workers",
+                "1",
+            ]
+            + store.split(),
+            env=os.environ | {"MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false", "MLFLOW_DISABLE_TELEMETRY": "true"},
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL,
+            start_new_session=True,
+        )
+        wait_until(self.answers)
+
+    def answers(self):
+        with socket.socket() as probe:
+            return probe.connect_ex(("127.0.0.1", self.port)) == 0
+
+    def kill(self):
+        os.killpg(self.process.pid, signal.SIGKILL)
+        self.process.wait()
+
+
+@pytest.fixture
+def server(tmp_path):
+    server = Server(tmp_path)
+    server.start()
+    yield server
+    server.kill()
+
+
+def delivered(folder):
+    file = folder / "tracking" / "delivered.json"
+    return json.loads(file.read_text()) if file.exists() else {}
+
+
+def metrics_of(client, folder, key="train/loss"):
+    run_id = delivered(folder)["run_id"]
+    return client.get_run(run_id), [entry.step for entry in client.get_metric_history(run_id, key)]
+
+
+def test_a_server_that_dies_only_delays_the_record(server, tmp_path):
+    one, two = tmp_path / "one", tmp_path / "two"
+    to_server = (f"tracking.uri={server.uri}", "tracking.must_answer=false", "tracking.flush_seconds=0.2")
+    pid = start(one, *to_server, "tracking.patience=120", "trainer.steps=1000")
+    wait_until(
+        lambda: (
+            (one / "tracking" / "delivered.json").exists()
+            and "run_id" in (one / "tracking" / "delivered.json").read_text()
+        )
+    )
+    server.kill()
+    assert kill_runs.end_of(start(two, *to_server, "tracking.patience=0")) == 0, output(two)
+    assert f"events of the record wait, since tracking.uri={server.uri} failed" in output(two)
+    server.start()
+    assert kill_runs.end_of(pid) == 0, output(one)
+    assert "events of the record wait" not in output(one)
+    assert kill_runs.end_of(kill_runs.start(tmp_path, "two", program=ztsnr.sync.main)) == 0, output(tmp_path)
+    assert "events delivered to http://127" in output(tmp_path)
+    client = make_client(server.uri)
+    for folder, steps in ((one, 1000), (two, 200)):
+        run, logged = metrics_of(client, folder)
+        assert logged == list(range(2, steps + 1, 2))
+        assert run.info.status == "FINISHED"
+        assert {entry.path for entry in client.list_artifacts(run.info.run_id)} >= {"final.safetensors", "images"}
+    assert len(client.search_runs([run.info.experiment_id])) == 2
+    assert kill_runs.end_of(kill_runs.start(tmp_path, "two", program=ztsnr.sync.main)) == 0
+    assert output(tmp_path).endswith("nothing waits\n")
+
+
+def test_a_run_is_not_disturbed_by_its_interruptions(straight):
+    assert torch.get_num_threads() == 1  # by which these runs are the same to the bit
+    assert straight[0]["ztsnr.step"] == "200"

@@ -1,0 +1,114 @@
+import contextlib
+import os
+import random
+
+import pytest
+from PIL import Image
+
+from ztsnr.errors import TrackingError
+from ztsnr.training.delivery import Delivery
+from ztsnr.training.spool import Spool
+from ztsnr.training.tracking import make_client
+
+START = {"id": "abc", "name": "run", "params": {"a": "1"}, "tags": {}, "experiment": "test", "artifacts": None}
+
+
+def refill(spool, steps):
+    for step in steps:
+        spool.metrics({"loss": 1 / step, "lr": 0.1}, step)
+        if step % 10 == 0:
+            spool.picture("samples/x", Image.new("L", (4, 4), step), step)
+
+
+def test_what_was_put_down_before_a_kill_is_not_put_down_again(tmp_path):
+    spool = Spool(tmp_path / "tracking")
+    spool.put("start", **START, uri="")
+    refill(spool, range(1, 26))
+    spool.close()
+    with open(spool.events, "ab") as file:
+        file.write(b'{"kind": "metrics", "ti')  # killed within a line
+    again = Spool(tmp_path / "tracking")
+    assert again.begun["id"] == "abc"
+    refill(again, range(20, 31))
+    events = [event for _, event in again.read(0)]
+    assert [event["step"] for event in events if event["kind"] == "metrics"] == list(range(1, 31))
+    assert [event["step"] for event in events if event["kind"] == "picture"] == [10, 20, 30]
+    assert len(list((tmp_path / "tracking" / "files").iterdir())) == 3
+    again.close()
+
+
+def test_one_process_at_a_time_has_a_spool(tmp_path, monkeypatch):
+    monkeypatch.setattr("ztsnr.training.spool.LOCK_SECONDS", 0.0)
+    spool = Spool(tmp_path / "tracking")
+    with pytest.raises(TrackingError, match="in use by another process"):
+        Spool(tmp_path / "tracking")
+    spool.close()
+    Spool(tmp_path / "tracking").close()
+
+
+def test_a_full_disk_raises_nothing_and_loses_nothing_once_there_is_room(tmp_path, monkeypatch):
+    spool, write = Spool(tmp_path / "tracking"), os.write
+    spool.put("start", **START, uri="")
+
+    def full(handle, content):
+        if len(content) < 40:
+            raise OSError(28, "No space left on device")
+        return write(handle, content[: len(content) // 2])
+
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "write", full)
+        spool.metrics({"loss": 1.0}, 1)
+        assert spool.lost.errno == 28
+    spool.metrics({"loss": 2.0}, 2)
+    assert spool.lost is None
+    assert [event.get("step") for _, event in spool.read(0)] == [None, 1, 2]
+    spool.close()
+
+
+class Flaky:
+    """A client whose calls fail at random, before or after they have done their work."""
+
+    def __init__(self, client, draw):
+        self.client, self.draw = client, draw
+
+    def __getattr__(self, name):
+        def call(*arguments, **named):
+            if self.draw.random() < 0.3:
+                raise ConnectionError("before")
+            result = getattr(self.client, name)(*arguments, **named)
+            if self.draw.random() < 0.3:
+                raise ConnectionError("after")
+            return result
+
+        return call
+
+
+@pytest.mark.slow
+def test_whatever_fails_everything_arrives_once_and_in_order(tmp_path):
+    spool, draw, client = Spool(tmp_path / "tracking"), random.Random(0), make_client(f"sqlite:///{tmp_path / 'x.db'}")
+    (tmp_path / "x.txt").write_text("x")
+    artifacts = START | {"artifacts": (tmp_path / "artifacts").as_uri()}
+    spool.put("start", **artifacts, uri="")
+    failures = 0
+    for part in range(4):
+        refill(spool, range(1 + 10 * part, 11 + 10 * part))
+        spool.put("file", path="x.txt", folder=None)
+        spool.put("describe", text=f"part {part}", pictures=[])
+        if part == 3:
+            spool.put("finish", status="FINISHED")
+        delivery = Delivery(spool, lambda: Flaky(client, draw), contextlib.nullcontext)
+        while spool.undelivered():
+            try:
+                delivery.deliver()
+            except ConnectionError:
+                failures += 1
+    assert failures > 10
+    (run,) = client.search_runs([client.get_experiment_by_name("test").experiment_id])
+    for key in ("loss", "lr"):
+        assert [metric.step for metric in client.get_metric_history(run.info.run_id, key)] == list(range(1, 41))
+    assert len(client.list_artifacts(run.info.run_id, "images")) == 2 * 4
+    assert run.data.params == {"a": "1"}
+    assert run.info.status == "FINISHED"
+    assert run.data.tags["mlflow.note.content"].startswith("part 3")
+    assert not list((tmp_path / "tracking" / "files").iterdir())
+    spool.close()
