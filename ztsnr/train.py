@@ -13,7 +13,7 @@ from omegaconf import DictConfig, OmegaConf
 from ztsnr import check
 from ztsnr.cli import command
 from ztsnr.errors import ConfigError
-from ztsnr.record import flatten, science
+from ztsnr.record import CHOICES, flatten, science
 from ztsnr.registry import build
 from ztsnr.resume import changes, find_state, to_repeat, with_earlier
 from ztsnr.sweep import attempt, digest, sweeping
@@ -28,7 +28,6 @@ if TYPE_CHECKING:
 
 PARTS = ("data", "lr_schedule", "validation", "samples", "quality", "trainer", "optimizer")
 TOLD = ("target", "weighting", "model", "data", "optimizer")
-TAGS = ("schedule", "loss", *TOLD, "lr_schedule", "distance")
 
 
 def main() -> None:
@@ -39,7 +38,7 @@ def main() -> None:
 @command("train")
 def train(composed: DictConfig) -> float:
     """Returns the validation score, which sweeps rank and optimise; nan where a run of a sweep has none."""
-    tracker, tags = build(composed.tracking), choices(TAGS) | {"ztsnr.role": "run"}
+    tracker, tags = build(composed.tracking), choices(CHOICES) | {"ztsnr.role": "run"}
     if sweep := sweeping():
         return attempt(composed, sweep, tracker, tags, lambda name, tags: run(composed, tracker, name, tags))
     title, config = f"{tags['schedule']} {tags['loss']} seed {composed.seed}", digest(science(composed))
