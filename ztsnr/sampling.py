@@ -86,6 +86,17 @@ class DPMpp2M(Sampler):
         return z
 
 
+def rescale_v(guided: Tensor, positive: Tensor, z: Tensor, sigma: Tensor, rescale: Tensor | float) -> Tensor:
+    """A guided estimate of x0 (B, ...) whose v has the spread of the positive one's, by the share `rescale` () or (B,).
+
+    Lin et al. (arXiv 2305.08891, Algorithm 2); sigma > 0.
+    """
+    signal, noise = expand(alpha(sigma), z), expand(sigma_vp(sigma), z)
+    v_positive, v_guided = ((signal * z - x0) / noise for x0 in (positive, guided))
+    ratio = v_positive.flatten(1).std(1) / v_guided.flatten(1).std(1)
+    return signal * z - noise * v_guided * expand(1 + rescale * (ratio - 1), z)
+
+
 @dataclass(frozen=True, kw_only=True)
 class Guidance:
     """Classifier-free guidance (arXiv 2207.12598) with the rescale of Lin et al. (arXiv 2305.08891, Algorithm 2).
@@ -103,12 +114,7 @@ class Guidance:
     def combine(self, positive: Tensor, negative: Tensor, z: Tensor, sigma: Tensor) -> Tensor:
         """Two estimates of x0, (B, ...) each -> the guided one. The rescale acts on v, as published; sigma > 0."""
         guided = negative + self.scale * (positive - negative)
-        if self.rescale == 0:
-            return guided
-        signal, noise = expand(alpha(sigma), z), expand(sigma_vp(sigma), z)
-        v_positive, v_guided = ((signal * z - x0) / noise for x0 in (positive, guided))
-        ratio = v_positive.flatten(1).std(1) / v_guided.flatten(1).std(1)
-        return signal * z - noise * v_guided * expand(1 + self.rescale * (ratio - 1), z)
+        return rescale_v(guided, positive, z, sigma, self.rescale) if self.rescale > 0 else guided
 
 
 Cond = Mapping[str, Tensor]
