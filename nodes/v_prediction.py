@@ -48,12 +48,12 @@ class VPrediction(io.ComfyNode):
                 ),
                 io.Float.Input(
                     "sigma_min",
-                    default=0.0291675,
+                    default=0.0291672,
                     min=1e-4,
                     max=100.0,
                     step=1e-4,
                     round=False,
-                    tooltip="The lowest level. SD's and SDXL's own is 0.0291675.",
+                    tooltip="The lowest level. SD's and SDXL's own is 0.0291672.",
                 ),
                 io.Float.Input(
                     "sigma_max",

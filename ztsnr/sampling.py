@@ -6,6 +6,7 @@ A step is z' = alpha(sigma') * denoised + sigma_vp(sigma') * noise_estimate; fro
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from itertools import pairwise
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
@@ -13,7 +14,9 @@ from torch import Tensor
 from ztsnr import check
 from ztsnr.errors import ConfigError
 from ztsnr.noise import alpha, expand, sigma_vp
-from ztsnr.objective import Network, Objective
+
+if TYPE_CHECKING:  # ComfyUI's nodes sample without an objective
+    from ztsnr.objective import Network, Objective
 
 Denoise = Callable[[Tensor, Tensor], Tensor]
 """denoise(z, sigma) -> the estimate of x0, like z (B, ...); sigma is a scalar tensor."""
@@ -120,7 +123,9 @@ class Guidance:
 Cond = Mapping[str, Tensor]
 
 
-def guided_denoise(objective: Objective, network: Network, cond: Cond, negative: Cond, guidance: Guidance) -> Denoise:
+def guided_denoise(
+    objective: "Objective", network: "Network", cond: Cond, negative: Cond, guidance: Guidance
+) -> Denoise:
     """The objective's denoiser under conditions (B, ...) each; both branches go through the network as one batch."""
     if guidance.scale == 1:
         return lambda z, sigma: objective.denoise(network, z, sigma, cond)
