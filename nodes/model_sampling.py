@@ -74,9 +74,13 @@ def own_table(model) -> ScaledLinear:
 
 
 def made_table(model, zero_terminal: bool, sigma_min: float, sigma_max: float) -> SigmaTable:
-    """The model's own table between other ends; with zero_terminal, Lin et al.'s, sigma_max standing for inf."""
-    check.ascending("sigma_min", sigma_min, "sigma_max", sigma_max)
+    """The model's own table between other ends; with zero_terminal, Lin et al.'s, sigma_max standing for inf.
+
+    sigma_min 0 is the own table's lowest level.
+    """
     own = own_table(model)
+    sigma_min = sigma_min or own.sigmas[0].item()
+    check.ascending("sigma_min", sigma_min, "sigma_max", sigma_max)
     if not zero_terminal:
         return Stretched(table=own, sigma_min=sigma_min, sigma_max=sigma_max)
     own_max = own.sigmas[-1].item()

@@ -17,7 +17,12 @@ KARRAS, PROGRESSIVE, OWN = "karras from the terminal level", "progressive ladder
 
 def _sigmas(grid: Grid, steps: int):
     check.integer("steps", steps, at_least=1)
-    return grid.sigmas(steps).float()
+    sigmas = grid.sigmas(steps).float()
+    if not (sigmas.diff() < 0).all():
+        raise ConfigError(
+            f"steps={steps} would visit a level twice in float32. Use fewer, or a lower u_max."
+        )
+    return sigmas
 
 
 def _entered(grid: Grid, terminal: float, name: str) -> Grid:

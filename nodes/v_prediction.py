@@ -48,12 +48,12 @@ class VPrediction(io.ComfyNode):
                 ),
                 io.Float.Input(
                     "sigma_min",
-                    default=0.0291672,
-                    min=1e-4,
+                    default=0.0,
+                    min=0.0,
                     max=100.0,
-                    step=1e-4,
+                    step=0.001,
                     round=False,
-                    tooltip="The lowest level. SD's and SDXL's own is 0.0291672.",
+                    tooltip="The lowest level. 0 is the model's own, 0.0291672 for SD and SDXL.",
                 ),
                 io.Float.Input(
                     "sigma_max",

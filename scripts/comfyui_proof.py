@@ -16,6 +16,7 @@ from pathlib import Path
 import torch
 
 ROOT = Path(__file__).resolve().parent.parent
+FLAGS = ("--cpu", "--fp32-text-enc")
 STEPS, SEED, CFG, RESCALE, SIZE = 8, 7, 5.0, 0.7, 16
 
 
@@ -23,7 +24,7 @@ def start(comfyui: str, classic: bool = False):
     """ComfyUI's own modules on the CPU, with nodes/ linked in and loaded by its own loader."""
     os.chdir(comfyui)
     sys.path.insert(0, comfyui)
-    sys.argv = ["main.py", "--cpu"]
+    sys.argv = ["main.py", *FLAGS]
     import comfy.options
 
     comfy.options.enable_args_parsing()
@@ -97,38 +98,36 @@ def sample(model, sampler, sigmas, cfg=CFG, latent=None):
     )[0]["samples"]  # fmt: skip
 
 
-def by_core(patcher, sampler, terminal, cfg=CFG, rescale=RESCALE):
-    """The same by ztsnr's own sampler on z in float32, from the same noise, network and conditions, in SDXL's space."""
-    from ztsnr import distance, objective, sampling, target, weighting
-    from ztsnr.schedule import Schedule
-    from ztsnr.schedule.density import TableUniform
+def by_core(patcher, sampler, terminal, guide=None, levels=None, told=None, size=SIZE, steps=STEPS):
+    """The same by ztsnr's own sampler on z in float32, from the same noise, network and conditions, in SDXL's space.
+
+    guide(positive, negative, z, sigma) -> the guided estimate; levels: Karras entered from the terminal one.
+    """
+    from ztsnr.sampling import Guidance
     from ztsnr.schedule.grid import FromTerminal, Karras
     from ztsnr.schedule.table import ScaledLinear, ZeroTerminal
     from ztsnr.schedule.timesteps import TableIndex
+    from ztsnr.target import V
 
     table = ZeroTerminal(table=ScaledLinear(beta_start=0.00085, beta_end=0.012, steps=1000), terminal=terminal)
-    lowest = table.sigmas[0].item()
-    grid = FromTerminal(grid=Karras(sigma_min=lowest, sigma_max=17.8, rho=7.0), terminal=terminal)
-    timesteps = TableIndex(table=table, quantize=False)
-    schedule = Schedule(table=table, density=TableUniform(table=table), grid=grid, timesteps=timesteps)
-    unit = weighting.Unit(base=target.V())
-    trained = objective.Objective(
-        schedule=schedule, target=target.V(), weighting=unit, distance=distance.MSE(), normalise=False
-    )
+    below = Karras(sigma_min=table.sigmas[0].item(), sigma_max=17.8, rho=7.0)
+    levels = FromTerminal(grid=below, terminal=terminal).sigmas(steps) if levels is None else levels
+    guide = guide or Guidance(scale=CFG, rescale=RESCALE).combine
+    timesteps, model = TableIndex(table=table, quantize=False), patcher.model
+    dtype, shape = model.manual_cast_dtype or model.get_dtype(), {"width": 8 * size, "height": 8 * size}
+    adm = [model.encode_adm(device=torch.device("cpu"), **shape, **cond[0][1]) for cond in told or conditions()]
 
-    def network(z, t, context, y):
-        return patcher.model.diffusion_model(z, t, context=context, y=y)
+    def denoise(z, sigma):
+        sigma, estimates = sigma.expand(1), []
+        for cond, y in zip(told or conditions(), adm, strict=True):
+            seen, context, y = (part.to(dtype) for part in (z, cond[0][0], y))
+            output = model.diffusion_model(seen, timesteps(sigma).float(), context=context, y=y)
+            estimates.append(V().denoised(output.float(), z, sigma))
+        return guide(*estimates, z, sigma)
 
-    def cond(entry):
-        told = {"width": 8 * SIZE, "height": 8 * SIZE, "device": torch.device("cpu")}
-        return {"context": entry[0][0], "y": patcher.model.encode_adm(**told, **entry[0][1])}
-
-    positive, negative = map(cond, conditions())
-    guidance = sampling.Guidance(scale=cfg, rescale=rescale)
-    noise = torch.randn(1, 4, SIZE, SIZE, generator=torch.Generator().manual_seed(SEED))
+    noise = torch.randn(1, 4, size, size, generator=torch.Generator().manual_seed(SEED))
     with torch.inference_mode():
-        denoise = sampling.guided_denoise(trained, network, positive, negative, guidance)
-        return sampler(denoise, noise, grid.sigmas(STEPS))
+        return sampler(denoise, noise, levels)
 
 
 def same(what: str, got, wanted, tolerance: float) -> None:
@@ -139,7 +138,7 @@ def same(what: str, got, wanted, tolerance: float) -> None:
 
 def prediction(model, **inputs):
     told = {
-        "checkpoint": "set below", "zero_terminal": True, "sigma_min": 0.0291672, "sigma_max": 20000.0,
+        "checkpoint": "set below", "zero_terminal": True, "sigma_min": 0.0, "sigma_max": 20000.0,
         "sigma_data": 1.0, "snr_gamma": 0.0, "native_resolution": 1024,
     }  # fmt: skip
     return run("ZTSNRVPrediction", model=model, **told | inputs)
