@@ -4,7 +4,7 @@ ComfyUI samples on x = x0 + sigma * noise in float32, which cannot hold sigma = 
 """
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 
 import comfy.latent_formats
@@ -86,7 +86,14 @@ def made_table(model, zero_terminal: bool, sigma_min: float, sigma_max: float) -
     own_max = own.sigmas[-1].item()
     if sigma_min >= own_max:
         raise ConfigError(f"sigma_min must be below the model's own highest level, {own_max:.6g}, got {sigma_min}")
-    return ZeroTerminal(table=Stretched(table=own, sigma_min=sigma_min, sigma_max=own_max), terminal=sigma_max)
+    table = ZeroTerminal(table=Stretched(table=own, sigma_min=sigma_min, sigma_max=own_max), terminal=math.inf)
+    below = table.sigmas[-2].item()
+    if sigma_max <= below:
+        raise ConfigError(
+            f"sigma_max stands for infinity and must exceed the level before it, {below:.6g}, got {sigma_max}. "
+            f"Turn zero_terminal off for a model that ends there."
+        )
+    return replace(table, terminal=sigma_max)
 
 
 class TableSampling(comfy.model_sampling.ModelSamplingDiscrete):

@@ -19,9 +19,7 @@ def _sigmas(grid: Grid, steps: int):
     check.integer("steps", steps, at_least=1)
     sigmas = grid.sigmas(steps).float()
     if not (sigmas.diff() < 0).all():
-        raise ConfigError(
-            f"steps={steps} would visit a level twice in float32. Use fewer, or a lower u_max."
-        )
+        raise ConfigError(f"steps={steps} would visit a level twice in float32. Use fewer, or a lower u_max.")
     return sigmas
 
 

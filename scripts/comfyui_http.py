@@ -131,18 +131,14 @@ def latents(folder: Path, name: str, checkpoint: str):
     return load_file(folder / "output" / saved["subfolder"] / saved["filename"])["latent_tensor"]
 
 
-def reference(name: str, checkpoint: Path):
+def reference(name: str, model, clip):
     """The same by ztsnr's sampler on the same network, in SDXL's space."""
-    import comfy.model_management
-    import comfy.sd
-
     from ztsnr.sampling import DPMpp2M, Euler, Guidance, rescale_v
     from ztsnr.schedule.density import Karras, Laplace
     from ztsnr.schedule.grid import FromTerminal, Quantiles
 
-    model, clip, *_ = comfy.sd.load_checkpoint_guess_config(str(checkpoint), output_vae=False)
-    comfy.model_management.load_models_gpu([model])
-    texts = [json.loads((WORKFLOWS / f"{name}.json").read_text())[node]["inputs"]["text"] for node in ("4", "5")]
+    workflow = json.loads((WORKFLOWS / f"{name}.json").read_text(encoding="utf-8"))
+    texts = [workflow[node]["inputs"]["text"] for node in ("4", "5")]
     told = [clip.encode_from_tokens_scheduled(clip.tokenize(text)) for text in texts]
     if name == "zero_terminal":
         return by_core(model, Euler(), torch.inf, told=told, size=SIZE, steps=STEPS)
@@ -155,7 +151,7 @@ def reference(name: str, checkpoint: Path):
         weighted = positive + (1 / (5.0 * sigma.square())).clamp(max=1).float() * (guided - positive)
         return rescale_v(weighted, positive, z, sigma, 0.7 * share.cdf(sigma).float())
 
-    return by_core(model, DPMpp2M(), 20000.0, guide, levels, told, SIZE)
+    return by_core(model, DPMpp2M(), torch.inf, guide, levels.where(levels < 20000, torch.inf), told, SIZE)
 
 
 def main(comfyui: str, folder: Path, checkpoint: str | None = None) -> None:
@@ -176,8 +172,13 @@ def main(comfyui: str, folder: Path, checkpoint: str | None = None) -> None:
     finally:
         server.terminate()
         server.wait()
+    import comfy.model_management
+    import comfy.sd
+
+    model, clip, *_ = comfy.sd.load_checkpoint_guess_config(str(path), output_vae=False)
+    comfy.model_management.load_models_gpu([model])
     for name in names:
-        same(f"{name} over HTTP against ztsnr", made[name], reference(name, path) / 0.13025, 2e-3)
+        same(f"{name} over HTTP against ztsnr", made[name], reference(name, model, clip) / 0.13025, 2e-3)
 
 
 if __name__ == "__main__":

@@ -152,8 +152,12 @@ def karras(model, steps=STEPS):
     return run("ZTSNRSigmas", model=model, steps=steps, grid="karras from the terminal level", start=17.8, rho=7.0)
 
 
+def stock(name):
+    return run("KSamplerSelect", sampler_name=name)
+
+
 def leaving(name):
-    return run("ZTSNRSampler", sampler=run("KSamplerSelect", sampler_name=name))
+    return run("ZTSNRSampler", sampler=stock(name))
 
 
 def prove_samples() -> None:
@@ -163,19 +167,30 @@ def prove_samples() -> None:
     scale = model.model.latent_format.scale_factor
     patched = rescaled(prediction(model))
     sigmas = karras(patched)
-    euler, heun = (run("KSamplerSelect", sampler_name=name) for name in ("euler", "heun"))
+    euler, heun = stock("euler"), stock("heun")
     finite, infinite = (by_core(model, sampling.Euler(), terminal) / scale for terminal in (20000.0, torch.inf))
     same("ZTSNR Sampler, euler, against ztsnr at 20000", sample(patched, leaving("euler"), sigmas), finite, 1e-4)
     same("ZTSNR Sampler, euler, against ztsnr at inf", sample(patched, leaving("euler"), sigmas), infinite, 5e-4)
     same("stock euler against ztsnr at 20000", sample(patched, euler, sigmas), finite, 2e-3)
     second = by_core(model, sampling.DPMpp2M(), torch.inf) / scale
     same("ZTSNR Sampler, dpmpp_2m, against ztsnr at inf", sample(patched, leaving("dpmpp_2m"), sigmas), second, 5e-4)
-    stock = run("RescaleCFG", model=prediction(model), multiplier=RESCALE)
-    same("CFG Rescale against stock RescaleCFG", sample(patched, euler, sigmas), sample(stock, euler, sigmas), 5e-3)
+    theirs = run("RescaleCFG", model=prediction(model), multiplier=RESCALE)
+    same("CFG Rescale against stock RescaleCFG", sample(patched, euler, sigmas), sample(theirs, euler, sigmas), 5e-3)
     spread = [sample(patched, sampler, sigmas).std() / infinite.std() for sampler in (heun, leaving("heun"))]
     print(
         f"deviation of heun's latents, of those of ztsnr's euler: stock {spread[0]:.2f}, ZTSNR Sampler {spread[1]:.2f}"
     )
+
+
+def prove_precision() -> None:
+    from ztsnr.sampling import Euler
+
+    for dtype in (torch.float32, torch.bfloat16, torch.float16):
+        model = small_sdxl(dtype)
+        patched, wanted = rescaled(prediction(model)), by_core(model, Euler(), 20000.0) / 0.13025
+        made = [sample(patched, sampler, karras(patched)) for sampler in (stock("euler"), leaving("euler"))]
+        lost = [((latents - wanted).square().mean().sqrt() / wanted.std()).item() for latents in made]
+        print(f"network in {dtype}, rms against ztsnr: stock euler {lost[0]:.1e}, ZTSNR Sampler {lost[1]:.1e}")
 
 
 def as_json(levels) -> str:
@@ -284,6 +299,7 @@ def prove_chains() -> None:
 if __name__ == "__main__":
     start(sys.argv[1], sys.argv[2:] == ["classic"])
     prove_samples()
+    prove_precision()
     prove_metadata()
     prove_refusals()
     prove_chains()

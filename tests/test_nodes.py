@@ -258,7 +258,7 @@ def test_flow_models_are_refused(nodes):
     [
         ({"sigma_min": 5.0, "sigma_max": 1.0}, "sigma_min must be below sigma_max=1.0"),
         ({"sigma_min": 15.0}, "own highest level"),
-        ({"sigma_max": 10.0}, "terminal"),
+        ({"sigma_max": 10.0}, "sigma_max stands for infinity"),
         ({"sigma_data": 0.0}, "sigma_data"),
         ({"snr_gamma": -1.0}, "snr_gamma"),
     ],
