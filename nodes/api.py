@@ -11,4 +11,10 @@ except ImportError:
 
 V3 = ComfyExtension is not object
 
-__all__ = ["V3", "ComfyExtension", "classic_mappings", "io"]
+
+def number(id: str, default: float, low: float, high: float, step: float, tooltip: str):
+    """A float input from low to high. ComfyUI's page rounds what is typed to the step; its server takes any value."""
+    return io.Float.Input(id, default=default, min=low, max=high, step=step, round=False, tooltip=tooltip)
+
+
+__all__ = ["V3", "ComfyExtension", "classic_mappings", "io", "number"]

@@ -2,7 +2,7 @@
 
 from ztsnr import check
 
-from .api import io
+from .api import io, number
 from .guidance import METHODS, Rescale, put_post_cfg
 
 
@@ -20,13 +20,13 @@ class CFGRescale(io.ComfyNode):
             ),
             inputs=[
                 io.Model.Input("model"),
-                io.Float.Input(
+                number(
                     "multiplier",
-                    default=0.7,
-                    min=0.0,
-                    max=1.0,
-                    step=0.01,
-                    tooltip="0 changes nothing, 1 gives the guided estimate the deviation of the conditional one.",
+                    0.7,
+                    0.0,
+                    1.0,
+                    0.01,
+                    "0 changes nothing, 1 gives the guided estimate the deviation of the conditional one.",
                 ),
                 io.Combo.Input(
                     "method",

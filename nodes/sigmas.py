@@ -6,7 +6,7 @@ from ztsnr.schedule.combined import Truncated
 from ztsnr.schedule.density import Laplace
 from ztsnr.schedule.grid import Explicit, FromTerminal, Grid, Karras, Quantiles
 
-from .api import io
+from .api import io, number
 from .model_sampling import CEILING, TableSampling
 
 LADDER = (17.8, 12.4, 9.2, 7.2, 5.4, 3.9, 2.1, 0.9, 0.0292)
@@ -43,35 +43,25 @@ class LaplaceScheduler(io.ComfyNode):
             ),
             inputs=[
                 io.Int.Input("steps", default=20, min=1, max=1000),
-                io.Float.Input(
-                    "mu", default=0.0, min=-20.0, max=20.0, step=0.05, round=False, tooltip="Mean of the logSNR."
+                number("mu", 0.0, -20.0, 20.0, 0.01, "Mean of the logSNR."),
+                number(
+                    "b", 0.5, 0.01, 10.0, 0.01, "Scale of the logSNR: 0.5 for 256 pixels and 0.75 for 512 as published."
                 ),
-                io.Float.Input(
-                    "b",
-                    default=0.5,
-                    min=0.01,
-                    max=10.0,
-                    step=0.05,
-                    round=False,
-                    tooltip="Scale of the logSNR: 0.5 for 256 pixels and 0.75 for 512 as published.",
-                ),
-                io.Float.Input(
+                number(
                     "sigma_max",
-                    default=CEILING,
-                    min=0.01,
-                    max=CEILING,
-                    step=0.01,
-                    round=False,
-                    tooltip="The terminal level, and the highest that a quantile may have.",
+                    CEILING,
+                    0.01,
+                    CEILING,
+                    0.01,
+                    "The terminal level, and the highest that a quantile may have.",
                 ),
-                io.Float.Input(
+                number(
                     "u_max",
-                    default=0.99,
-                    min=0.01,
-                    max=1.0,
-                    step=0.001,
-                    round=False,
-                    tooltip="Where the quantiles begin: 0.99 as published. 1 begins at sigma_max.",
+                    0.99,
+                    0.01,
+                    1.0,
+                    0.001,
+                    "Where the quantiles begin: 0.99 as published. 1 begins at sigma_max.",
                 ),
                 io.Boolean.Input(
                     "terminal_step",
@@ -116,18 +106,8 @@ class Sigmas(io.ComfyNode):
                         "The last two are interpolated in ln sigma for another number of steps."
                     ),
                 ),
-                io.Float.Input(
-                    "start",
-                    default=17.8,
-                    min=0.01,
-                    max=CEILING,
-                    step=0.1,
-                    round=False,
-                    tooltip="Where karras begins after the terminal level.",
-                ),
-                io.Float.Input(
-                    "rho", default=7.0, min=0.1, max=100.0, step=0.1, round=False, tooltip="The rho of karras."
-                ),
+                number("start", 17.8, 0.01, CEILING, 0.1, "Where karras begins after the terminal level."),
+                number("rho", 7.0, 0.1, 100.0, 0.1, "The rho of karras."),
             ],
             outputs=[io.Sigmas.Output()],
         )

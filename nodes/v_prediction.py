@@ -6,7 +6,7 @@ import folder_paths
 
 from ztsnr import check
 
-from .api import io
+from .api import io, number
 from .checkpoint import Facts, read_facts
 from .guidance import DynamicSNR, put_post_cfg
 from .model_sampling import CEILING, NormalisedLatents, check_model, made_table, model_sampling, resolution_factor
@@ -46,48 +46,44 @@ class VPrediction(io.ComfyNode):
                         "sigma_max stands for infinity. Off: it ends at sigma_max."
                     ),
                 ),
-                io.Float.Input(
+                number(
                     "sigma_min",
-                    default=0.0,
-                    min=0.0,
-                    max=100.0,
-                    step=0.001,
-                    round=False,
-                    tooltip="The lowest level. 0 is the model's own, 0.0291672 for SD and SDXL.",
+                    0.0,
+                    0.0,
+                    100.0,
+                    0.0001,
+                    "The lowest level. 0 is the model's own, 0.0291672 for SD and SDXL.",
                 ),
-                io.Float.Input(
+                number(
                     "sigma_max",
-                    default=CEILING,
-                    min=0.01,
-                    max=CEILING,
-                    step=0.01,
-                    round=False,
-                    tooltip=(
+                    CEILING,
+                    0.01,
+                    CEILING,
+                    0.01,
+                    (
                         f"The highest level, where sampling starts. SD's and SDXL's own is 14.6146, ComfyUI's for "
                         f"zero terminal SNR 4518.76. {CEILING:g} is the ceiling and stands for infinity: it misses the "
                         f"limit by 1e-4, and above it float32 loses more than that."
                     ),
                 ),
-                io.Float.Input(
+                number(
                     "sigma_data",
-                    default=1.0,
-                    min=0.01,
-                    max=100.0,
-                    step=0.01,
-                    round=False,
-                    tooltip=(
+                    1.0,
+                    0.01,
+                    100.0,
+                    0.01,
+                    (
                         "Standard deviation d of the data. 1 is v-prediction; another value has x0 = d² x / (sigma² + "
                         "d²) - sigma d output / sqrt(sigma² + d²), as in EDM with the output's sign turned."
                     ),
                 ),
-                io.Float.Input(
+                number(
                     "snr_gamma",
-                    default=0.0,
-                    min=0.0,
-                    max=1000.0,
-                    step=0.01,
-                    round=False,
-                    tooltip=(
+                    0.0,
+                    0.0,
+                    1000.0,
+                    0.01,
+                    (
                         "Dynamic SNR gamma: guidance is weighted by min(SNR, gamma) / gamma, SNR = 1 / sigma²: the "
                         "guided estimate of x0 is moved to the conditional one by the rest. 0 leaves guidance as it "
                         "is; 5 weakens it where sigma is above 0.45, and takes it away at the terminal level."
