@@ -30,6 +30,15 @@ def test_core_knows_the_standard_library_torch_and_itself(module):
         assert {name[1] for name in names if name[0] == "ztsnr" and len(name) > 1} <= set(CORE), file.name
 
 
+@pytest.mark.parametrize("path", sorted((ROOT.parent / "nodes").glob("*.py")), ids=lambda path: path.name)
+def test_nodes_know_the_core_torch_and_comfyui(path):
+    names = [name.split(".") for name in imported_by(path) if name]
+    comfyui = {"comfy", "comfy_api", "folder_paths"}
+    beside = {other.stem for other in path.parent.glob("*.py")}
+    assert {name[0] for name in names} <= sys.stdlib_module_names | {"torch", "ztsnr"} | comfyui | beside
+    assert {name[1] for name in names if name[0] == "ztsnr" and len(name) > 1} <= set(CORE)
+
+
 @pytest.mark.slow
 def test_importing_the_core_loads_none_of_the_heavy_libraries():
     code = f"import sys, ztsnr.objective, ztsnr.sampling; print(*(set({HEAVY}) & set(sys.modules)))"

@@ -6,6 +6,7 @@ A step is z' = alpha(sigma') * denoised + sigma_vp(sigma') * noise_estimate; fro
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from itertools import pairwise
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
@@ -13,7 +14,9 @@ from torch import Tensor
 from ztsnr import check
 from ztsnr.errors import ConfigError
 from ztsnr.noise import alpha, expand, sigma_vp
-from ztsnr.objective import Network, Objective
+
+if TYPE_CHECKING:  # ComfyUI's nodes sample without an objective
+    from ztsnr.objective import Network, Objective
 
 Denoise = Callable[[Tensor, Tensor], Tensor]
 """denoise(z, sigma) -> the estimate of x0, like z (B, ...); sigma is a scalar tensor."""
@@ -86,6 +89,17 @@ class DPMpp2M(Sampler):
         return z
 
 
+def rescale_v(guided: Tensor, positive: Tensor, z: Tensor, sigma: Tensor, rescale: Tensor | float) -> Tensor:
+    """A guided estimate of x0 (B, ...) whose v has the spread of the positive one's, by the share `rescale` () or (B,).
+
+    Lin et al. (arXiv 2305.08891, Algorithm 2); sigma > 0.
+    """
+    signal, noise = expand(alpha(sigma), z), expand(sigma_vp(sigma), z)
+    v_positive, v_guided = ((signal * z - x0) / noise for x0 in (positive, guided))
+    ratio = v_positive.flatten(1).std(1) / v_guided.flatten(1).std(1)
+    return signal * z - noise * v_guided * expand(1 + rescale * (ratio - 1), z)
+
+
 @dataclass(frozen=True, kw_only=True)
 class Guidance:
     """Classifier-free guidance (arXiv 2207.12598) with the rescale of Lin et al. (arXiv 2305.08891, Algorithm 2).
@@ -103,18 +117,15 @@ class Guidance:
     def combine(self, positive: Tensor, negative: Tensor, z: Tensor, sigma: Tensor) -> Tensor:
         """Two estimates of x0, (B, ...) each -> the guided one. The rescale acts on v, as published; sigma > 0."""
         guided = negative + self.scale * (positive - negative)
-        if self.rescale == 0:
-            return guided
-        signal, noise = expand(alpha(sigma), z), expand(sigma_vp(sigma), z)
-        v_positive, v_guided = ((signal * z - x0) / noise for x0 in (positive, guided))
-        ratio = v_positive.flatten(1).std(1) / v_guided.flatten(1).std(1)
-        return signal * z - noise * v_guided * expand(1 + self.rescale * (ratio - 1), z)
+        return rescale_v(guided, positive, z, sigma, self.rescale) if self.rescale > 0 else guided
 
 
 Cond = Mapping[str, Tensor]
 
 
-def guided_denoise(objective: Objective, network: Network, cond: Cond, negative: Cond, guidance: Guidance) -> Denoise:
+def guided_denoise(
+    objective: "Objective", network: "Network", cond: Cond, negative: Cond, guidance: Guidance
+) -> Denoise:
     """The objective's denoiser under conditions (B, ...) each; both branches go through the network as one batch."""
     if guidance.scale == 1:
         return lambda z, sigma: objective.denoise(network, z, sigma, cond)

@@ -1,0 +1,57 @@
+"""ComfyUI nodes for models with zero terminal SNR. Link or copy this folder into ComfyUI/custom_nodes.
+
+They stand on ztsnr's torch-only core, found beside this folder (or its link's target) or installed with
+`pip install --no-deps`. ComfyUIs with the V3 API call `comfy_entrypoint`; older ones read NODE_CLASS_MAPPINGS.
+"""
+
+import importlib.util
+import logging
+import sys
+from pathlib import Path
+
+from .api import V3, ComfyExtension, classic_mappings
+from .missing import missing_core
+
+_BESIDE = Path(__file__).resolve().parent.parent / "ztsnr" / "__init__.py"
+
+
+def _use_core_beside() -> None:
+    """Imports the core that this folder came with, without its other folders on sys.path."""
+    if "ztsnr" in sys.modules or not _BESIDE.with_name("noise.py").is_file():
+        return
+    spec = importlib.util.spec_from_file_location("ztsnr", _BESIDE)
+    sys.modules["ztsnr"] = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(sys.modules["ztsnr"])
+
+
+def _nodes() -> list[type]:
+    _use_core_beside()
+    try:
+        import ztsnr.sampling  # noqa: F401
+    except ImportError as error:
+        if (error.name or "").partition(".")[0] != "ztsnr":
+            raise
+        node, message = missing_core(Path(__file__).resolve().parent)
+        logging.error(message)
+        return [node]
+    from .cfg_rescale import CFGRescale
+    from .sampler import Sampler
+    from .sigmas import LaplaceScheduler, Sigmas
+    from .v_prediction import VPrediction
+
+    return [VPrediction, CFGRescale, LaplaceScheduler, Sigmas, Sampler]
+
+
+NODES = _nodes()
+
+if V3:
+
+    class Extension(ComfyExtension):
+        async def get_node_list(self) -> list[type]:
+            return NODES
+
+    async def comfy_entrypoint() -> ComfyExtension:
+        return Extension()
+
+else:
+    NODE_CLASS_MAPPINGS, NODE_DISPLAY_NAME_MAPPINGS = classic_mappings(NODES)

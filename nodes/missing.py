@@ -1,0 +1,32 @@
+"""What stands in the node list where ztsnr's core cannot be imported."""
+
+from pathlib import Path
+
+from .api import io
+
+
+def missing_core(folder: Path) -> tuple[type, str]:
+    """The only node there then is, and the message that it shows and the log has."""
+    message = (
+        f"ZTSNR nodes: the ztsnr core is not found beside {folder} and is not installed. Link the nodes/ folder of the "
+        f"ztsnr repository into custom_nodes in place of copying it, or run ComfyUI's Python with "
+        f"-m pip install --no-deps <the ztsnr repository's folder>. Then restart ComfyUI."
+    )
+
+    class Missing(io.ComfyNode):
+        @classmethod
+        def define_schema(cls):
+            return io.Schema(
+                node_id="ZTSNRMissing",
+                display_name="ZTSNR: core not found",
+                category="sampling",
+                description=message,
+                inputs=[],
+                outputs=[io.Model.Output()],
+            )
+
+        @classmethod
+        def execute(cls):
+            raise RuntimeError(message)
+
+    return Missing, message

@@ -1,0 +1,60 @@
+"""The node that leaves the terminal level without loss, whatever sampler goes on from there."""
+
+import math
+
+import comfy.samplers
+
+from ztsnr.errors import ConfigError
+from ztsnr.noise import alpha
+from ztsnr.sampling import step_to
+
+from .api import io
+
+
+class FromTerminal:
+    """A sampler function of ComfyUI: one step on z from the model's highest level, then another sampler."""
+
+    def __init__(self, inner: comfy.samplers.KSAMPLER):
+        self.inner = inner
+
+    def __call__(self, model, x, sigmas, extra_args=None, callback=None, disable=None, **options):
+        """x (B, ...) at sigmas[0] -> x at sigmas[-1]. A start below the highest level is left to the other sampler."""
+        highest = float(model.inner_model.inner_model.model_sampling.sigma_max)
+        go_on, skipped = self.inner.sampler_function, 0
+        if len(sigmas) > 1 and (math.isclose(float(sigmas[0]), highest, rel_tol=1e-5) or float(sigmas[0]) > highest):
+            x, skipped = self._leave(model, x, sigmas, extra_args or {}, callback), 1
+        if len(sigmas) - skipped < 2:
+            return x
+        told = None if callback is None else lambda step: callback({**step, "i": step["i"] + skipped})
+        return go_on(model, x, sigmas[skipped:], extra_args=extra_args, callback=told, disable=disable, **options)
+
+    def _leave(self, model, x, sigmas, extra_args, callback):
+        sigma, below = sigmas[0].double(), sigmas[1].double()
+        denoised = model(x, sigmas[0] * x.new_ones([len(x)]), **extra_args)
+        if callback is not None:
+            callback({"x": x, "i": 0, "sigma": sigmas[0], "sigma_hat": sigmas[0], "denoised": denoised})
+        return step_to(denoised, x * alpha(sigma).to(x), sigma, below) / alpha(below).to(x)
+
+
+class Sampler(io.ComfyNode):
+    @classmethod
+    def define_schema(cls):
+        return io.Schema(
+            node_id="ZTSNRSampler",
+            display_name="ZTSNR Sampler",
+            category="sampling",
+            description=(
+                "Any sampler, but for its first step where that leaves from the model's highest level: Euler's step, "
+                "written so that float32 loses nothing at sigma 20000. Stock Euler loses 2e-4 of x0 there; Heun, whose "
+                "correction grows with sigma, gives noise."
+            ),
+            inputs=[io.Sampler.Input("sampler", tooltip="What samples from the second level on.")],
+            outputs=[io.Sampler.Output()],
+        )
+
+    @classmethod
+    def execute(cls, sampler):
+        if not isinstance(sampler, comfy.samplers.KSAMPLER):
+            raise ConfigError(f"sampler must be one of ComfyUI's KSAMPLER kind, got {type(sampler).__name__}")
+        inpaint = sampler.inpaint_options
+        return io.NodeOutput(comfy.samplers.KSAMPLER(FromTerminal(sampler), sampler.extra_options, inpaint))
