@@ -27,7 +27,10 @@ GROUPS = {
     "trainer": "",
     "validation": "",
     "samples": "pictures drawn while training",
+    "quality": "of drawn pictures, measured at the end",
+    "quality/features": "what pictures are compared by",
     "tracking": "",
+    "experiments": "studies, chosen by `+experiments=NAME`: they bring their own axes",
 }
 
 
@@ -39,7 +42,8 @@ def options_table(conf: Path) -> str:
     for group, about in GROUPS.items():
         files = sorted((conf / group).glob("*.yaml"))
         names = ", ".join(f"<code>{file.stem}</code>" for file in files)
-        rows = "\n".join(f"| `{group}={file.stem}` | {first_comment(file)} |" for file in files)
+        plus = "+" if group == "experiments" else ""
+        rows = "\n".join(f"| `{plus}{group}={file.stem}` | {first_comment(file)} |" for file in files)
         title = f"<b>{group}</b>{': ' + about if about else ''}<br>{names}"
         sections.append(f"<details><summary>{title}</summary>\n\n| | |\n|---|---|\n{rows}\n\n</details>\n")
     return "\n".join(sections)

@@ -29,7 +29,7 @@ create_venv() {
 ready_venv() {
     local extra=$1 pip=.venv/bin/pip pins=scripts/constraints.txt want stamp
     want=$(cat setup.cfg pyproject.toml "$pins" | cksum)
-    for stamp in ".venv/.installed-$extra" ".venv/.installed-[test]"; do # [test] holds all of the plain installation
+    for stamp in ".venv/.installed-$extra" ".venv/.installed-[test]"; do # [test] holds all of the others
         [ -x .venv/bin/python ] && [ "$(cat "$stamp" 2>/dev/null)" = "$want" ] && return
     done
     if ! { [ -x .venv/bin/python ] && supported .venv/bin/python; }; then

@@ -16,6 +16,7 @@ from ztsnr.registry import options
 
 ROOT = Path(__file__).parent.parent
 SMALL = ["trainer=smoke", "trainer.steps=4", "model.width=16", "samples.steps=2", "samples.columns=2"]
+SMALL += ["quality.samples=20", "quality.guidances=[1.0]", "quality/features=classifier", "quality.features.steps=5"]
 
 
 def run(folder, module, *arguments, path=(), code=0, launcher=()):

@@ -11,6 +11,7 @@ from omegaconf import OmegaConf
 
 from ztsnr.distance import Distance, Threshold
 from ztsnr.errors import CheckpointError, ConfigError, IncompatibleObjective
+from ztsnr.evaluation.features import Features
 from ztsnr.registry import build, build_from_file, compose, conf_folder, known_targets, make, options
 from ztsnr.sampling import Sampler
 from ztsnr.schedule import Density, Grid, SigmaTable, TimestepMap
@@ -22,14 +23,16 @@ from ztsnr.weighting import MinSNR, Unit, Weighting
 GROUPS = sorted(
     str(folder.relative_to(conf_folder())) for folder in conf_folder().rglob("*") if any(folder.glob("*.yaml"))
 )
-OPTIONS = [(group, option) for group in GROUPS for option in options(group) if group != "loss"]
+SENTENCES = ("loss", "experiments")  # options that choose other groups' options
+OPTIONS = [(group, option) for group in GROUPS for option in options(group) if group not in SENTENCES]
 NEEDS = {("weighting", "importance"): ["schedule=laplace"]}  # a density without atoms
+NEEDS |= {("quality/features", name): ["quality.features.path=."] for name in ("dinov2", "clip", "torchscript")}
 MIN_SNR = MinSNR(base=X0(), gamma=5.0, offset=0.0, floor=0.0)
 
 
 @cache
 def node_of(group, option):
-    composed = compose(*NEEDS.get((group, option), []), f"{group}={option}")
+    composed = compose(f"{group}={option}", *NEEDS.get((group, option), []))
     return OmegaConf.select(composed, group.replace("/", "."))
 
 
@@ -68,7 +71,20 @@ def concrete(base):
 
 @pytest.mark.parametrize(
     "base",
-    [SigmaTable, Density, Grid, TimestepMap, Target, Weighting, Distance, Threshold, Sampler, LRSchedule, Tracker],
+    [
+        SigmaTable,
+        Density,
+        Grid,
+        TimestepMap,
+        Target,
+        Weighting,
+        Distance,
+        Threshold,
+        Sampler,
+        LRSchedule,
+        Tracker,
+        Features,
+    ],
 )
 def test_every_concrete_class_is_offered(base):
     offered = {target.rsplit(".", 1)[-1] for target in known_targets()}

@@ -1,23 +1,33 @@
 """Sweeps by the command line: one record, what goes wrong stays in its run, and resume."""
 
 import json
+import math
+import os
 import shutil
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections import Counter
 
 import pytest
+from omegaconf import OmegaConf
 
 from tests.test_commands import SMALL, run
 from ztsnr.errors import ConfigError
 from ztsnr.record import science
-from ztsnr.registry import compose
+from ztsnr.registry import build, compose, conf_folder, options
 from ztsnr.sweep import axes, digest, find_sweep
 from ztsnr.training.tracking import make_client
+from ztsnr.ui import wait_for
 
 SWEPT = ["-m", "schedule=ztsnr,laplace", "loss=eps,vpred", "trainer.batch_size=32,33", "trainer.accumulate=2", *SMALL]
 
 
 def results_in(folder):
     files = sorted(folder.glob("runs/*/*-sweep/*/result.json"), key=lambda file: int(file.parent.name))
-    return [json.loads(file.read_text()) for file in files]
+    return [json.loads(file.read_text()) | {"at": file.parent.parent.name} for file in files]
 
 
 @pytest.fixture(scope="module")
@@ -60,7 +70,8 @@ def test_what_goes_wrong_stays_in_its_run(swept):
     assert "3 failed" in done.stderr
     told = {result["message"] for result in results_in(folder) if result["outcome"] == "failed"}
     assert told == {"trainer.batch_size must be a multiple of trainer.accumulate=2, got 33"}
-    assert "compare python -m ztsnr.ui sweep=" in done.stderr
+    assert "charts  python -m ztsnr.ui sweep=" in done.stderr
+    assert "Which schedule, loss and trainer.batch_size?" in done.stderr
 
 
 @pytest.mark.slow
@@ -70,7 +81,17 @@ def test_the_record_holds_every_run_and_a_summary(swept):
     assert len({run.data.tags["ztsnr.sweep"] for run in runs}) == 1
     (summary,) = [run for run in runs if run.data.tags["ztsnr.role"] == "sweep"]
     assert summary.data.metrics == {"runs/finished": 3, "runs/incompatible": 2, "runs/failed": 3}
-    assert "laplace vpred trainer.batch_size=32" in summary.data.tags["mlflow.note.content"]
+    progress = client.get_metric_history(summary.info.run_id, "runs/finished")
+    assert [entry.value for entry in progress][-4:] == [2, 3, 3, 3]
+    assert "| laplace vpred trainer.batch_size=32 |" in summary.data.tags["mlflow.note.content"]
+    assert {entry.path for entry in client.list_artifacts(summary.info.run_id, "comparison")} >= {
+        "comparison/index.html",
+        "comparison/options.png",
+        "comparison/table.csv",
+    }
+    refused = [run for run in runs if run.data.tags.get("ztsnr.outcome") == "incompatible"]
+    assert all(run.data.params["weighting"] == "Unit" for run in refused)
+    assert json.loads(refused[0].data.tags["ztsnr.axes"]).keys() == {"schedule", "loss", "trainer.batch_size"}
     statuses = sorted(run.info.status for run in runs)
     assert statuses == ["FAILED"] * 3 + ["FINISHED"] * 6
 
@@ -93,3 +114,175 @@ def test_resume_runs_only_what_has_not_finished(swept, tmp_path):
 def test_resuming_what_was_never_started_is_refused(tmp_path):
     with pytest.raises(ConfigError, match="finds no sweep below"):
         find_sweep(tmp_path, "loss=eps,vpred")
+
+
+def test_what_the_command_line_fixes_is_no_axis_of_a_study():
+    assert axes(["loss=eps,vpred", "seed=0,1,2", "seed=5"]) == {"loss": ["eps", "vpred"]}
+    assert axes(["optimizer.lr=interval(0.1,1)"]) == {"optimizer.lr": []}
+
+
+@pytest.mark.parametrize("study", options("experiments"))
+def test_every_study_composes_on_all_its_axes(study):
+    config = compose(f"+experiments={study}")
+    build(config.objective)
+    for key, values in axes([f"{key}={value}" for key, value in _params(study).items()]).items():
+        for value in values:
+            compose(f"+experiments={study}", f"{key}={value}")
+
+
+def _params(study):
+    written = OmegaConf.load(conf_folder() / "experiments" / f"{study}.yaml")
+    assert written.hydra.mode == "MULTIRUN"
+    return written.hydra.sweeper.params
+
+
+@pytest.mark.slow
+def test_a_study_brings_its_axes_and_the_command_line_shortens_it(tmp_path):
+    words = ["target=v", "weighting=unit_v,min_snr", "seed=3,4", "trainer.validate_every=4", *SMALL]
+    done = run(tmp_path, "train", "+experiments=target_x_weighting", *words)
+    outcomes = {result["name"]: result["outcome"] for result in results_in(tmp_path)}
+    names = [f"{weighting} seed={seed}" for weighting in ("unit_v", "min_snr") for seed in (3, 4)]
+    assert outcomes == dict.fromkeys(names, "finished")
+    assert "Which weighting?" in done.stderr
+
+
+LAUNCHERS = {
+    "joblib": ["hydra/launcher=joblib", "hydra.launcher.n_jobs=2"],
+    "submitit_local": ["hydra/launcher=submitit_local", "hydra.launcher.timeout_min=5"],
+}
+TWO_BY_TWO = ["-m", "schedule=ztsnr,laplace", "loss=eps,vpred", *SMALL]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("launcher", LAUNCHERS)
+def test_a_launcher_gives_the_scores_of_one_process(tmp_path, launcher):
+    run(tmp_path, "train", *TWO_BY_TWO, *LAUNCHERS[launcher], "hydra.sweep.dir=runs/day/a-sweep")
+    run(tmp_path, "train", *TWO_BY_TWO, "hydra.sweep.dir=runs/day/b-sweep")
+    launched, serial = (
+        {result["name"]: (result["outcome"], result["score"]) for result in results_in(tmp_path) if result["at"] == at}
+        for at in ("a-sweep", "b-sweep")
+    )
+    assert launched == serial
+    assert Counter(outcome for outcome, _ in serial.values()) == {"finished": 3, "incompatible": 1}
+    client = make_client(f"sqlite:///{tmp_path / 'runs' / 'mlflow.db'}")
+    runs = client.search_runs([client.get_experiment_by_name("ztsnr").experiment_id])
+    assert Counter(run.data.tags["ztsnr.sweep"] for run in runs) == {"day-a": 5, "day-b": 5}
+
+
+@pytest.mark.slow
+def test_optuna_looks_for_the_best_score(tmp_path):
+    search = ["optimizer.lr=tag(log,interval(1e-4,1e-2))", "hydra/sweeper=optuna", "hydra.sweeper.n_trials=3"]
+    run(tmp_path, "train", "-m", *search, *SMALL)
+    results = results_in(tmp_path)
+    assert len({result["name"] for result in results}) == 3
+    (sweep,) = tmp_path.glob("runs/*/*-sweep")
+    best = OmegaConf.load(sweep / "optimization_results.yaml")
+    assert best.best_value == pytest.approx(min(result["score"] for result in results))
+
+
+@pytest.fixture
+def server(tmp_path):
+    """An MLflow server on loopback; its address."""
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        port = free.getsockname()[1]
+    place, log = f"sqlite:///{tmp_path / 'server.db'}", tmp_path / "server.log"
+    command = [sys.executable, "-m", "mlflow", "server", "--backend-store-uri", place, "--port", str(port)]
+    command += ["--host", "127.0.0.1", "--workers", "1", "--artifacts-destination", str(tmp_path / "artifacts")]
+    environment = os.environ | {"MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false"}
+    with open(log, "wb") as output:
+        process = subprocess.Popen(command, env=environment, stdout=output, stderr=subprocess.STDOUT)
+    wait_for(process, port, log)
+    yield f"http://127.0.0.1:{port}"
+    process.terminate()
+    process.wait(timeout=30)
+
+
+@pytest.mark.slow
+def test_processes_share_a_tracking_server(tmp_path, server):
+    words = [*TWO_BY_TWO, *LAUNCHERS["joblib"], f"tracking.uri={server}"]
+    done = run(tmp_path, "train", *words)
+    assert f"charts  {server}/#/experiments/" in done.stderr
+    read = run(tmp_path, "compare", f"tracking.uri={server}", "format=json")
+    told = json.loads(read.stdout)
+    assert [row["outcome"] for row in told["options"]] == ["", "", "", "incompatible"]
+    client = make_client(server)
+    runs = client.search_runs([client.get_experiment_by_name("ztsnr").experiment_id])
+    (summary,) = [entry for entry in runs if entry.data.tags["ztsnr.role"] == "sweep"]
+    assert "comparison/index.html" in {entry.path for entry in client.list_artifacts(summary.info.run_id, "comparison")}
+
+
+@pytest.mark.slow
+def test_a_sweep_killed_in_the_middle_and_resumed_ends_in_the_same_table(tmp_path):
+    words = ["-m", "loss=vpred,edm", "seed=0,1", *SMALL, "trainer.steps=60"]
+    undisturbed = tmp_path / "undisturbed"
+    undisturbed.mkdir()
+    run(undisturbed, "train", *words)
+    environment = {name: value for name, value in os.environ.items() if not name.startswith("MLFLOW_")}
+    command = [sys.executable, "-m", "ztsnr.train", *words]
+    with open(tmp_path / "log", "wb") as log:
+        process = subprocess.Popen(command, cwd=tmp_path, env=environment, stdout=log, stderr=log)
+    deadline = time.monotonic() + 200
+    while not len(results_in(tmp_path)) >= 2 and time.monotonic() < deadline:
+        time.sleep(0.02)
+    process.send_signal(signal.SIGKILL)
+    process.wait()
+    assert 2 <= len(results_in(tmp_path)) < 4
+    run(tmp_path, "train", *words, "sweep.resume=true")
+    tables = [json.loads(run(folder, "compare", "format=json").stdout) for folder in (undisturbed, tmp_path)]
+    for table in tables:
+        for row in table["options"]:
+            row.update(dict.fromkeys(("seconds", "memory_gib")))
+    assert tables[0] == tables[1]
+    assert [row["seeds"] for row in tables[0]["options"]] == [2, 2]
+
+
+@pytest.mark.slow
+def test_ctrl_c_stops_a_sweep_and_keeps_what_has_finished(tmp_path):
+    environment = {name: value for name, value in os.environ.items() if not name.startswith("MLFLOW_")}
+    command = [sys.executable, "-m", "ztsnr.train", "-m", "seed=0,1,2", *SMALL, "trainer.steps=100"]
+    process = subprocess.Popen(command, cwd=tmp_path, env=environment, stderr=subprocess.PIPE, text=True)
+    deadline = time.monotonic() + 200
+    while not results_in(tmp_path) and time.monotonic() < deadline:
+        time.sleep(0.02)
+    process.send_signal(signal.SIGINT)
+    told = process.communicate(timeout=100)[1]
+    assert process.returncode == 130
+    assert "Interrupted." in told
+    assert results_in(tmp_path)[0]["outcome"] == "finished"
+    assert len(results_in(tmp_path)) < 3
+
+
+@pytest.mark.slow
+def test_compare_reads_the_record_alone(swept, tmp_path):
+    record = f"tracking.folder={swept[0] / 'runs'}"
+    done = run(tmp_path, "compare", record, "output=here", "attach=false", "baseline=laplace eps trainer.batch_size=32")
+    assert "Which schedule, loss and trainer.batch_size?" in done.stdout
+    assert (tmp_path / "here" / "index.html").is_file()
+    assert {file.name for file in (tmp_path / "here").iterdir()} >= {"samples.png", "heat_map.png", "guidance.png"}
+    rows = json.loads(run(tmp_path, "compare", record, "all=true", "format=json").stdout)["options"]
+    found = {row["option"]: row for row in rows}
+    done = found["laplace vpred trainer.batch_size=32"]
+    assert math.isfinite(done["accuracy"])
+    assert done["seconds"] > 0
+    assert found["ztsnr eps trainer.batch_size=32"]["outcome"] == "incompatible"
+    assert "multiple of trainer.accumulate=2" in found["laplace eps trainer.batch_size=33"]["message"]
+    only = run(tmp_path, "compare", record, "filter=tags.loss = 'vpred'", "format=csv").stdout.splitlines()
+    assert len(only) == 5
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("words", "told"),
+    [
+        (["filter=tags.loss = 'no_such'"], "there is no run with tags.loss = 'no_such'"),
+        (["filter=nonsense"], "filter is not one that MLflow understands"),
+        (["sweep=no_such"], "there is no run with sweep=no_such"),
+        (["baseline=no_such"], "baseline must be one of the options that finished"),
+        (["rank_by=beauty"], "rank_by must be one of score, frechet"),
+        (["tracking=none"], "tracking must be mlflow"),
+        (["output=/proc/nowhere"], "output=/proc/nowhere cannot be written"),
+    ],
+)
+def test_what_cannot_be_compared_is_refused(swept, tmp_path, words, told):
+    place = [] if words == ["tracking=none"] else [f"tracking.folder={swept[0] / 'runs'}"]
+    assert told in run(tmp_path, "compare", *place, *words, code=2).stderr

@@ -27,7 +27,8 @@ def command(config: str) -> Callable[[Callable[[DictConfig], object]], Callable[
         @functools.wraps(task)
         def job(composed: DictConfig):
             try:
-                OmegaConf.to_container(composed, resolve=True)  # refuses what refers to nothing
+                if HydraConfig.get().mode != RunMode.MULTIRUN:  # where it is for the run to fail, not for the sweep
+                    OmegaConf.to_container(composed, resolve=True)  # refuses what refers to nothing
                 return task(composed)
             except (ZtsnrError, OmegaConfBaseException) as error:
                 if HydraConfig.get().mode == RunMode.MULTIRUN:
@@ -65,18 +66,23 @@ def tell(error: Exception, config: str) -> int:
     """Prints what the user can do about it; returns the exit code."""
     from rich.console import Console
 
+    Console(stderr=True, soft_wrap=True).print("[bold red]error:[/] ", end="")
+    print(explain(error, config), *getattr(error, "__notes__", ()), sep="\n", file=sys.stderr)
+    return USER_ERROR
+
+
+def explain(error: Exception, config: str) -> str:
+    """What happened, and what the user of the command `config` can do about it."""
     text = str(error).split("\nConfig search path")[0].strip()
     if unknown := re.search(r"Could not override '([^']+)'", text):
-        text = f"There is no key {unknown[1]!r}.{_nearest(unknown[1], config)}"
-    elif isinstance(error, InterpolationKeyError):
-        text = f"{text}. Two of the chosen options do not go together: choose another for one of them."
-    elif "recursion" in text.lower():
-        text = f"Two of the chosen options refer to each other, so that neither has a value. Choose another. ({text})"
-    elif isinstance(error, MissingMandatoryValue):
-        text = f"{error.full_key} must be given: {error.full_key}=VALUE"
-    Console(stderr=True, soft_wrap=True).print("[bold red]error:[/] ", end="")
-    print(text, *getattr(error, "__notes__", ()), sep="\n", file=sys.stderr)
-    return USER_ERROR
+        return f"There is no key {unknown[1]!r}.{_nearest(unknown[1], config)}"
+    if isinstance(error, InterpolationKeyError):
+        return f"{text}. Two of the chosen options do not go together: choose another for one of them."
+    if "recursion" in text.lower():
+        return f"Two of the chosen options refer to each other, so that neither has a value. Choose another. ({text})"
+    if isinstance(error, MissingMandatoryValue):
+        return f"{error.full_key} must be given: {error.full_key}=VALUE"
+    return text if isinstance(error, ZtsnrError | HydraException | OmegaConfBaseException) else repr(error)
 
 
 def quoted(text: str) -> str:

@@ -41,13 +41,11 @@ def one_of_many(arguments: list[str]) -> list[str]:
 
 @command("inspect")
 def inspect(composed: DictConfig) -> None:
-    from rich.console import Console
-
     output = Path(str(composed.output))
     if not output.parent.is_dir() or output.suffix.lower() not in (".png", ".svg", ".pdf"):
         raise ConfigError(f"output must be a .png, .svg or .pdf file in an existing folder, got {composed.output!r}")
     from ztsnr.evaluation.plots import objective_figure
-    from ztsnr.evaluation.report import WIDTH, tell_many, tell_one
+    from ztsnr.evaluation.report import make_console, tell_many, tell_one
     from ztsnr.evaluation.summary import Summary
 
     summaries, refused = {}, {}
@@ -58,7 +56,7 @@ def inspect(composed: DictConfig) -> None:
             if not composed.swept:
                 raise
             refused[name] = str(error)
-    console = Console(highlight=False, width=None if sys.stdout.isatty() else WIDTH)
+    console = make_console(sys.stdout)
     if len(summaries) == 1 and not refused:
         tell_one(console, *next(iter(summaries.items())))
     else:

@@ -6,6 +6,7 @@ from omegaconf import DictConfig, OmegaConf
 
 SCIENCE = ("schedule", "target", "weighting", "distance", "model", "data", "optimizer", "lr_schedule", "trainer")
 SCIENCE += ("sampler", "samples", "validation", "seed")
+RECORDED = (*SCIENCE, "quality")
 UNIMPORTANT = ("log_every", "checkpoint")
 """Keys of the trainer that change no result."""
 
@@ -37,9 +38,9 @@ def _leaves(node, prefix: str = "") -> Iterator[tuple[str, object]]:
 
 
 def flatten(config: DictConfig) -> dict[str, object]:
-    """The science's values under dotted names, each once: what refers to another node is left out.
+    """The science's values, and how quality is measured, under dotted names, each once.
 
-    A node's class stands under the node's own name, without its module.
+    What refers to another node is left out. A node's class stands under the node's own name, without its module.
     """
     flat: dict[str, object] = {}
 
@@ -54,7 +55,7 @@ def flatten(config: DictConfig) -> dict[str, object]:
             elif not key.startswith("_"):
                 flat[prefix + key] = _plain(value)
 
-    walk(config, SCIENCE, "")
+    walk(config, RECORDED, "")
     return flat
 
 

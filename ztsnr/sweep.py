@@ -21,8 +21,9 @@ from hydra.experimental.callback import Callback
 from hydra.types import RunMode
 from omegaconf import DictConfig, open_dict
 
+from ztsnr.cli import explain, tell
 from ztsnr.errors import ConfigError, IncompatibleObjective, ZtsnrError
-from ztsnr.record import important
+from ztsnr.record import flatten, important, science
 from ztsnr.registry import build
 
 if TYPE_CHECKING:
@@ -35,16 +36,15 @@ class SweepRecord(Callback):
     """Hydra's hook around a multirun; it acts in the process that starts the runs, whichever launcher does it."""
 
     def on_multirun_start(self, config: DictConfig, **_) -> None:
-        from ztsnr.cli import tell
-
         try:
             self._start(config)
         except ZtsnrError as error:  # Hydra would make a warning of it and go on
-            sys.exit(tell(error))
+            sys.exit(tell(error, "train"))
 
     def _start(self, config: DictConfig) -> None:
         overrides = [word for word in config.hydra.overrides.task if not word.startswith("sweep.resume=")]
-        sweep = {"command": " ".join(overrides), "axes": axes(overrides)}
+        of_study = [f"{key}={value}" for key, value in (config.hydra.sweeper.get("params") or {}).items()]
+        sweep = {"command": " ".join(overrides), "axes": axes([*of_study, *overrides])}
         self.tracker = build(config.tracking)
         self.tracker.check()
         folder = Path(config.hydra.sweep.dir)
@@ -58,8 +58,8 @@ class SweepRecord(Callback):
         else:
             folder.mkdir(parents=True, exist_ok=True)
             sweep["id"] = "-".join(folder.parts[-2:]).removesuffix("-sweep")
-            sweep["run_id"] = self.tracker.open_summary(f"sweep {sweep['id']}", sweep["axes"], sweep["id"])
-            (folder / "sweep.json").write_text(json.dumps(sweep, indent=1))
+            sweep["run_id"] = self.tracker.open_summary(f"sweep {sweep['id']}", sweep, sweep["id"])
+            write_json(folder / "sweep.json", sweep)
         self.folder, self.sweep, self.began = folder, sweep, time.perf_counter()
 
     def on_multirun_end(self, config: DictConfig, **_) -> None:
@@ -71,20 +71,35 @@ class SweepRecord(Callback):
         self.tracker.close_summary(self.sweep["run_id"], told, counts)
         print(f"results {self.folder}", file=sys.stderr)
         if self.tracker.how_to_open():
-            print(f"compare {self.tracker.how_to_open(self.sweep['id'])}", file=sys.stderr)
+            self._compare()
+            print(f"charts  {self.tracker.how_to_open(self.sweep['id'])}", file=sys.stderr)
         if counts[FAILED]:
             print(f"{counts[FAILED]} failed; sweep.resume=true tries them again", file=sys.stderr)
             sys.exit(1)
 
+    def _compare(self) -> None:
+        from ztsnr.compare import compare
+        from ztsnr.evaluation.report import make_console
+
+        try:
+            report, page = compare(self.tracker, sweep=self.sweep["id"])
+        except ZtsnrError as error:
+            print(f"no comparison: {error}", file=sys.stderr)
+        else:
+            report.tell(make_console(sys.stderr))
+            print(f"report  {page}", file=sys.stderr)
+
 
 def axes(overrides: list[str]) -> dict[str, list[str]]:
-    """What is swept, and over which values."""
-    parsed = OverridesParser.create().parse_overrides(list(overrides))
-    swept = [override for override in parsed if override.is_sweep_override()]
-    return {
-        override.get_key_element(): list(override.sweep_string_iterator()) if override.is_discrete_sweep() else []
-        for override in swept
-    }
+    """What is swept, and over which values; of words on one key the last holds. Ranges have no list of values."""
+    found: dict[str, list[str]] = {}
+    for override in OverridesParser.create().parse_overrides(list(overrides)):
+        key = override.get_key_element()
+        if override.is_sweep_override():
+            found[key] = list(override.sweep_string_iterator()) if override.is_discrete_sweep() else []
+        else:
+            found.pop(key, None)
+    return found
 
 
 def find_sweep(root: Path, command: str) -> Path:
@@ -112,11 +127,16 @@ def sweeping() -> dict | None:
     return json.loads((Path(HydraConfig.get().sweep.dir) / "sweep.json").read_text())
 
 
-def name_of(sweep: dict) -> str:
-    """A run's name: what is swept and nothing else, options by their names alone."""
+def place_in(sweep: dict) -> dict[str, str]:
+    """This run's value on each of the sweep's axes."""
     chosen = dict(word.lstrip("+").split("=", 1) for word in HydraConfig.get().overrides.task if "=" in word)
+    return {key: chosen[key] for key in sweep["axes"] if key in chosen}
+
+
+def title_of(place: dict[str, str]) -> str:
+    """A run's name: what is swept and nothing else, options by their names alone."""
     options = HydraConfig.get().runtime.choices
-    words = [chosen[key] if key in options else f"{key}={chosen[key]}" for key in sweep["axes"] if key in chosen]
+    words = [value if key in options else f"{key}={value}" for key, value in place.items()]
     return " ".join(words) or f"run {HydraConfig.get().job.num}"
 
 
@@ -126,30 +146,43 @@ def digest(science: dict) -> str:
     return hashlib.blake2b(text.encode(), digest_size=8).hexdigest()
 
 
-def attempt(train: Callable[[], float], name: str, config: str, tracker: "Tracker", tags: dict[str, str]) -> float:
-    """One run of a sweep: nan where it fails or cannot be; not run again where it has finished."""
-    file = Path(HydraConfig.get().runtime.output_dir) / "result.json"
-    earlier = json.loads(file.read_text()) if file.is_file() else {}
-    if earlier.get("config") == config and earlier["outcome"] in (FINISHED, INCOMPATIBLE):
-        print(f"{name}: {earlier['outcome']} earlier", file=sys.stderr)
-        return math.nan if earlier["score"] is None else earlier["score"]
-    began, result = time.perf_counter(), {"name": name, "config": config, "score": None, "message": ""}
+def attempt(composed: DictConfig, sweep: dict, tracker: "Tracker", tags: dict, train: Callable[[str, dict], float]):
+    """One run of a sweep: its score, nan where it fails or cannot be; not run again where it has finished.
+
+    train: called with the run's name and tags.
+    """
+    file, place = Path(HydraConfig.get().runtime.output_dir) / "result.json", place_in(sweep)
+    began, name, config, params = time.perf_counter(), title_of(place), "", {}
+    result = {"name": name, "score": None, "message": ""}
+    tags = tags | {"ztsnr.sweep": sweep["id"], "ztsnr.axes": json.dumps(place)}
     try:
-        result |= {"outcome": FINISHED, "score": train()}
+        config, params = digest(science(composed)), flatten(composed)
+        earlier = json.loads(file.read_text()) if file.is_file() else {}
+        if earlier.get("config") == config and earlier["outcome"] in (FINISHED, INCOMPATIBLE):
+            print(f"{name}: {earlier['outcome']} earlier", file=sys.stderr)
+            return math.nan if earlier["score"] is None else earlier["score"]
+        tags["ztsnr.config"] = config
+        result |= {"outcome": FINISHED, "score": train(name, tags)}
     except IncompatibleObjective as error:
         result |= {"outcome": INCOMPATIBLE, "message": str(error)}
     except Exception as error:
         logging.getLogger(__name__).exception("%s failed", name)
-        result |= {"outcome": FAILED, "message": str(error) if isinstance(error, ZtsnrError) else repr(error)}
+        result |= {"outcome": FAILED, "message": explain(error, "train")}
     except KeyboardInterrupt:
         result |= {"outcome": INTERRUPTED}
         raise
     finally:
-        result["seconds"] = round(time.perf_counter() - began, 1)
-        temporary = file.with_suffix(f".{os.getpid()}")
-        temporary.write_text(json.dumps(result))
-        temporary.replace(file)
+        if "outcome" in result:
+            write_json(file, result | {"config": config, "seconds": round(time.perf_counter() - began, 1)})
+            tracker.tally(sweep["run_id"], Counter(r["outcome"] for r in read_results(file.parent.parent).values()))
     if not tracker.started:  # it was refused before there was anything to record but this
-        tracker.start(name, {}, tags | {"ztsnr.outcome": result["outcome"]}, file.parent)
+        tracker.start(name, params, tags | {"ztsnr.outcome": result["outcome"]}, file.parent)
         tracker.finish("FINISHED" if result["outcome"] == INCOMPATIBLE else "FAILED", result["message"])
     return math.nan if result["score"] is None else result["score"]
+
+
+def write_json(file: Path, content: dict) -> None:
+    """Whole or not at all."""
+    temporary = file.with_suffix(f".{os.getpid()}")
+    temporary.write_text(json.dumps(content, indent=1))
+    temporary.replace(file)

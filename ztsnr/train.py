@@ -16,7 +16,7 @@ from ztsnr.errors import ConfigError
 from ztsnr.record import flatten, science
 from ztsnr.registry import build
 from ztsnr.resume import changes, find_state, to_repeat, with_earlier
-from ztsnr.sweep import attempt, digest, name_of, sweeping
+from ztsnr.sweep import attempt, digest, sweeping
 
 if TYPE_CHECKING:
     from accelerate import PartialState
@@ -26,9 +26,9 @@ if TYPE_CHECKING:
     from ztsnr.training.tracking import Tracker
     from ztsnr.training.trainer import Trained
 
-PARTS = ("data", "lr_schedule", "validation", "samples", "trainer", "optimizer")
+PARTS = ("data", "lr_schedule", "validation", "samples", "quality", "trainer", "optimizer")
 TOLD = ("target", "weighting", "model", "data", "optimizer")
-TAGS = ("schedule", "loss", *TOLD)
+TAGS = ("schedule", "loss", *TOLD, "lr_schedule", "distance")
 
 
 def main() -> None:
@@ -39,12 +39,11 @@ def main() -> None:
 @command("train")
 def train(composed: DictConfig) -> float:
     """Returns the validation score, which sweeps rank and optimise; nan where a run of a sweep has none."""
-    tracker, config = build(composed.tracking), digest(science(composed))
-    tags = choices(TAGS) | {"ztsnr.role": "run", "ztsnr.config": config}
+    tracker, tags = build(composed.tracking), choices(TAGS) | {"ztsnr.role": "run"}
     if sweep := sweeping():
-        title, tags = name_of(sweep), tags | {"ztsnr.sweep": sweep["id"]}
-        return attempt(lambda: run(composed, tracker, title, tags), title, config, tracker, tags)
-    return run(composed, tracker, f"{tags['schedule']} {tags['loss']} seed {composed.seed}", tags)
+        return attempt(composed, sweep, tracker, tags, lambda name, tags: run(composed, tracker, name, tags))
+    title, config = f"{tags['schedule']} {tags['loss']} seed {composed.seed}", digest(science(composed))
+    return run(composed, tracker, title, tags | {"ztsnr.config": config})
 
 
 def run(composed: DictConfig, tracker: "Tracker", title: str, tags: dict[str, str]) -> float:
@@ -60,7 +59,8 @@ def run(composed: DictConfig, tracker: "Tracker", title: str, tags: dict[str, st
     from ztsnr.training.saves import RunSaves
     from ztsnr.training.tracking import NoTracker, code_version
 
-    trainer, console, processes = parts.pop("trainer"), make_console(), join_processes()
+    trainer, quality = parts.pop("trainer"), parts.pop("quality")
+    console, processes = make_console(), join_processes()
     check_optimizer(parts["optimizer"], trainer.weights, trainer.groups)
     if not processes.is_main_process:
         tracker, console.quiet = NoTracker(), True
@@ -85,6 +85,7 @@ def run(composed: DictConfig, tracker: "Tracker", title: str, tags: dict[str, st
             trained = trainer.fit(**parts, objective=objective, network=network, monitor=monitor, saves=saves)
         if not console.quiet:
             print(f"score {trained.score:.4f}", flush=True)
+            tracker.metrics(quality(objective, trained.networks[trained.best], parts["data"]), trained.step)
             keep(trained, objective, composed, title, tracker)
     weights = folder / "final.safetensors"
     if tracker.undelivered():

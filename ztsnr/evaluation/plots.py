@@ -15,7 +15,7 @@ LOW, HIGH = 1e-2, 1e3
 AT_INF = HIGH * 4  # where sigma = inf stands on the axis
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000", "#8A6D00")
 """Okabe and Ito's, distinct to colour-blind eyes."""
-STYLES = ("-", "--", ":")
+STYLES = ("-", "--", ":", "-.")
 FAINTEST = 1e-4
 
 
@@ -45,7 +45,7 @@ def objective_figure(summaries: Mapping[str, Summary]) -> Figure:
         running.annotate(what, (SDXL_MAX * 1.2, 0.06), fontsize=9)
     told.set_title("t(σ): what the network is told")
     for panel in (density, weight, running, told):
-        _sigma_axis(panel)
+        set_sigma_axis(panel)
     if len(summaries) == 1:
         figure.suptitle(name)
     else:
@@ -81,13 +81,13 @@ def _draw_weights(weight, running, told, summary: Summary, look: Mapping, name: 
     within = (sigma >= summary.draws[0]) & (sigma <= summary.draws[-1])
     with torch.no_grad():
         w = summary.objective.weighting(sigma, COMMON) / summary.objective.weighting(summary.draws, COMMON).mean()
-    _line(weight, sigma, w.where(within & (w > 0), math.nan), look)
+    draw_line(weight, sigma, w.where(within & (w > 0), math.nan), look)
     place = torch.searchsorted(summary.draws, sigma, right=True)
-    _line(running, sigma, summary.running(sigma), look)
-    _line(running, sigma, place / summary.count, look | {"linewidth": 0.8, "alpha": 0.7})
+    draw_line(running, sigma, summary.running(sigma), look)
+    draw_line(running, sigma, place / summary.count, look | {"linewidth": 0.8, "alpha": 0.7})
     timesteps = summary.objective.schedule.timesteps
     t = timesteps(sigma)
-    _line(told, sigma, t.where(t.isfinite(), math.nan), look)
+    draw_line(told, sigma, t.where(t.isfinite(), math.nan), look)
 
 
 def validation_figure(errors: Mapping[str, Mapping[float, float]], title: str) -> Figure:
@@ -96,16 +96,16 @@ def validation_figure(errors: Mapping[str, Mapping[float, float]], title: str) -
     panel = figure.subplots()
     for (name, by_sigma), colour, style in zip(errors.items(), COLOURS, STYLES, strict=False):
         sigma, error = torch.tensor(list(by_sigma)), torch.tensor(list(by_sigma.values()))
-        _line(panel, sigma, error, {"color": colour, "linestyle": style, "label": name})
+        draw_line(panel, sigma, error, {"color": colour, "linestyle": style, "label": name})
     panel.set_ylim(bottom=0)
     panel.set_ylabel("squared error of v, held-out")
     panel.legend()
-    _sigma_axis(panel)
+    set_sigma_axis(panel)
     figure.suptitle(title)
     return figure
 
 
-def _line(panel, sigma: Tensor, value: Tensor, look: Mapping) -> None:
+def draw_line(panel, sigma: Tensor, value: Tensor, look: Mapping) -> None:
     """A line over the finite levels, and a point at inf where there is one."""
     finite = sigma.isfinite()
     panel.plot(sigma[finite], value[finite], marker="." if finite.sum() < 20 else "", **look)
@@ -113,7 +113,7 @@ def _line(panel, sigma: Tensor, value: Tensor, look: Mapping) -> None:
         panel.plot([AT_INF], value[~finite], marker="o", color=look["color"], markersize=4)
 
 
-def _sigma_axis(panel) -> None:
+def set_sigma_axis(panel) -> None:
     panel.set_xscale("log")
     panel.set_xlim(LOW * 0.8, AT_INF * 1.7)
     panel.set_xticks([0.01, 0.1, 1, 10, 100, AT_INF], ["0.01", "0.1", "1", "10", "100", "∞"])

@@ -4,6 +4,7 @@ import math
 import sys
 from collections.abc import Mapping
 from itertools import pairwise
+from typing import TextIO
 
 import torch
 from rich.console import Console
@@ -67,7 +68,7 @@ def tell_many(console: Console, summaries: Mapping[str, Summary], refused: Mappi
 
 def tell_sweep(results: Mapping[str, dict], seconds: float) -> str:
     """Prints what became of a sweep's runs, the best first; returns it as Markdown."""
-    console = Console(stderr=True, highlight=False, width=None if sys.stderr.isatty() else WIDTH)
+    console = make_console(sys.stderr)
     ranked = sorted(results.values(), key=lambda result: math.inf if result["score"] is None else result["score"])
     table, rows = make_table("run", "score", "seconds", ""), []
     table.columns[-1].justify = "left"
@@ -81,10 +82,15 @@ def tell_sweep(results: Mapping[str, dict], seconds: float) -> str:
     return "\n".join(["| run | score | seconds | |", "|---|---|---|---|", *rows])
 
 
+def make_console(stream: TextIO) -> Console:
+    """One for tables: as wide as the terminal, or of a fixed width in a file or a pipe."""
+    return Console(file=stream, highlight=False, width=None if stream.isatty() else WIDTH)
+
+
 def make_table(*heads: str) -> Table:
     table = Table(box=None, pad_edge=False)
-    for head in heads:
-        table.add_column(head, justify="left" if head == heads[0] else "right", no_wrap=head == heads[0])
+    for place, head in enumerate(heads):
+        table.add_column(head, justify="right" if place else "left", no_wrap=place < len(heads) - 1)
     return table
 
 

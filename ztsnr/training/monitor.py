@@ -11,6 +11,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 
 from ztsnr.evaluation.plots import objective_picture
 from ztsnr.evaluation.summary import Summary
+from ztsnr.training.memory import peak_gib, reset_peak
 from ztsnr.training.tracking import Tracker
 
 BAR_SECONDS, LINE_SECONDS = 0.5, 5.0
@@ -47,6 +48,7 @@ class RunMonitor(Monitor):
         self.batch_size, self.log_every = batch_size, log_every
         self.window: list[tuple[float, float]] = []
         self.since = self.shown = time.perf_counter()
+        self.trained_seconds = 0.0
         self.facts = self.score = ""
         self.bar = Progress(
             TextColumn("step"),
@@ -62,6 +64,7 @@ class RunMonitor(Monitor):
         self.task = self.bar.add_task("train", total=steps, facts="")
 
     def __enter__(self) -> "RunMonitor":
+        reset_peak()
         self.bar.start()
         return self
 
@@ -79,6 +82,9 @@ class RunMonitor(Monitor):
         now, ended = time.perf_counter(), step == self.steps
         if step % self.log_every == 0 or ended:
             self._log(step, lr, now)
+        if ended:
+            cost = {"train_seconds": self.trained_seconds, "peak_memory_gib": peak_gib()}
+            self.tracker.metrics({f"cost/{name}": value for name, value in cost.items()}, step)
         if ended or now - self.shown > (BAR_SECONDS if self.console.is_terminal else LINE_SECONDS):
             self.shown = now
             if self.console.is_terminal:
@@ -92,6 +98,7 @@ class RunMonitor(Monitor):
         means = {"loss": loss, "grad_norm": sum(norms) / len(norms), "lr": lr, "samples_per_second": rate}
         self.tracker.metrics({f"train/{name}": value for name, value in means.items()}, step)
         self.facts = f"loss {loss:.4f}  lr {lr:.2e}  {rate:,.0f} samples/s"
+        self.trained_seconds += now - self.since
         self.window, self.since = [], now
 
     def validated(self, step, errors, score):

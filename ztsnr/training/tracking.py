@@ -75,9 +75,12 @@ class Tracker:
         """One line for the terminal, '' where there is nothing to open: all runs, or those of a sweep."""
         return ""
 
-    def open_summary(self, name: str, params: Mapping[str, object], sweep: str) -> str:
-        """Makes the store and in it the run that stands for a sweep; returns its id."""
+    def open_summary(self, name: str, definition: Mapping, sweep: str) -> str:
+        """Makes the store and in it the run that stands for a sweep, with its command and axes; returns its id."""
         return ""
+
+    def tally(self, run_id: str, counts: Mapping[str, int]) -> None:
+        """How far a sweep is: runs by what became of them. What cannot be delivered is told at its end alone."""
 
     def close_summary(self, run_id: str, text: str, counts: Mapping[str, int]) -> None:
         """text: Markdown; counts: runs by what became of them."""
@@ -192,21 +195,29 @@ class MLflow(Tracker):
         place = folder if self.is_default else f" tracking.uri={self.uri}"
         return "python -m ztsnr.ui" + place + (f" sweep={sweep}" if sweep else "")
 
-    def open_summary(self, name, params, sweep):
+    def open_summary(self, name, definition, sweep):
         with self._alone():
             client = make_client(self.uri)
             self.experiment_id = find_or_create_experiment(client, self.experiment, self.artifacts)
         tags = {"ztsnr.sweep": sweep, "ztsnr.role": "sweep"} | code_version()
+        tags["mlflow.note.content"] = f"`python -m ztsnr.train {definition['command']}`, not ended yet"
         run = client.create_run(self.experiment_id, run_name=name, tags=tags)
-        for key, values in params.items():
-            client.log_param(run.info.run_id, key, ", ".join(values))
+        for key, values in definition["axes"].items():
+            client.log_param(run.info.run_id, key, ", ".join(values) or "a range")
         return run.info.run_id
+
+    def tally(self, run_id, counts):
+        client = make_client(self.uri)
+        try:
+            for outcome, count in counts.items():
+                client.log_metric(run_id, f"runs/{outcome}", count, step=sum(counts.values()))
+        except Exception as error:  # of MLflow, its database or its server
+            logging.getLogger(__name__).warning("the sweep's summary was not brought up to date: %s", error)
 
     def close_summary(self, run_id, text, counts):
         client = make_client(self.uri)
         self.experiment_id = client.get_run(run_id).info.experiment_id
-        for outcome, count in counts.items():
-            client.log_metric(run_id, f"runs/{outcome}", count)
+        self.tally(run_id, counts)
         client.set_tag(run_id, "mlflow.note.content", text)
         client.set_terminated(run_id, "FINISHED")
 
@@ -220,15 +231,20 @@ class MLflow(Tracker):
 
     def address(self, server: str, sweep: str = "") -> str:
         """Where a browser finds the experiment on `server`."""
+        return charts_address(server, self.find_experiment()[1].experiment_id, sweep)
+
+    def find_experiment(self):
+        """A client of the store and the experiment in it; where there is none it is not made, but refused."""
         database = sqlite_path(self.uri)
         absent = database is not None and not database.is_file()  # a client would create it
-        found = None if absent else make_client(self.uri).get_experiment_by_name(self.experiment)
+        client = None if absent else make_client(self.uri)
+        found = client and client.get_experiment_by_name(self.experiment)
         if found is None:
             raise TrackingError(
                 f"{self.uri} holds no experiment {self.experiment!r}. Train first, or name the place by "
                 f"tracking.folder, tracking.uri or tracking.experiment."
             )
-        return charts_address(server, found.experiment_id, sweep)
+        return client, found
 
     def _deliver(self) -> None:
         """The thread: sends what is new every `flush_seconds`, and again, ever more seldom, while that fails."""
@@ -279,6 +295,7 @@ def send(folder: Path, uri: str | None) -> str:
 
 def make_client(uri: str):
     os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
+    os.environ.setdefault("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")
     os.environ.setdefault("MLFLOW_LOGGING_LEVEL", "WARNING")  # information lines would break the progress bar
     os.environ.setdefault(
         "MLFLOW_HTTP_REQUEST_MAX_RETRIES", "1"

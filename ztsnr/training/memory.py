@@ -1,0 +1,28 @@
+"""The most memory that a run has held: the accelerator's where there is one, else this process's."""
+
+import resource
+import sys
+from pathlib import Path
+
+import torch
+
+CLEAR, STATUS = Path("/proc/self/clear_refs"), Path("/proc/self/status")
+
+
+def reset_peak() -> None:
+    """Begins anew, as for the next run of a process; where the system cannot, the process's own peak stays."""
+    if torch.cuda.is_available():
+        torch.cuda.reset_peak_memory_stats()
+    elif CLEAR.exists():
+        CLEAR.write_text("5")  # Linux: peak resident size back to the present one (man 5 proc)
+
+
+def peak_gib() -> float:
+    """In GiB."""
+    if torch.cuda.is_available():
+        return torch.cuda.max_memory_allocated() / 2**30
+    if STATUS.exists():
+        (line,) = [line for line in STATUS.read_text().splitlines() if line.startswith("VmHWM")]
+        return int(line.split()[1]) / 2**20
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak / (2**30 if sys.platform == "darwin" else 2**20)
