@@ -138,7 +138,7 @@ def _counts_on_device(group: dict) -> bool:
 def _beside(value, p: Tensor, counts: bool):
     """On the parameter's device; a count, which is a tensor without dimensions, only where `counts` is true."""
     if isinstance(value, Tensor):
-        return value.to(p.device) if value.ndim or counts else value
+        return value.to(p.device if value.ndim or counts else value.device, copy=True)  # of torch's own alignment
     if type(value) in (list, tuple):
         return type(value)(_beside(entry, p, counts) for entry in value)
     return {key: _beside(entry, p, counts) for key, entry in value.items()} if isinstance(value, dict) else value
