@@ -123,7 +123,7 @@ def restore_optimizer(optimizer: Optimizer, saved) -> None:
         for p, state, counts in zip(parameters, states, fused, strict=True):
             if state:
                 optimizer.state[p] = {key: _beside(value, p, counts) for key, value in state.items()}
-    except (KeyError, TypeError, AttributeError) as error:
+    except (KeyError, TypeError, AttributeError, ValueError, RuntimeError) as error:
         raise CheckpointError(f"its optimizer's state is broken: {error!r}") from error
 
 
@@ -132,7 +132,7 @@ def _changed(now, then) -> bool:
 
 
 def _counts_on_device(group: dict) -> bool:
-    return bool(group.get("fused") or group.get("capturable"))
+    return group.get("fused") is True or group.get("capturable") is True
 
 
 def _beside(value, p: Tensor, counts: bool):
