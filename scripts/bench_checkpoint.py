@@ -20,8 +20,9 @@ from torch import nn
 
 from ztsnr.registry import build, compose
 from ztsnr.training.loop import Loop
-from ztsnr.training.saves import RunSaves, file_of
+from ztsnr.training.saves import RunSaves
 from ztsnr.training.spool import Spool
+from ztsnr.training.state_file import file_of
 
 CASES = {"mlp of the main job": (), "500 MB of state": ("model.width=1080", "model.depth=5")}
 

@@ -27,7 +27,7 @@ import ztsnr.train
 import ztsnr.training.monitor
 import ztsnr.training.trainer  # here, so that no child has to
 from ztsnr.training.files import checksum, open_tensors
-from ztsnr.training.saves import saved_steps
+from ztsnr.training.state_file import saved_steps
 from ztsnr.training.tracking import make_client
 
 SHORT = ("model.width=96", "trainer.batch_size=32", "samples.steps=2", "samples.columns=1", "validation.samples=64")

@@ -7,6 +7,12 @@ from omegaconf import DictConfig, OmegaConf
 SCIENCE = ("schedule", "target", "weighting", "distance", "model", "data", "optimizer", "lr_schedule", "trainer")
 SCIENCE += ("sampler", "samples", "validation", "seed")
 RECORDED = (*SCIENCE, "quality")
+CHOICES = ("schedule", "loss", "target", "weighting", "distance", "model", "data", "optimizer", "lr_schedule")
+"""Groups whose chosen options are tags of a run."""
+REPLICATES = ("seed", "data.seed", "trainer.noise_seed")
+"""Settings that make another sample of the same option."""
+FINISHED, INCOMPATIBLE, FAILED, INTERRUPTED = "finished", "incompatible", "failed", "interrupted"
+"""What becomes of a run."""
 UNIMPORTANT = ("log_every", "checkpoint")
 """Keys of the trainer that change no result."""
 

@@ -23,13 +23,11 @@ from omegaconf import DictConfig, open_dict
 
 from ztsnr.cli import explain, tell
 from ztsnr.errors import ConfigError, IncompatibleObjective, ZtsnrError
-from ztsnr.record import flatten, important, science
+from ztsnr.record import FAILED, FINISHED, INCOMPATIBLE, INTERRUPTED, REPLICATES, flatten, important, science
 from ztsnr.registry import build
 
 if TYPE_CHECKING:
     from ztsnr.training.tracking import Tracker
-
-FINISHED, INCOMPATIBLE, FAILED, INTERRUPTED = "finished", "incompatible", "failed", "interrupted"
 
 
 class SweepRecord(Callback):
@@ -155,6 +153,7 @@ def attempt(composed: DictConfig, sweep: dict, tracker: "Tracker", tags: dict, t
     began, name, config, params = time.perf_counter(), title_of(place), "", {}
     result = {"name": name, "score": None, "message": ""}
     tags = tags | {"ztsnr.sweep": sweep["id"], "ztsnr.axes": json.dumps(place)}
+    tags["ztsnr.option"] = title_of({key: value for key, value in place.items() if key not in REPLICATES})
     try:
         config, params = digest(science(composed)), flatten(composed)
         earlier = json.loads(file.read_text()) if file.is_file() else {}

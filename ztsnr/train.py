@@ -13,7 +13,7 @@ from omegaconf import DictConfig, OmegaConf
 from ztsnr import check
 from ztsnr.cli import command
 from ztsnr.errors import ConfigError
-from ztsnr.record import flatten, science
+from ztsnr.record import CHOICES, flatten, science
 from ztsnr.registry import build
 from ztsnr.resume import changes, find_state, to_repeat, with_earlier
 from ztsnr.sweep import attempt, digest, sweeping
@@ -22,13 +22,12 @@ if TYPE_CHECKING:
     from accelerate import PartialState
 
     from ztsnr.objective import Objective
-    from ztsnr.training.saves import State
+    from ztsnr.training.state_file import State
     from ztsnr.training.tracking import Tracker
     from ztsnr.training.trainer import Trained
 
 PARTS = ("data", "lr_schedule", "validation", "samples", "quality", "trainer", "optimizer")
 TOLD = ("target", "weighting", "model", "data", "optimizer")
-TAGS = ("schedule", "loss", *TOLD, "lr_schedule", "distance")
 
 
 def main() -> None:
@@ -39,7 +38,7 @@ def main() -> None:
 @command("train")
 def train(composed: DictConfig) -> float:
     """Returns the validation score, which sweeps rank and optimise; nan where a run of a sweep has none."""
-    tracker, tags = build(composed.tracking), choices(TAGS) | {"ztsnr.role": "run"}
+    tracker, tags = build(composed.tracking), choices(CHOICES) | {"ztsnr.role": "run"}
     if sweep := sweeping():
         return attempt(composed, sweep, tracker, tags, lambda name, tags: run(composed, tracker, name, tags))
     title, config = f"{tags['schedule']} {tags['loss']} seed {composed.seed}", digest(science(composed))
@@ -113,7 +112,7 @@ def resumed(composed: DictConfig, processes: "PartialState") -> "State | None":
     """What the run goes on from; every process reads what the first one found."""
     from accelerate.utils import broadcast_object_list
 
-    from ztsnr.training.saves import read_state
+    from ztsnr.training.state_file import read_state
 
     resume, allowed, config = composed.resume, composed.allow_changes, science(composed)
     if not isinstance(resume, str) or not resume:

@@ -8,11 +8,10 @@ from typing import NamedTuple
 
 from scipy.stats import t as student
 
-from ztsnr.comparison.runs import CHOICES, FINISHED, INCOMPATIBLE, Run
+from ztsnr.comparison.runs import Run
 from ztsnr.errors import ConfigError
+from ztsnr.record import CHOICES, FINISHED, INCOMPATIBLE, REPLICATES
 
-REPLICATES = ("seed", "data.seed", "trainer.noise_seed")
-"""Settings that make another sample of the same option."""
 HELD_OUT = ("data", "data.held_out")
 """Settings of what is measured on: the same for runs that are ranked together."""
 NO_AXIS = ("validation", "quality", "samples", "sampler")

@@ -12,11 +12,10 @@ from mlflow.entities import Run as Entry
 from mlflow.exceptions import MlflowException
 
 from ztsnr.errors import ConfigError, TrackingError
+from ztsnr.record import CHOICES, FAILED, FINISHED, INTERRUPTED
 from ztsnr.training.tracking import MLflow
 
-FINISHED, INCOMPATIBLE, FAILED, INTERRUPTED = "finished", "incompatible", "failed", "interrupted"
 BY_STATUS = {"FINISHED": FINISHED, "FAILED": FAILED, "KILLED": INTERRUPTED}
-CHOICES = ("schedule", "loss", "target", "weighting", "distance", "model", "data", "optimizer", "lr_schedule")
 
 
 @dataclass(frozen=True)
