@@ -222,7 +222,7 @@ def main() -> None:
         became = collections.Counter(fuzz(Path(folder), given.files, given.seed))
     print(f"{given.files} files, {became.pop('', 0)} loaded; refused:")
     for message, times in became.most_common(20):
-        print(f"{times:6} {message}")
+        print(f"{times:6} {message!a}")
 
 
 if __name__ == "__main__":
