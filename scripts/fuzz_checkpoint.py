@@ -21,8 +21,8 @@ from torch import nn
 
 from ztsnr.errors import CheckpointError
 from ztsnr.training.checkpoint import read_checkpoint, save_checkpoint
-from ztsnr.training.saves import read_state, write_state
 from ztsnr.training.state import optimizer_state, pack, restore, restore_optimizer, settings_of, trained_state
+from ztsnr.training.state_file import read_state, write_state
 
 CONFIG = {"target": {"_target_": "ztsnr.target.V"}, "data": {"shape": [1, 8, 8], "classes": 10}, "seed": 0}
 NASTY = ("NaN", "1e999", "-1", "9" * 400, "null", "[]", "{}", '""', "[" * 4000, '{"tensor":0}', '"\\ud800"', "true")
@@ -222,7 +222,7 @@ def main() -> None:
         became = collections.Counter(fuzz(Path(folder), given.files, given.seed))
     print(f"{given.files} files, {became.pop('', 0)} loaded; refused:")
     for message, times in became.most_common(20):
-        print(f"{times:6} {message}")
+        print(f"{times:6} {message!a}")
 
 
 if __name__ == "__main__":

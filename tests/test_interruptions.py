@@ -15,8 +15,8 @@ import torch
 import ztsnr.sync
 import ztsnr.train
 from tests.test_readme import load_script
-from ztsnr.training.saves import file_of, read_state, saved_steps
 from ztsnr.training.signals import TOGETHER, Signals
+from ztsnr.training.state_file import file_of, read_state, saved_steps
 from ztsnr.training.tracking import make_client
 
 kill_runs = load_script("kill_runs")

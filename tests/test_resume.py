@@ -1,6 +1,8 @@
 """A run with interruptions is the same run, to the bit."""
 
 import itertools
+import os
+import signal
 from functools import cache
 
 import pytest
@@ -9,13 +11,14 @@ from accelerate import PartialState, debug_launcher
 from accelerate.state import AcceleratorState
 
 from tests.test_trainer import PARTS, SMALL
-from ztsnr.errors import CheckpointError, ConfigError
+from ztsnr.errors import CheckpointError, ConfigError, Interrupted
 from ztsnr.objective import Objective
 from ztsnr.record import science
 from ztsnr.registry import build, compose, options
 from ztsnr.resume import find_state
 from ztsnr.training.monitor import Monitor
-from ztsnr.training.saves import RunSaves, file_of, saved_steps
+from ztsnr.training.saves import RunSaves
+from ztsnr.training.state_file import file_of, saved_steps
 
 MINE = ("trainer.steps=9", "model.width=64", "trainer.validate_every=3", "trainer.checkpoint.every=2")
 INFONOISE = ("schedule=infonoise", "schedule.density.density.warmup=2", "schedule.density.density.refresh=2")
@@ -264,3 +267,27 @@ def test_two_processes_go_on_to_the_bit_and_one_process_goes_on_from_two(tmp_pat
     assert [key for key in straight if not torch.equal(straight[key], again[key])] == []
     one, _ = train(tmp_path / "alone", killer=Killer())
     torch.testing.assert_close(tensors(one), straight, atol=1e-4, rtol=1e-3)
+
+
+def signalled(folder, name):
+    """The second process alone hears a signal."""
+    AcceleratorState._reset_state(reset_partial_state=True)
+    torch.set_num_threads(1)
+
+    class Sender(Monitor):
+        def stepped(self, step, loss, norm, lr):
+            if step == 5 and not PartialState().is_main_process:
+                os.kill(os.getpid(), signal.SIGUSR1)
+
+    try:
+        attempt(folder, ("trainer.checkpoint.every=null",), Sender())
+    except Interrupted as error:
+        (folder / f"{name}{PartialState().process_index}").write_text(str(error))
+
+
+@pytest.mark.slow
+def test_a_signal_to_one_process_ends_all_after_the_same_step(tmp_path):
+    debug_launcher(signalled, (tmp_path, "ended"), num_processes=2)
+    assert saved_steps(tmp_path / "checkpoints") == [5]
+    told = [(tmp_path / f"ended{process}").read_text() for process in range(2)]
+    assert told == [f"{name} ended the run after step 5, which is saved" for name in ("A signal", "SIGUSR1")]

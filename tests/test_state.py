@@ -7,8 +7,9 @@ from torch import nn
 from tests.test_readme import load_script
 from ztsnr.errors import CheckpointError, ConfigError
 from ztsnr.registry import build, compose
-from ztsnr.training.saves import SavePolicy, read_state, write_state
+from ztsnr.training.saves import SavePolicy
 from ztsnr.training.state import pack, restore, unpack
+from ztsnr.training.state_file import read_state, write_state
 
 POLICY = {"every": 10, "keep": 2, "keep_best": False, "keep_every": None, "on_save_error": "stop"}
 

@@ -10,7 +10,7 @@ from ztsnr.errors import CheckpointError, ConfigError
 from ztsnr.record import differences
 
 if TYPE_CHECKING:
-    from ztsnr.training.saves import State
+    from ztsnr.training.state_file import State
 
 OWN = ("resume=", "allow_changes=", "sweep.resume=")
 
@@ -23,7 +23,7 @@ def with_earlier(arguments: list[str]) -> list[str]:
     given = [word.removeprefix("resume=").strip("'\"") for word in arguments if word.startswith("resume=")]
     if not given or given[-1] in ("auto", "never"):
         return arguments
-    from ztsnr.training.saves import file_of, read_facts, saved_steps
+    from ztsnr.training.state_file import file_of, read_facts, saved_steps
 
     path = Path(given[-1])
     files = [file_of(path / "checkpoints", step) for step in reversed(saved_steps(path / "checkpoints"))]
@@ -43,7 +43,7 @@ def to_repeat(overrides: list[str]) -> list[str]:
 
 def find_state(resume: str, allow_changes: bool, folder: Path, config: dict, digest: str) -> "State | None":
     """What the run in `folder` with this `science` goes on from. A broken state is named, and the one before taken."""
-    from ztsnr.training.saves import read_state
+    from ztsnr.training.state_file import read_state
 
     if resume == "never":
         _set_aside(folder / "checkpoints", folder / "tracking")
@@ -80,7 +80,7 @@ def _refuse_changes(state: "State", allow_changes: bool, config: dict) -> None:
 
 
 def _newest_sound(run_folder: Path) -> "State | None":
-    from ztsnr.training.saves import file_of, read_state, saved_steps
+    from ztsnr.training.state_file import file_of, read_state, saved_steps
 
     for step in reversed(saved_steps(run_folder / "checkpoints")):
         path = file_of(run_folder / "checkpoints", step)

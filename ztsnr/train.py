@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from accelerate import PartialState
 
     from ztsnr.objective import Objective
-    from ztsnr.training.saves import State
+    from ztsnr.training.state_file import State
     from ztsnr.training.tracking import Tracker
     from ztsnr.training.trainer import Trained
 
@@ -112,7 +112,7 @@ def resumed(composed: DictConfig, processes: "PartialState") -> "State | None":
     """What the run goes on from; every process reads what the first one found."""
     from accelerate.utils import broadcast_object_list
 
-    from ztsnr.training.saves import read_state
+    from ztsnr.training.state_file import read_state
 
     resume, allowed, config = composed.resume, composed.allow_changes, science(composed)
     if not isinstance(resume, str) or not resume:

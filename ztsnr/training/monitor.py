@@ -72,10 +72,11 @@ class RunMonitor(Monitor):
         self.bar.stop()
 
     def state(self):
-        return {"window": [list(entry) for entry in self.window]}
+        return {"window": [list(entry) for entry in self.window], "trained_seconds": self.trained_seconds}
 
     def load(self, state):
         self.window = [(loss, norm) for loss, norm in state["window"]]
+        self.trained_seconds, self.since = state["trained_seconds"], time.perf_counter()
 
     def stepped(self, step, loss, norm, lr):
         self.window.append((loss, norm))

@@ -1,7 +1,7 @@
 """Training states in a run's folder: when they are written, which are kept, and where a run goes on.
 
-RUN/checkpoints/step_00001000.safetensors is a whole state, sound by its own checksum; index.json there points to the
-newest and to the best. Each is written off the training's thread, from a copy in host memory, one at a time.
+index.json in RUN/checkpoints points to the newest and to the best. Each is written off the training's thread, from a
+copy in host memory, one at a time.
 """
 
 import json
@@ -21,12 +21,12 @@ from torch import Tensor, nn
 from ztsnr import check
 from ztsnr.errors import CheckpointError, ConfigError, Interrupted
 from ztsnr.training.checkpoint import write_checkpoint
-from ztsnr.training.files import checksum, open_tensors, write_tensors, write_whole
+from ztsnr.training.files import write_whole
 from ztsnr.training.loop import join_processes
 from ztsnr.training.signals import Signals
-from ztsnr.training.state import pack, unpack
+from ztsnr.training.state import pack
+from ztsnr.training.state_file import State, file_of, saved_steps, write_state
 
-FORMAT = "state 1"
 SECONDS = {"s": 1, "min": 60, "h": 3600}
 
 
@@ -75,65 +75,6 @@ class SavePolicy:
         """Which of these saved steps, ascending, are kept."""
         kept = set(steps[-self.keep :]) | {best}
         return kept | {step for step in steps if self.keep_every and step % self.keep_every == 0}
-
-
-@dataclass(frozen=True)
-class State:
-    path: Path
-    step: int
-    facts: dict
-    """What the run was: its resolved config, its overrides, its record's id."""
-    parts: dict
-
-
-def file_of(folder: Path, step: int) -> Path:
-    return folder / f"step_{step:08d}.safetensors"
-
-
-def saved_steps(folder: Path) -> list[int]:
-    found = [re.fullmatch(r"step_(\d{8,})\.safetensors", path.name) for path in folder.glob("step_*")]
-    return sorted(int(match[1]) for match in found if match)
-
-
-def write_state(path: Path, step: int, facts: Mapping, tree, tensors: Mapping[str, Tensor]) -> None:
-    texts = {"ztsnr.step": str(step), "ztsnr.facts": json.dumps(facts), "ztsnr.tree": json.dumps(tree)}
-    metadata = {"ztsnr.format": FORMAT, **texts, "ztsnr.checksum": checksum(tensors, *texts.values())}
-    write_tensors(path, tensors, metadata)
-
-
-def read_facts(path: Path) -> tuple[int, dict, dict[str, str]]:
-    """What a state's file says of itself: step, facts, and all its metadata, not yet verified."""
-    with open_tensors(path) as file:
-        metadata = file.metadata() or {}
-    if metadata.get("ztsnr.format") != FORMAT:
-        found = metadata.get("ztsnr.format")
-        raise CheckpointError(f"{path} is no training state: its format is {found!r}, this version reads {FORMAT!r}")
-    try:
-        step, facts = int(metadata["ztsnr.step"]), json.loads(metadata["ztsnr.facts"])
-        if step < 0 or not isinstance(facts, dict):
-            raise ValueError("no step or no facts")
-        return step, facts, metadata
-    except (KeyError, ValueError, RecursionError) as error:
-        raise CheckpointError(f"{path} has broken metadata: {error}") from error
-
-
-def read_state(path: Path) -> State:
-    """All of it, verified."""
-    step, facts, metadata = read_facts(path)
-    with open_tensors(path) as file:
-        tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (it is not iterable)
-    try:
-        texts = [metadata[f"ztsnr.{name}"] for name in ("step", "facts", "tree")]
-        if checksum(tensors, *texts) != metadata["ztsnr.checksum"]:
-            raise CheckpointError("it is not what was written, its checksum is another")
-        parts = unpack(json.loads(texts[2]), tensors)
-    except CheckpointError as error:
-        raise CheckpointError(f"{path} is refused: {error}") from error
-    except (KeyError, ValueError, RecursionError) as error:
-        raise CheckpointError(f"{path} has broken metadata: {error}") from error
-    if not isinstance(parts, dict):
-        raise CheckpointError(f"{path} holds no state: {type(parts).__name__}")
-    return State(path, step, facts, parts)
 
 
 class Saves:

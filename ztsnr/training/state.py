@@ -123,7 +123,7 @@ def restore_optimizer(optimizer: Optimizer, saved) -> None:
         for p, state, counts in zip(parameters, states, fused, strict=True):
             if state:
                 optimizer.state[p] = {key: _beside(value, p, counts) for key, value in state.items()}
-    except (KeyError, TypeError, AttributeError) as error:
+    except (KeyError, TypeError, AttributeError, ValueError, RuntimeError) as error:
         raise CheckpointError(f"its optimizer's state is broken: {error!r}") from error
 
 
@@ -132,13 +132,13 @@ def _changed(now, then) -> bool:
 
 
 def _counts_on_device(group: dict) -> bool:
-    return bool(group.get("fused") or group.get("capturable"))
+    return group.get("fused") is True or group.get("capturable") is True
 
 
 def _beside(value, p: Tensor, counts: bool):
     """On the parameter's device; a count, which is a tensor without dimensions, only where `counts` is true."""
     if isinstance(value, Tensor):
-        return value.to(p.device) if value.ndim or counts else value
+        return value.to(p.device if value.ndim or counts else value.device, copy=True)  # of torch's own alignment
     if type(value) in (list, tuple):
         return type(value)(_beside(entry, p, counts) for entry in value)
     return {key: _beside(entry, p, counts) for key, entry in value.items()} if isinstance(value, dict) else value

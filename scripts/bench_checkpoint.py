@@ -1,0 +1,94 @@
+"""How long training stands still for a checkpoint, against torch.save of the same state, and what the spool costs.
+
+    .venv/bin/python scripts/bench_checkpoint.py
+
+Saves alternate with torch.save, to a file on the same disk; what counts is the median of the paired ratios. `still` is
+the time until the loop could go on, `whole` until the file and the pointer were on the disk, checksum and all. The
+first save, which takes its room in memory, is told apart. torch.save leaves its file to the system's cache.
+"""
+
+import argparse
+import os
+import platform
+import statistics
+import tempfile
+import time
+from pathlib import Path
+
+import torch
+from torch import nn
+
+from ztsnr.registry import build, compose
+from ztsnr.training.loop import Loop
+from ztsnr.training.saves import RunSaves
+from ztsnr.training.spool import Spool
+from ztsnr.training.state_file import file_of
+
+CASES = {"mlp of the main job": (), "500 MB of state": ("model.width=1080", "model.depth=5")}
+
+
+def trained_loop(composed) -> Loop:
+    """After one step, so that the optimizer has its state."""
+    network, objective, trainer = build(composed.model), build(composed.objective), build(composed.trainer)
+    loop, data = Loop(trainer, objective, network, build(composed.optimizer)), build(composed.data)
+    x0, cond = data.batch(0, loop.rows, trainer.batch_size)
+    loop.step(0, x0, torch.randn_like(x0), torch.rand(len(x0), dtype=torch.float64), cond)
+    return loop
+
+
+def measure(composed, folder: Path, saves: int) -> None:
+    loop, policy = trained_loop(composed), build(composed.trainer).checkpoint
+    still, whole, plain = [], [], []
+    with RunSaves(folder / "checkpoints", policy, {"config": {}}, None) as ours:
+        ours.begin({"loop": loop})
+        for step in range(1, saves + 2):
+            began = time.perf_counter()
+            ours._save(step)
+            still.append(time.perf_counter() - began)
+            ours._wait()
+            whole.append(time.perf_counter() - began)
+            began = time.perf_counter()
+            torch.save(loop.state(), folder / "plain.pt")
+            plain.append(time.perf_counter() - began)
+    size, other = file_of(folder / "checkpoints", saves + 1).stat().st_size, os.path.getsize(folder / "plain.pt")
+    ratios = [one / two for one, two in zip(still[1:], plain[1:], strict=True)]
+    low, middle, high = statistics.quantiles(ratios, n=4)
+    seconds = {"still": still[1:], "whole": whole[1:], "torch.save": plain[1:]}
+    told = ", ".join(f"{name} {statistics.median(values) * 1e3:.1f} ms" for name, values in seconds.items())
+    print(f"  still / torch.save {middle:.3f} (quartiles {low:.3f} to {high:.3f}); first save {still[0] * 1e3:.1f} ms")
+    print(f"  {told}; {size / 1e6:,.2f} MB written, torch.save {other / 1e6:,.2f} MB", flush=True)
+
+
+def measure_spool(folder: Path) -> None:
+    """Of 1,000 calls with one metric each, and of 250 with four, as the monitor makes them."""
+    spool = Spool(folder / "tracking")
+    for calls, names in ((1000, ["train/loss"]), (250, ["train/loss", "train/grad_norm", "train/lr", "train/rate"])):
+        began = time.perf_counter()
+        for step in range(calls):
+            spool.metrics({f"{name}{calls}": 0.123456789 for name in names}, step)
+        print(f"  1,000 metrics in {calls} calls: {(time.perf_counter() - began) * 1e3:.1f} ms")
+    print(f"  {spool.events.stat().st_size / 2000:.0f} bytes a metric")
+    spool.close()
+
+
+def main() -> None:
+    arguments = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    arguments.add_argument("--saves", type=int, default=9)
+    saves = arguments.parse_args().saves
+    print(
+        f"torch {torch.__version__}, {torch.get_num_threads()} threads, {platform.machine()}, "
+        f"load {os.getloadavg()[0]:.1f}"
+    )
+    for name, overrides in CASES.items():
+        with tempfile.TemporaryDirectory() as folder:
+            composed = compose(*overrides)
+            network: nn.Module = build(composed.model)
+            print(f"{name}, {sum(p.numel() for p in network.parameters()) / 1e6:.1f} M parameters")
+            measure(composed, Path(folder), saves)
+    with tempfile.TemporaryDirectory() as folder:
+        print("spool")
+        measure_spool(Path(folder))
+
+
+if __name__ == "__main__":
+    main()
