@@ -60,7 +60,7 @@ def test_sinusoids_have_unit_norm_per_frequency_and_tell_timesteps_apart():
 
 def sdxl_inputs(rows=2):
     g = torch.Generator().manual_seed(0)
-    cond = {"text": torch.randn(rows, 77, 64, generator=g), "pooled": torch.randn(rows, 32, generator=g)}
+    cond = {"text": torch.randn(rows, 77, 96, generator=g), "pooled": torch.randn(rows, 64, generator=g)}
     cond["time_ids"] = torch.tensor([[128.0, 128, 0, 0, 128, 128]]).repeat(rows, 1)
     return torch.randn(rows, 4, 16, 24, generator=g), torch.linspace(0, 998.5, rows), cond
 

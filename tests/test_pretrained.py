@@ -7,7 +7,7 @@ from diffusers import StableDiffusionXLPipeline
 from safetensors.torch import load_file, save_file
 
 from tests.tiny import tiny_sdxl
-from ztsnr.errors import CheckpointError
+from ztsnr.errors import CheckpointError, ConfigError
 from ztsnr.models.pretrained import TextEncoders, fingerprint, load_unet, load_vae
 
 LONG = "a long prompt of many letters, each of which is a token of its own here, so that it takes two windows"
@@ -46,10 +46,10 @@ def test_a_long_prompt_is_read_window_by_window(encoders, pipeline):
         last += [tokenizer.pad_token_id] * (76 - len(last))
         for window, told in enumerate(([*ids[:75], tokenizer.eos_token_id], last)):
             read = encoder(torch.tensor([[tokenizer.bos_token_id, *told]]), output_hidden_states=True)
-            place = said["text"][0, 77 * window : 77 * (window + 1), 32 * i : 32 * (i + 1)]
+            place = said["text"][0, 77 * window : 77 * (window + 1)].split([32, 64], -1)[i]
             torch.testing.assert_close(place, read.hidden_states[-2][0])
     torch.testing.assert_close(said["pooled"][1], encoders.encode(["short"])["pooled"][0])
-    with pytest.raises(CheckpointError, match="is longer than 1 windows of 75"):
+    with pytest.raises(ConfigError, match="is longer than 1 windows of 75"):
         encoders.encode([LONG], windows=1)
 
 
@@ -84,10 +84,10 @@ def test_what_cannot_be_loaded_is_refused_by_name(copied, tmp_path):
     for name in ("model.ckpt", "model.bin"):
         with pytest.raises(CheckpointError, match="is a pickle, which can run anything"):
             load_vae(str(tmp_path / name))
-    with pytest.raises(CheckpointError, match="is no diffusers folder: it lacks vae"):
+    with pytest.raises(CheckpointError, match="is not there"):
         load_vae(str(tmp_path / "absent"))
     shutil.rmtree(copied / "vae")
-    with pytest.raises(CheckpointError, match="has no folder vae"):
+    with pytest.raises(CheckpointError, match="is no whole model: vae is missing in it"):
         load_vae(str(copied))
     file = copied / "unet" / "diffusion_pytorch_model.safetensors"
     file.write_bytes(file.read_bytes()[:1000])

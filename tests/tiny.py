@@ -12,7 +12,20 @@ from tests.test_readme import load_script
 @cache
 def tiny_sdxl() -> str:
     """Its folder."""
-    folder = Path(tempfile.mkdtemp(prefix="tiny_sdxl_"))
-    atexit.register(shutil.rmtree, folder, ignore_errors=True)
+    folder = _folder()
     load_script("make_tiny_sdxl").make_pipeline().save_pretrained(folder)
     return str(folder)
+
+
+@cache
+def tiny_sdxl_file() -> str:
+    """The same weights as a single file."""
+    script, file = load_script("make_tiny_sdxl"), _folder() / "tiny.safetensors"
+    script.save_single_file(script.make_pipeline(), file)
+    return str(file)
+
+
+def _folder() -> Path:
+    folder = Path(tempfile.mkdtemp(prefix="tiny_sdxl_"))
+    atexit.register(shutil.rmtree, folder, ignore_errors=True)
+    return folder
