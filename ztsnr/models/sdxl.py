@@ -1,9 +1,10 @@
-from torch import Tensor
+import torch
+from torch import Tensor, nn
 
 from ztsnr import check
 from ztsnr.errors import CheckpointError
 from ztsnr.models.pretrained import load_unet
-from ztsnr.models.trained import Adapted, Trained
+from ztsnr.models.trained import Adapted, LoRA, Trained
 
 
 class PretrainedUNet(Adapted):
@@ -21,10 +22,21 @@ class PretrainedUNet(Adapted):
         if self.unet.config.addition_embed_type != self.embedding:
             other = "sd15" if self.family == "sdxl" else "sdxl"
             raise CheckpointError(f"model.pretrained={pretrained} does not fit model={self.family}. Is it {other}?")
+        self.layers = [name for name, part in self.unet.named_modules() if isinstance(part, nn.Linear | nn.Conv2d)]
+        self.train_what = train
         train.prepare(self.unet)
         self.keep_trained()
         if gradient_checkpointing:
             self.unet.enable_gradient_checkpointing()
+
+    @torch.no_grad()
+    def merged(self) -> nn.Module:
+        """The U-Net in float32, its LoRA merged into its weights. It is this network's own, which has done its work."""
+        self.unet.float()
+        if isinstance(self.train_what, LoRA):
+            self.unet.fuse_lora()
+            self.unet.unload_lora()
+        return self.unet
 
 
 class SDXL(PretrainedUNet):
