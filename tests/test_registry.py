@@ -29,6 +29,7 @@ NEEDS = {
     ("weighting", "importance"): lambda: ["schedule=laplace"],  # a density without atoms
     ("model", "sdxl"): lambda: [f"model.pretrained={tiny_sdxl()}"],
     ("model", "sd15"): lambda: [f"model.pretrained={tiny_sd15()}"],
+    ("samples", "prompts"): lambda: ["model=sdxl", "model.pretrained=x", f"samples.file={__file__}"],
     ("model/train", "full"): lambda: ["model=sdxl", "model.pretrained=x"],
     ("model/train", "lora"): lambda: ["model=sdxl", "model.pretrained=x"],
 }

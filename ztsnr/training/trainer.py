@@ -111,6 +111,7 @@ class Trainer:
                 if sample:
                     trained.pictures = samples(objective, trained.networks[trained.best], data)
                     monitor.sampled(trained.step, trained.pictures)
+                    monitor.measured(trained.step, samples.metrics(objective, trained.networks[trained.best], data))
 
         for step in range(self.steps + 1):
             trained.step, ended = step, step == self.steps
