@@ -9,6 +9,7 @@ import pytest
 from hydra._internal.utils import _locate
 from omegaconf import OmegaConf
 
+from tests.tiny import tiny_sdxl
 from ztsnr.distance import Distance, Threshold
 from ztsnr.errors import CheckpointError, ConfigError, IncompatibleObjective
 from ztsnr.registry import build, build_from_file, compose, conf_folder, known_targets, make, options
@@ -23,13 +24,17 @@ GROUPS = sorted(
     str(folder.relative_to(conf_folder())) for folder in conf_folder().rglob("*") if any(folder.glob("*.yaml"))
 )
 OPTIONS = [(group, option) for group in GROUPS for option in options(group) if group != "loss"]
-NEEDS = {("weighting", "importance"): ["schedule=laplace"]}  # a density without atoms
+NEEDS = {
+    ("weighting", "importance"): lambda: ["schedule=laplace"],  # a density without atoms
+    ("model", "sdxl"): lambda: [f"model.pretrained={tiny_sdxl()}"],
+}
 MIN_SNR = MinSNR(base=X0(), gamma=5.0, offset=0.0, floor=0.0)
 
 
 @cache
 def node_of(group, option):
-    composed = compose(*NEEDS.get((group, option), []), f"{group}={option}")
+    needed = NEEDS.get((group, option), list)()
+    composed = compose(f"{group}={option}", *needed)
     return OmegaConf.select(composed, group.replace("/", "."))
 
 
