@@ -84,11 +84,14 @@ def _seen(chunk: list[Found], known: sqlite3.Connection, pool: ThreadPoolExecuto
     return (None if found.bad else remembered[found.path] or looked[found.path] for found in chunk)
 
 
+def content_digest(content: bytes) -> bytes:
+    return hashlib.blake2b(content, digest_size=16).digest()
+
+
 def _look(found: Found) -> Seen:
     try:
         content = found.read()
-        digest = hashlib.blake2b(content, digest_size=16).digest()
-        return Seen(digest, *examine(content), "")
+        return Seen(content_digest(content), *examine(content), "")
     except BadPicture as error:
         return Seen(b"", 0, 0, str(error))
 

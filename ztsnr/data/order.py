@@ -35,6 +35,17 @@ class Order:
         """Batches of each bucket in this epoch, (K,) int64."""
         return self._before(epoch + 1) - self._before(epoch)
 
+    def mean_steps(self) -> np.ndarray:
+        """Batches of each bucket in an epoch, (K,) float64; with carrying over, no whole numbers."""
+        counts, sizes = np.array(self.counts), np.array(self.batches)
+        return counts / sizes if self.leftovers == "merge" else self.steps(0).astype(np.float64)
+
+    def shown(self) -> np.ndarray:
+        """How often an epoch shows a sample of each bucket, (K,) float64."""
+        if self.leftovers == "partial":
+            return np.ones(len(self.counts))
+        return self.mean_steps() * self.batches / np.maximum(self.counts, 1)
+
     def size(self, step: int) -> int:
         """Samples in the step's batch."""
         _, bucket, number = self._slot(step)
