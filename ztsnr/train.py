@@ -60,6 +60,9 @@ def run(composed: DictConfig, tracker: "Tracker", title: str, tags: dict[str, st
     network = build(composed.model)
     len(parts["data"].train)  # loads it, so that the record is opened only for what can be trained
     with recorded(tracker, title, flatten(composed), tags | code_version()):
+        if not console.quiet:
+            for file in parts["data"].write_report(run_folder()):
+                tracker.file(file)
         with RunMonitor(tracker, console, trainer.steps, trainer.batch_size, trainer.log_every) as monitor:
             trained = trainer.fit(**parts, objective=objective, network=network, monitor=monitor)
         if not console.quiet:

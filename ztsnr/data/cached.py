@@ -1,5 +1,6 @@
 """Training on cached latents and texts: what a step shows is index arithmetic, and the next step is read ahead."""
 
+import json
 import os
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -132,10 +133,10 @@ class CachedImages:
         """These rows of a training step's whole batch: x0 (len(rows), C, h, w), all of one bucket, and conditions."""
         made = self._ahead.pop((step, rows, batch_size), None)
         result = made.result() if made else self._batch(step, rows, batch_size)
-        following = step + 1, rows, batch_size
-        if self._order.size(step + 1) == batch_size:
-            self._ahead.clear()
-            self._ahead[following] = self._reader.submit(self._batch, *following)
+        size = self._order.size(step + 1)
+        following = step + 1, range(rows.start * size // batch_size, rows.stop * size // batch_size), size
+        self._ahead.clear()
+        self._ahead[following] = self._reader.submit(self._batch, *following)
         return result
 
     def held_out_batches(self, samples: int, batch_size: int) -> Iterator[tuple[range, Tensor, dict[str, Tensor]]]:
@@ -159,6 +160,13 @@ class CachedImages:
             largest = (self.batch_size * areas.max(initial=1) // areas).tolist()
             batches = [max(self.batch_size, size // self.level * self.level) for size in largest]
         return Order(counts=tuple(counts.tolist()), batches=tuple(batches), leftovers=self.leftovers, seed=self.seed)
+
+    def write_report(self, folder: Path) -> list[Path]:
+        """The plan, and what checkpoints know of the latents."""
+        plan, facts = folder / "plan.txt", folder / "latents.json"
+        plan.write_text(self.train.facts["report"], encoding="utf-8")
+        facts.write_text(json.dumps(self.facts, indent=1), encoding="utf-8")
+        return [plan, facts]
 
     @cached_property
     def _order(self) -> Order:

@@ -11,7 +11,7 @@ from ztsnr.errors import ConfigError
 
 @dataclass(frozen=True, kw_only=True)
 class FolderImages(CachedImages):
-    """`root` is a folder, a list of them, or several between commas. `folders` says what is peculiar to some of them."""
+    """`root` is a folder, a list of them, or several between commas. `folders` says what is peculiar to some."""
 
     root: str | list[str]
     folders: list[dict]

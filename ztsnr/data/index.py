@@ -26,7 +26,7 @@ def hashed(*parts: object) -> bytes:
 
 @dataclass(frozen=True)
 class Index:
-    """Samples stand bucket by bucket, in each the trained ones first, as often as they are repeated, then those held out.
+    """Samples stand bucket by bucket, in each the trained ones first, as often as repeated, then those held out.
 
     Arrays, M samples, V views of each: `original` (M, 2), `weight` (M,), `view_shard`, `view_row` (M, V), `crop`
     (M, V, 2), `text_start`, `text_count` (M,) into `text`, which numbers the texts, whose `text_shard` and `text_row`

@@ -10,8 +10,8 @@ import torch
 
 from ztsnr.data.buckets import USED, Plan, plan
 from ztsnr.data.catalogue import Catalogue, Picture, catalogue, threads
-from ztsnr.data.encode import LatentEncoder, Shown, Text, TextEncoder
 from ztsnr.data.contents import Contents
+from ztsnr.data.encode import LatentEncoder, Shown, Text, TextEncoder
 from ztsnr.data.index import hashed, save_index
 from ztsnr.data.plan_report import left_out, plan_report, tell_moments
 from ztsnr.data.progress import Progress

@@ -1,6 +1,6 @@
 """A cache of encoded things, in safetensors files that are each written whole and never changed.
 
-Several processes may fill one at the same time: a unit of work is a file that is to be, and who holds its lock makes it.
+Several processes may fill one at the same time: a unit of work is a file that is to be; who holds its lock makes it.
 """
 
 from collections.abc import Callable, Iterable, Mapping
@@ -10,7 +10,6 @@ from pathlib import Path
 
 import torch
 from filelock import FileLock, Timeout
-from torch import Tensor
 
 from ztsnr.errors import CacheError, CheckpointError
 from ztsnr.formats.single_file import open_tensors, write
