@@ -17,6 +17,10 @@ class CheckpointError(ZtsnrError):
     """A file that is no checkpoint of ours, or not a whole one."""
 
 
+class Interrupted(KeyboardInterrupt):
+    """A signal ended a run after its state was saved."""
+
+
 class NonFinite(ZtsnrError, ArithmeticError):
     """Training left the finite numbers."""
 

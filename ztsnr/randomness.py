@@ -20,6 +20,11 @@ def generator(seed: int, stream: str, *index: int) -> torch.Generator:
     return torch.Generator().manual_seed(int.from_bytes(key, "little", signed=True))
 
 
+def seed_torch(seed: int, stream: str, *index: int) -> None:
+    """For what takes no generator, as dropout and stochastic rounding: torch's own, on every device."""
+    torch.manual_seed(generator(seed, stream, *index).initial_seed())
+
+
 def normal(seed: int, stream: str, step: int, rows: range, shape: tuple[int, ...]) -> Tensor:
     """N(0, 1), (len(rows), *shape) float32."""
     size = max(1, BLOCK // torch.Size(shape).numel())

@@ -14,8 +14,10 @@ from torch.nn.utils import clip_grads_with_norm_, get_total_norm
 
 from ztsnr.errors import ConfigError, NonFinite
 from ztsnr.objective import Objective
+from ztsnr.randomness import seed_torch
 from ztsnr.training.ema import make_ema
 from ztsnr.training.optim import MakeOptimizer, check_optimizer, evaluating, make_optimizer, set_training
+from ztsnr.training.state import optimizer_state, restore, restore_optimizer, settings_of, trained_state
 
 if TYPE_CHECKING:
     from ztsnr.training.trainer import Trainer
@@ -38,6 +40,7 @@ class Loop:
         self.adaptive = dict(objective.learned.items()).get("density")
         self.optimizer = make_optimizer(optimizer, network, trainer.groups, objective.learned.parameters())
         self.rates = [group["lr"] for group in self.optimizer.param_groups]
+        self.begun = settings_of(self.optimizer)
         compiled = torch.compile(network) if trainer.compile else network
         self.model, self.stepper = self.accelerator.prepare(compiled, self.optimizer)
         set_training(True, self.optimizer, network)
@@ -56,6 +59,8 @@ class Loop:
 
     def step(self, step: int, x0: Tensor, noise: Tensor, u: Tensor, cond: Mapping[str, Tensor]) -> tuple[float, float]:
         """Updates the network by these rows; mean weighted loss and gradient norm before clipping. Raises NonFinite."""
+        seed, process = self.trainer.noise_seed, self.accelerator.process_index
+        seed_torch(seed, "network", step, process)
         losses, watched = self._backward(x0, noise, u, cond)
         self.accelerator.unscale_gradients()
         norm = get_total_norm([p.grad for p in self.network.parameters() if p.grad is not None])
@@ -65,6 +70,7 @@ class Loop:
             raise NonFinite(what_is_not_finite(step, losses.cpu(), self.objective, u, self.network))
         if self.trainer.clip is not None:
             clip_grads_with_norm_(self.network.parameters(), self.trainer.clip, norm)
+        seed_torch(seed, "optimizer", step)  # the same in every process: they must stay equal
         self.stepper.step()
         if self.ema is not None:
             self.ema.update_parameters(self.network)
@@ -97,6 +103,32 @@ class Loop:
         stack.enter_context(evaluating(self.optimizer, self.network))
         stack.enter_context(self.accelerator.autocast())
         return stack
+
+    def state(self) -> dict:
+        """All that a step changes, of which the tensors are those in use. Between steps, not while evaluating."""
+        scaler = self.accelerator.scaler
+        return {
+            "network": trained_state(self.network),
+            "ema": self._averages(),
+            "learned": self.objective.learned.state_dict(),
+            "optimizer": optimizer_state(self.optimizer, self.begun),
+            "scaler": scaler.state_dict() if scaler is not None else None,
+        }
+
+    def _averages(self) -> dict | None:
+        if self.ema is None:
+            return None
+        return trained_state(self.network, self.ema.module) | {"n_averaged": self.ema.n_averaged}
+
+    def load(self, state: dict) -> None:
+        """Goes on from such a state. Raises CheckpointError where it does not fit."""
+        restore(trained_state(self.network), state["network"], "network")
+        if self.ema is not None:
+            restore(self._averages(), state["ema"], "averaged network (trainer.ema)")
+        restore(self.objective.learned.state_dict(), state["learned"], "learned part of the objective")
+        restore_optimizer(self.optimizer, state["optimizer"])
+        if self.accelerator.scaler is not None and state["scaler"]:
+            self.accelerator.scaler.load_state_dict(state["scaler"])
 
     def end(self) -> None:
         """Leaves the network in eval mode and free of what accelerate put around it."""

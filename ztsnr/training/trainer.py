@@ -19,6 +19,7 @@ from ztsnr.training.loop import Loop
 from ztsnr.training.lr_schedule import LRSchedule
 from ztsnr.training.monitor import Monitor
 from ztsnr.training.optim import MakeOptimizer, ParamGroups
+from ztsnr.training.saves import SavePolicy, Saves
 
 
 @dataclass
@@ -61,6 +62,7 @@ class Trainer:
     noise_seed: int
     stratify: bool
     groups: ParamGroups
+    checkpoint: SavePolicy
 
     def __post_init__(self):
         for name in ("steps", "batch_size", "accumulate", "log_every", "validate_every", "sample_every"):
@@ -69,6 +71,7 @@ class Trainer:
         check.one_of("trainer.precision", self.precision, ("no", "bf16", "fp16"))
         check.one_of("trainer.weights", self.weights, ("float32", "bfloat16"))
         check.instance("trainer.groups", self.groups, ParamGroups)
+        check.instance("trainer.checkpoint", self.checkpoint, SavePolicy)
         check.flag("trainer.compile", self.compile)
         check.flag("trainer.stratify", self.stratify)
         if self.clip is not None:
@@ -95,8 +98,12 @@ class Trainer:
         validation: Validation,
         samples: SampleGrid,
         monitor: Monitor,
+        saves: Saves = Saves(),  # noqa: B008 (it has no state)
     ) -> Trained:
-        """Trains `network` in place, on the device that accelerate finds; both networks come back in eval mode."""
+        """Trains `network` in place, on the device that accelerate finds; both networks come back in eval mode.
+
+        `saves` knows where to begin and keeps what there is to go on from. Raises its Interrupted.
+        """
         loop = Loop(self, objective, network, optimizer)
         trained = Trained(loop.networks, objective.learned)
 
@@ -112,12 +119,20 @@ class Trainer:
                     trained.pictures = samples(objective, trained.networks[trained.best], data)
                     monitor.sampled(trained.step, trained.pictures)
 
-        for step in range(self.steps + 1):
+        begin = saves.begin({"loop": loop, "monitor": monitor})
+        if begin > self.steps:
+            raise ConfigError(
+                f"trainer.steps must be at least {begin}, as many as are trained already, got {self.steps}"
+            )
+        for step in range(begin, self.steps + 1):
+            saves.at(step)
             trained.step, ended = step, step == self.steps
             validate = ended or step % self.validate_every == 0
             sample = ended or (step > 0 and step % self.sample_every == 0)
             if loop.accelerator.is_main_process and (validate or sample):
                 evaluate(validate, sample)
+                if validate:
+                    saves.validated(step, trained.score)
             if ended:
                 break
             size = data.size(step, self.batch_size)
