@@ -88,7 +88,7 @@ def run(composed: DictConfig, tracker: "Tracker", title: str, tags: dict[str, st
             trained = trainer.fit(**parts, objective=objective, network=network, monitor=monitor, saves=saves)
         if not console.quiet:
             print(f"score {trained.score:.4f}", flush=True)
-            keep(trained, objective, composed, title, tracker)
+            keep(trained, objective, composed, title, tracker, parts["data"].facts)
     weights = folder / "final.safetensors"
     if tracker.undelivered():
         console.print(tracker.undelivered(), highlight=False)
@@ -151,15 +151,17 @@ def recorded(
     tracker.finish("FINISHED")
 
 
-def keep(trained: "Trained", objective: "Objective", composed: DictConfig, title: str, tracker: "Tracker") -> None:
-    """Writes what a run leaves into its folder, and a copy of it to the tracker."""
+def keep(
+    trained: "Trained", objective: "Objective", composed: DictConfig, title: str, tracker: "Tracker", facts: Mapping
+) -> None:
+    """Writes what a run leaves into its folder, and a copy of it to the tracker. `facts` are the data's."""
     from ztsnr.evaluation.plots import objective_figure, validation_figure
     from ztsnr.evaluation.summary import Summary
     from ztsnr.training.checkpoint import save_checkpoint
 
     folder, config = run_folder(), science(composed)
     networks = trained.networks | ({"objective": trained.learned} if trained.learned else {})
-    save_checkpoint(folder / "final.safetensors", networks, config, trained.step, trained.score)
+    save_checkpoint(folder / "final.safetensors", networks, config, trained.step, trained.score, facts)
     (folder / "config.yaml").write_text(OmegaConf.to_yaml(OmegaConf.create(config)))
     summary = Summary(objective=objective, steps=composed.samples.steps)
     objective_figure({title: summary}).savefig(folder / "objective.png", dpi=90)
