@@ -80,7 +80,7 @@ def measure(composed) -> list[tuple[float, float]]:
     torch.manual_seed(0)
     trainer, tracker, network = (build(composed[name]) for name in ("trainer", "tracking", "model"))
     parts = {name: build(composed[name]) for name in PARTS}
-    tracker.start("bench", {}, {})
+    tracker.start("bench", {}, {}, tracker.folder)
     with open(os.devnull, "w") as nowhere:
         console = Console(file=nowhere, force_terminal=True)
         with Alternating(tracker, console, trainer.steps, trainer.batch_size, trainer.log_every) as monitor:

@@ -48,7 +48,7 @@ def test_every_truncation_is_refused(path):
     [
         (None, "was not written by ztsnr"),
         ({"ztsnr.format": "999"}, "has format '999', this version reads '1'"),
-        ({"ztsnr.format": "1"}, "broken metadata: 'ztsnr.config'"),
+        ({"ztsnr.format": "1"}, "broken metadata: 'ztsnr.step'"),
         ({"ztsnr.format": "1", "ztsnr.config": "{"}, "broken metadata"),
     ],
 )

@@ -1,6 +1,6 @@
 import math
 import os
-import sqlite3
+import re
 import subprocess
 import sys
 
@@ -10,11 +10,13 @@ from PIL import Image
 from ztsnr.errors import TrackingError
 from ztsnr.record import flatten, science
 from ztsnr.registry import compose
-from ztsnr.training.tracking import MLflow, charts_address, code_version, make_client
+from ztsnr.training.tracking import MLflow, charts_address, code_version, make_client, send
+
+SETTINGS = {"uri": None, "experiment": "test", "flush_seconds": 0.2, "must_answer": True, "patience": 1.0}
 
 
 def tracker(folder, **settings):
-    return MLflow(**{"uri": None, "folder": str(folder), "experiment": "test", "flush_seconds": 0.2} | settings)
+    return MLflow(**SETTINGS | {"folder": str(folder)} | settings)
 
 
 @pytest.fixture(scope="module")
@@ -25,16 +27,16 @@ def recorded(tmp_path_factory):
         patch.delenv("MLFLOW_TRACKING_URI", raising=False)
         good, bad = tracker(folder), tracker(folder)
     good.check()
-    good.start("good", {f"key{i}": i for i in range(150)}, {"schedule": "ztsnr"})
+    good.start("good", {f"key{i}": i for i in range(150)}, {"schedule": "ztsnr"}, folder / "good")
     for step in range(1200):
         good.metrics({"train/loss": 1 / (step + 1), "train/lr": 0.1}, step)
     good.metrics({"odd": math.nan}, 0)
     good.picture("samples/guidance 2", Image.new("L", (4, 4)), 7)
-    (folder / "x.txt").write_text("text")
-    good.file(folder / "x.txt")
+    (folder / "good" / "x.txt").write_text("text")
+    good.file(folder / "good" / "x.txt")
     good.describe("**score 1**", ["x.png"])
     good.finish("FINISHED")
-    bad.start("bad", {}, {})
+    bad.start("bad", {}, {}, folder / "bad")
     bad.finish("FAILED", "ValueError: why")
     client = make_client(good.uri)
     return good, client, {run.info.run_name: run for run in client.search_runs([good.experiment_id])}
@@ -78,9 +80,10 @@ def test_address_opens_the_charts(recorded):
 @pytest.mark.slow
 def test_processes_that_start_together_on_an_empty_store_all_succeed(tmp_path):
     code = (
-        "import sys; from ztsnr.training.tracking import MLflow\n"
-        "run = MLflow(uri=None, folder=sys.argv[1], experiment='test', flush_seconds=0.1)\n"
-        "run.check(); run.start(sys.argv[2], {}, {}); run.metrics({'x': 1.0}, 0); run.finish('FINISHED')"
+        "import sys; from tests.test_tracking import tracker\n"
+        "run = tracker(sys.argv[1], patience=60.0); run.check()\n"
+        "run.start(sys.argv[2], {}, {}, run.folder / sys.argv[2])\n"
+        "run.metrics({'x': 1.0}, 0); run.finish('FINISHED')"
     )
     environment = {name: value for name, value in os.environ.items() if name != "MLFLOW_TRACKING_URI"}
     started = [
@@ -93,16 +96,20 @@ def test_processes_that_start_together_on_an_empty_store_all_succeed(tmp_path):
     assert {run.data.metrics["x"] for run in runs} == {1.0}
 
 
-def test_an_undeliverable_record_is_told_at_the_end_and_not_before(tmp_path):
+def test_an_undeliverable_record_waits_and_is_told(tmp_path):
     (tmp_path / "broken.db").write_text("this is no database" * 100)
-    broken = tracker(tmp_path, uri=f"sqlite:///{tmp_path / 'broken.db'}")
-    broken.start("run", {}, {})
+    broken = tracker(tmp_path, uri=f"sqlite:///{tmp_path / 'broken.db'}", patience=0.0)
+    broken.start("run", {}, {}, tmp_path)
     for step in range(10):
         broken.metrics({"loss": 1.0}, step)
-    with pytest.raises(TrackingError, match="incomplete, the run itself is not affected"):
-        broken.finish("FINISHED")
-    with pytest.raises(sqlite3.DatabaseError):
-        sqlite3.connect(tmp_path / "broken.db").execute("select * from runs")
+    broken.finish("FINISHED")
+    assert re.search(r"12 events of the record wait, .*broken\.db failed.* -m ztsnr\.sync ", broken.undelivered())
+    with pytest.raises(TrackingError, match="12 events wait"):
+        send(tmp_path / "tracking", None)
+    assert send(tmp_path / "tracking", f"sqlite:///{tmp_path / 'sound.db'}").startswith("12 events delivered")
+    client = make_client(f"sqlite:///{tmp_path / 'sound.db'}")
+    (run,) = client.search_runs([client.get_experiment_by_name("test").experiment_id])
+    assert len(client.get_metric_history(run.info.run_id, "loss")) == 10
 
 
 @pytest.mark.parametrize(

@@ -14,10 +14,10 @@ from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import InterpolationKeyError, MissingMandatoryValue, OmegaConfBaseException
 
-from ztsnr.errors import ZtsnrError
+from ztsnr.errors import Interrupted, ZtsnrError
 from ztsnr.registry import HYDRA_VERSION, compose, conf_folder
 
-USER_ERROR, INTERRUPTED, BROKEN_PIPE = 2, 130, 141
+USER_ERROR, SAVED, INTERRUPTED, BROKEN_PIPE = 2, 75, 130, 141  # 75 is EX_TEMPFAIL: try again
 
 
 def command(config: str) -> Callable[[Callable[[DictConfig], object]], Callable[[], None]]:
@@ -49,6 +49,9 @@ def command(config: str) -> Callable[[Callable[[DictConfig], object]], Callable[
             except BrokenPipeError:  # | head
                 os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
                 sys.exit(BROKEN_PIPE)
+            except Interrupted as error:
+                print(f"{error}.", file=sys.stderr)
+                sys.exit(SAVED)
             except KeyboardInterrupt:
                 print("Interrupted.", file=sys.stderr)
                 sys.exit(INTERRUPTED)
@@ -74,6 +77,11 @@ def tell(error: Exception, config: str) -> int:
     Console(stderr=True, soft_wrap=True).print("[bold red]error:[/] ", end="")
     print(text, *getattr(error, "__notes__", ()), sep="\n", file=sys.stderr)
     return USER_ERROR
+
+
+def quoted(text: str) -> str:
+    """As a value of an override."""
+    return '"' + text.replace("\\", "\\\\").replace('"', '\\"') + '"'
 
 
 def _nearest(key: str, config: str) -> str:

@@ -17,9 +17,21 @@ class CheckpointError(ZtsnrError):
     """A file that is no checkpoint of ours, or not a whole one."""
 
 
+class Interrupted(KeyboardInterrupt):
+    """A signal ended a run after its state was saved."""
+
+
 class NonFinite(ZtsnrError, ArithmeticError):
     """Training left the finite numbers."""
 
 
 class TrackingError(ZtsnrError):
     """The record of runs cannot be reached or written."""
+
+
+class BadPicture(ZtsnrError):
+    """A file that cannot be trained on; the message says why, without its name."""
+
+
+class CacheError(ZtsnrError):
+    """A cache of pictures or texts that cannot be read, written or used as it is asked to be."""

@@ -9,7 +9,7 @@ from hydra.core.hydra_config import HydraConfig
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from omegaconf import DictConfig
 
-from ztsnr.cli import command
+from ztsnr.cli import command, quoted
 from ztsnr.errors import ConfigError, IncompatibleObjective
 from ztsnr.registry import build, compose
 
@@ -35,12 +35,8 @@ def one_of_many(arguments: list[str]) -> list[str]:
         raise SystemExit(f"error: these are {len(combinations)} combinations; at most {MOST} can be shown together.")
     first = dict(zip(swept, combinations[0], strict=True))
     kept = [first.get(word, word) for word in arguments if word not in ("-m", "--multirun")]
-    others = ",".join("[" + ",".join(map(_quoted, combination)) + "]" for combination in combinations[1:])
-    return [*kept, f"swept=[{','.join(map(_quoted, combinations[0]))}]", f"others=[{others}]"] if swept else kept
-
-
-def _quoted(text: str) -> str:
-    return '"' + text.replace("\\", "\\\\").replace('"', '\\"') + '"'
+    others = ",".join("[" + ",".join(map(quoted, combination)) + "]" for combination in combinations[1:])
+    return [*kept, f"swept=[{','.join(map(quoted, combinations[0]))}]", f"others=[{others}]"] if swept else kept
 
 
 @command("inspect")

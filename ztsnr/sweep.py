@@ -22,14 +22,13 @@ from hydra.types import RunMode
 from omegaconf import DictConfig, open_dict
 
 from ztsnr.errors import ConfigError, IncompatibleObjective, ZtsnrError
+from ztsnr.record import important
 from ztsnr.registry import build
 
 if TYPE_CHECKING:
     from ztsnr.training.tracking import Tracker
 
 FINISHED, INCOMPATIBLE, FAILED, INTERRUPTED = "finished", "incompatible", "failed", "interrupted"
-UNIMPORTANT = ("log_every",)
-"""Keys of the trainer that change no result."""
 
 
 class SweepRecord(Callback):
@@ -123,8 +122,7 @@ def name_of(sweep: dict) -> str:
 
 def digest(science: dict) -> str:
     """Of a run's resolved config, without what changes no result: equal for runs that would be the same."""
-    trainer = {key: value for key, value in science["trainer"].items() if key not in UNIMPORTANT}
-    text = json.dumps(science | {"trainer": trainer}, sort_keys=True)
+    text = json.dumps(important(science), sort_keys=True)
     return hashlib.blake2b(text.encode(), digest_size=8).hexdigest()
 
 
@@ -152,6 +150,6 @@ def attempt(train: Callable[[], float], name: str, config: str, tracker: "Tracke
         temporary.write_text(json.dumps(result))
         temporary.replace(file)
     if not tracker.started:  # it was refused before there was anything to record but this
-        tracker.start(name, {}, tags | {"ztsnr.outcome": result["outcome"]})
+        tracker.start(name, {}, tags | {"ztsnr.outcome": result["outcome"]}, file.parent)
         tracker.finish("FINISHED" if result["outcome"] == INCOMPATIBLE else "FAILED", result["message"])
     return math.nan if result["score"] is None else result["score"]

@@ -1,5 +1,6 @@
 """Trains a network on an objective, and records the run: python -m ztsnr.train schedule=ztsnr loss=vpred"""
 
+import sys
 import time
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
@@ -9,14 +10,19 @@ from typing import TYPE_CHECKING
 from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig, OmegaConf
 
+from ztsnr import check
 from ztsnr.cli import command
-from ztsnr.errors import TrackingError
+from ztsnr.errors import ConfigError
 from ztsnr.record import flatten, science
 from ztsnr.registry import build
+from ztsnr.resume import changes, find_state, to_repeat, with_earlier
 from ztsnr.sweep import attempt, digest, name_of, sweeping
 
 if TYPE_CHECKING:
+    from accelerate import PartialState
+
     from ztsnr.objective import Objective
+    from ztsnr.training.saves import State
     from ztsnr.training.tracking import Tracker
     from ztsnr.training.trainer import Trained
 
@@ -25,8 +31,13 @@ TOLD = ("target", "weighting", "model", "data", "optimizer")
 TAGS = ("schedule", "loss", *TOLD)
 
 
+def main() -> None:
+    sys.argv[1:] = with_earlier(sys.argv[1:])
+    train()
+
+
 @command("train")
-def main(composed: DictConfig) -> float:
+def train(composed: DictConfig) -> float:
     """Returns the validation score, which sweeps rank and optimise; nan where a run of a sweep has none."""
     tracker, config = build(composed.tracking), digest(science(composed))
     tags = choices(TAGS) | {"ztsnr.role": "run", "ztsnr.config": config}
@@ -39,7 +50,6 @@ def main(composed: DictConfig) -> float:
 def run(composed: DictConfig, tracker: "Tracker", title: str, tags: dict[str, str]) -> float:
     began = time.perf_counter()
     objective = build(composed.objective)
-    tracker.check()
     parts = {name: build(composed[name]) for name in PARTS}  # all that is cheap: bad values are refused before a model
 
     import torch
@@ -47,25 +57,41 @@ def run(composed: DictConfig, tracker: "Tracker", title: str, tags: dict[str, st
     from ztsnr.training.loop import join_processes
     from ztsnr.training.monitor import RunMonitor, make_console
     from ztsnr.training.optim import check_optimizer
+    from ztsnr.training.saves import RunSaves
     from ztsnr.training.tracking import NoTracker, code_version
 
-    trainer, console, state = parts.pop("trainer"), make_console(), join_processes()
+    trainer, console, processes = parts.pop("trainer"), make_console(), join_processes()
     check_optimizer(parts["optimizer"], trainer.weights, trainer.groups)
-    if not state.is_main_process:
+    if not processes.is_main_process:
         tracker, console.quiet = NoTracker(), True
+    state = resumed(composed, processes)
+    if state is None:
+        tracker.check()
     told = "  ".join(f"{name}={choice}" for name, choice in choices(TOLD).items())
     console.print(f"[bold]{title}[/]  {told}", highlight=False)
+    if state is not None:
+        console.print(f"resumed after step {state.step}, from {state.path}", highlight=False)
 
     torch.manual_seed(composed.seed)
     network = build(composed.model)
     len(parts["data"].train)  # loads it, so that the record is opened only for what can be trained
-    with recorded(tracker, title, flatten(composed), tags | code_version()):
-        with RunMonitor(tracker, console, trainer.steps, trainer.batch_size, trainer.log_every) as monitor:
-            trained = trainer.fit(**parts, objective=objective, network=network, monitor=monitor)
+    config, folder = science(composed), run_folder()
+    with recorded(tracker, title, flatten(composed), tags | code_version(), folder, state, config):
+        if not console.quiet:
+            for file in parts["data"].write_report(folder):
+                tracker.file(file)
+        facts = {"config": config, "overrides": to_repeat(HydraConfig.get().overrides.task), "record": tracker.record}
+        with (
+            RunMonitor(tracker, console, trainer.steps, trainer.batch_size, trainer.log_every) as monitor,
+            RunSaves(folder / "checkpoints", trainer.checkpoint, facts, state, tracker.to_disk) as saves,
+        ):
+            trained = trainer.fit(**parts, objective=objective, network=network, monitor=monitor, saves=saves)
         if not console.quiet:
             print(f"score {trained.score:.4f}", flush=True)
-            keep(trained, objective, composed, title, tracker)
-    weights = run_folder() / "final.safetensors"
+            keep(trained, objective, composed, title, tracker, parts["data"].facts)
+    weights = folder / "final.safetensors"
+    if tracker.undelivered():
+        console.print(tracker.undelivered(), highlight=False)
     console.print(f"took    {time.perf_counter() - began:.0f} s", highlight=False)
     console.print(f"weights {weights}", highlight=False)
     if "ztsnr.sweep" not in tags:
@@ -85,31 +111,57 @@ def run_folder() -> Path:
     return folder.relative_to(Path.cwd()) if folder.is_relative_to(Path.cwd()) else folder
 
 
+def resumed(composed: DictConfig, processes: "PartialState") -> "State | None":
+    """What the run goes on from; every process reads what the first one found."""
+    from accelerate.utils import broadcast_object_list
+
+    from ztsnr.training.saves import read_state
+
+    resume, allowed, config = composed.resume, composed.allow_changes, science(composed)
+    if not isinstance(resume, str) or not resume:
+        raise ConfigError(f"resume must be auto, never, a run's folder or a checkpoint, got {resume!r}")
+    check.flag("allow_changes", allowed)
+    state = None
+    if processes.is_main_process:
+        state = find_state(resume, allowed, run_folder(), config, digest(config))
+    if processes.num_processes > 1:
+        (path,) = broadcast_object_list([state.path if state else None])
+        if state is None and path is not None:
+            state = read_state(path)
+    return state
+
+
 @contextmanager
-def recorded(tracker: "Tracker", name: str, params: Mapping, tags: Mapping) -> Iterator[None]:
+def recorded(
+    tracker: "Tracker", name: str, params: Mapping, tags: Mapping, folder: Path, state: "State | None", config: dict
+) -> Iterator[None]:
     """The record of a run: opened, and closed with what became of it."""
-    tracker.start(name, params, tags)
+    step, changed = (state.step, changes(state, config)) if state else (0, [])
+    if state and state.path.parent.parent.absolute() != folder.absolute():
+        tags = tags | {"ztsnr.resumed_from": str(state.facts.get("record") or state.path)}
+    tracker.start(name, params, tags, folder, step, changed)
     try:
         yield
     except BaseException as error:
         killed = isinstance(error, KeyboardInterrupt)
-        try:
-            tracker.finish("KILLED" if killed else "FAILED", f"{type(error).__name__}: {error}")
-        except TrackingError as lost:
-            error.add_note(str(lost))
+        tracker.finish("KILLED" if killed else "FAILED", f"{type(error).__name__}: {error}")
+        if tracker.undelivered():
+            error.add_note(tracker.undelivered())
         raise
     tracker.finish("FINISHED")
 
 
-def keep(trained: "Trained", objective: "Objective", composed: DictConfig, title: str, tracker: "Tracker") -> None:
-    """Writes what a run leaves into its folder, and a copy of it to the tracker."""
+def keep(
+    trained: "Trained", objective: "Objective", composed: DictConfig, title: str, tracker: "Tracker", facts: Mapping
+) -> None:
+    """Writes what a run leaves into its folder, and a copy of it to the tracker. `facts` are the data's."""
     from ztsnr.evaluation.plots import objective_figure, validation_figure
     from ztsnr.evaluation.summary import Summary
     from ztsnr.training.checkpoint import save_checkpoint
 
     folder, config = run_folder(), science(composed)
     networks = trained.networks | ({"objective": trained.learned} if trained.learned else {})
-    save_checkpoint(folder / "final.safetensors", networks, config, trained.step, trained.score)
+    save_checkpoint(folder / "final.safetensors", networks, config, trained.step, trained.score, facts)
     (folder / "config.yaml").write_text(OmegaConf.to_yaml(OmegaConf.create(config)))
     summary = Summary(objective=objective, steps=composed.samples.steps)
     objective_figure({title: summary}).savefig(folder / "objective.png", dpi=90)

@@ -1,18 +1,19 @@
 """Checkpoints: safetensors files that say what they are, and never anything that can run."""
 
 import json
-import os
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from types import MappingProxyType
 
-from safetensors import SafetensorError, safe_open
-from safetensors.torch import save
+from safetensors import SafetensorError
 from torch import Tensor, nn
 
 from ztsnr.errors import CheckpointError
+from ztsnr.training.files import checksum, open_tensors, write_tensors
 
 FORMAT = "1"
+NONE: Mapping = MappingProxyType({})
 
 
 @dataclass(frozen=True)
@@ -24,65 +25,77 @@ class Checkpoint:
     score: float
     names: tuple[str, ...]
     """Networks in the file: "raw", and "ema" where there is one."""
+    facts: dict
+    """What else there is to say, as the statistics of latents."""
+    checksums: dict
 
     def load_into(self, network: nn.Module, name: str) -> None:
-        """Fills the network with the weights called `name`; every tensor must be there and fit."""
+        """Fills the network with the weights called `name`; every tensor must be there, fit, and be as written."""
         if name not in self.names:
             raise CheckpointError(f"{self.path} holds the weights {', '.join(self.names)}, not {name!r}")
         wanted, found = network.state_dict(), {}
-        with _open(self.path) as file:
+        with open_tensors(self.path) as file:
             for key in wanted:
                 try:
                     found[key] = file.get_tensor(f"{name}.{key}")
                 except SafetensorError as error:
                     raise CheckpointError(f"{self.path} does not fit model: it lacks {name}.{key}") from error
-                if found[key].shape != wanted[key].shape:
-                    shapes = f"{tuple(found[key].shape)}, the model has {tuple(wanted[key].shape)}"
-                    raise CheckpointError(f"{self.path} does not fit model: {name}.{key} is {shapes}")
+                _refuse_misfit(f"{self.path} does not fit model: {name}.{key}", found[key], wanted[key])
+        if checksum(found) != self.checksums.get(name):
+            raise CheckpointError(f"{self.path} is not what was written: the checksum of {name} is another")
         network.load_state_dict(found)
 
 
-def save_checkpoint(path: Path, networks: Mapping[str, nn.Module], config: Mapping, step: int, score: float) -> None:
-    """Writes whole or not at all: to a temporary file beside it, to the disk, then into place."""
-    tensors = {f"{name}.{key}": value for name, net in networks.items() for key, value in _state(net).items()}
+def _refuse_misfit(what: str, found: Tensor, wanted: Tensor) -> None:
+    if found.shape != wanted.shape:
+        raise CheckpointError(f"{what} is {tuple(found.shape)}, the model has {tuple(wanted.shape)}")
+    if found.dtype != wanted.dtype and not (found.is_floating_point() and wanted.is_floating_point()):
+        raise CheckpointError(f"{what} is of {found.dtype}, the model has {wanted.dtype}")
+
+
+def save_checkpoint(
+    path: Path, networks: Mapping[str, nn.Module], config: Mapping, step: int, score: float, facts: Mapping = NONE
+) -> None:
+    """Writes whole or not at all: to a temporary file beside it, to the disk, then into place.
+
+    facts: what JSON can hold, as the statistics of latents.
+    """
+    states = {name: _state(network) for name, network in networks.items()}
     metadata = {"ztsnr.format": FORMAT, "ztsnr.config": json.dumps(config), "ztsnr.step": str(step)}
     metadata |= {"ztsnr.score": repr(score), "ztsnr.networks": json.dumps(list(networks))}
-    temporary = path.with_name(f".{path.name}.{os.getpid()}")
-    try:
-        with open(temporary, "wb") as file:
-            file.write(save(tensors, metadata))
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(temporary, path)
-    except OSError as error:
-        temporary.unlink(missing_ok=True)
-        raise CheckpointError(f"{path} could not be written: {error.strerror}") from error
+    metadata |= {"ztsnr.facts": json.dumps(dict(facts))}
+    metadata |= {"ztsnr.checksums": json.dumps({name: checksum(state) for name, state in states.items()})}
+    tensors = {f"{name}.{key}": value for name, state in states.items() for key, value in state.items()}
+    write_tensors(path, tensors, metadata)
 
 
 def read_checkpoint(path: str | Path) -> Checkpoint:
     """Reads what the file says of itself; the weights stay on the disk until load_into."""
     path = Path(path)
-    with _open(path) as file:
+    with open_tensors(path) as file:
         metadata = file.metadata() or {}
     if "ztsnr.format" not in metadata:
         raise CheckpointError(f"{path} was not written by ztsnr: its metadata has no ztsnr.format")
     if metadata["ztsnr.format"] != FORMAT:
         raise CheckpointError(f"{path} has format {metadata['ztsnr.format']!r}, this version reads {FORMAT!r}")
     try:
-        config, names = json.loads(metadata["ztsnr.config"]), json.loads(metadata["ztsnr.networks"])
-        return Checkpoint(path, config, int(metadata["ztsnr.step"]), float(metadata["ztsnr.score"]), tuple(names))
-    except (KeyError, ValueError, TypeError) as error:
+        step, score = int(metadata["ztsnr.step"]), float(metadata["ztsnr.score"])
+        named = {name: json.loads(metadata[f"ztsnr.{name}"]) for name in ("config", "networks", "facts", "checksums")}
+        for name, kind in (("config", dict), ("networks", list), ("facts", dict), ("checksums", dict)):
+            if not isinstance(named[name], kind):
+                raise ValueError(f"ztsnr.{name} is a {type(named[name]).__name__}")
+    except (KeyError, ValueError, RecursionError) as error:
         raise CheckpointError(f"{path} has broken metadata: {error}") from error
-
-
-def _open(path: Path):
-    if not path.is_file():
-        raise CheckpointError(f"checkpoint={path} is not a file")
-    try:
-        return safe_open(path, "pt")
-    except (SafetensorError, OSError) as error:
-        raise CheckpointError(f"{path} is not a whole safetensors file: {error}") from error
+    names = tuple(map(str, named["networks"]))
+    return Checkpoint(path, named["config"], step, score, names, named["facts"], named["checksums"])
 
 
 def _state(network: nn.Module) -> dict[str, Tensor]:
-    return {key: value.detach().cpu().contiguous() for key, value in network.state_dict().items()}
+    """Tensors of their own memory each, which tied weights are not: safetensors refuses those."""
+    found = {key: value.detach().cpu().contiguous() for key, value in network.state_dict().items()}
+    taken: set[int] = set()
+    for key, value in found.items():
+        if value.untyped_storage().data_ptr() in taken:
+            found[key] = value.clone()
+        taken.add(found[key].untyped_storage().data_ptr())
+    return found

@@ -14,8 +14,10 @@ from torch.nn.utils import clip_grads_with_norm_, get_total_norm
 
 from ztsnr.errors import ConfigError, NonFinite
 from ztsnr.objective import Objective
+from ztsnr.randomness import seed_torch
 from ztsnr.training.ema import make_ema
 from ztsnr.training.optim import MakeOptimizer, check_optimizer, evaluating, make_optimizer, set_training
+from ztsnr.training.state import optimizer_state, restore, restore_optimizer, settings_of, trained_state
 
 if TYPE_CHECKING:
     from ztsnr.training.trainer import Trainer
@@ -28,8 +30,7 @@ class Loop:
         AcceleratorState._reset_state()  # of an earlier run of this process, whose precision may have been another
         self.accelerator = Accelerator(mixed_precision=trainer.precision, cpu=join_processes().device.type == "cpu")
         self.trainer, self.objective, self.network = trainer, objective, network
-        place = self.accelerator.process_index, self.accelerator.num_processes
-        self.rows, self.parts = share(*place, trainer.batch_size, trainer.accumulate)
+        self.take(trainer.batch_size)
         check_optimizer(optimizer, trainer.weights, trainer.groups)
         network.to(self.accelerator.device).train()
         for p in filter(lambda p: p.requires_grad, network.parameters()):
@@ -39,9 +40,16 @@ class Loop:
         self.adaptive = dict(objective.learned.items()).get("density")
         self.optimizer = make_optimizer(optimizer, network, trainer.groups, objective.learned.parameters())
         self.rates = [group["lr"] for group in self.optimizer.param_groups]
+        self.begun = settings_of(self.optimizer)
         compiled = torch.compile(network) if trainer.compile else network
         self.model, self.stepper = self.accelerator.prepare(compiled, self.optimizer)
         set_training(True, self.optimizer, network)
+
+    def take(self, size: int) -> range:
+        """This process's rows of a batch of this size, which the next step is of. Raises ConfigError."""
+        place = self.accelerator.process_index, self.accelerator.num_processes
+        self.rows, self.parts = share(*place, size, self.trainer.accumulate)
+        return self.rows
 
     def set_rates(self, factor: float) -> float:
         """Sets each group's learning rate; returns the first, which is the optimizer's own."""
@@ -51,6 +59,8 @@ class Loop:
 
     def step(self, step: int, x0: Tensor, noise: Tensor, u: Tensor, cond: Mapping[str, Tensor]) -> tuple[float, float]:
         """Updates the network by these rows; mean weighted loss and gradient norm before clipping. Raises NonFinite."""
+        seed, process = self.trainer.noise_seed, self.accelerator.process_index
+        seed_torch(seed, "network", step, process)
         losses, watched = self._backward(x0, noise, u, cond)
         self.accelerator.unscale_gradients()
         norm = get_total_norm([p.grad for p in self.network.parameters() if p.grad is not None])
@@ -60,6 +70,7 @@ class Loop:
             raise NonFinite(what_is_not_finite(step, losses.cpu(), self.objective, u, self.network))
         if self.trainer.clip is not None:
             clip_grads_with_norm_(self.network.parameters(), self.trainer.clip, norm)
+        seed_torch(seed, "optimizer", step)  # the same in every process: they must stay equal
         self.stepper.step()
         if self.ema is not None:
             self.ema.update_parameters(self.network)
@@ -74,8 +85,10 @@ class Loop:
         for part in self.parts:
             last = part is self.parts[-1]
             with nullcontext() if last else self.accelerator.no_sync(self.model):
-                arguments = _on(self.accelerator.device, part, x0, noise, u, cond)
-                loss = self.objective.loss(self.model, *arguments, watched.append if self.adaptive else None)
+                *arguments, cond_here = _on(self.accelerator.device, part, x0, noise, u, cond)
+                weight = cond_here.pop("weight", 1)
+                watch = watched.append if self.adaptive else None
+                loss = weight * self.objective.loss(self.model, *arguments, cond_here, watch)
                 if not losses:  # here, new gradients take the memory of the old: 6 % of a step on CPUs
                     self.stepper.zero_grad()
                 self.accelerator.backward(loss.mean() / len(self.parts))
@@ -91,6 +104,32 @@ class Loop:
         stack.enter_context(self.accelerator.autocast())
         return stack
 
+    def state(self) -> dict:
+        """All that a step changes, of which the tensors are those in use. Between steps, not while evaluating."""
+        scaler = self.accelerator.scaler
+        return {
+            "network": trained_state(self.network),
+            "ema": self._averages(),
+            "learned": self.objective.learned.state_dict(),
+            "optimizer": optimizer_state(self.optimizer, self.begun),
+            "scaler": scaler.state_dict() if scaler is not None else None,
+        }
+
+    def _averages(self) -> dict | None:
+        if self.ema is None:
+            return None
+        return trained_state(self.network, self.ema.module) | {"n_averaged": self.ema.n_averaged}
+
+    def load(self, state: dict) -> None:
+        """Goes on from such a state. Raises CheckpointError where it does not fit."""
+        restore(trained_state(self.network), state["network"], "network")
+        if self.ema is not None:
+            restore(self._averages(), state["ema"], "averaged network (trainer.ema)")
+        restore(self.objective.learned.state_dict(), state["learned"], "learned part of the objective")
+        restore_optimizer(self.optimizer, state["optimizer"])
+        if self.accelerator.scaler is not None and state["scaler"]:
+            self.accelerator.scaler.load_state_dict(state["scaler"])
+
     def end(self) -> None:
         """Leaves the network in eval mode and free of what accelerate put around it."""
         set_training(False, self.optimizer, self.network)
@@ -103,7 +142,7 @@ def share(process: int, processes: int, batch_size: int, accumulate: int) -> tup
     if rest or not size:
         raise ConfigError(
             f"trainer.batch_size must be a multiple of {processes} process(es) x "
-            f"trainer.accumulate={accumulate}, got {batch_size}"
+            f"trainer.accumulate={accumulate}, got {batch_size}. For the rest of a bucket: data.leftovers=merge"
         )
     rows = range(process * size * accumulate, (process + 1) * size * accumulate)
     return rows, [slice(start, start + size) for start in range(0, len(rows), size)]

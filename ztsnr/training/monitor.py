@@ -20,6 +20,12 @@ BAR_SECONDS, LINE_SECONDS = 0.5, 5.0
 class Monitor:
     """Hears of everything and tells nothing; the base of those that do."""
 
+    def state(self) -> dict:
+        """What it must know after a resume to go on as if there had been none."""
+        return {}
+
+    def load(self, state: dict) -> None: ...
+
     def stepped(self, step: int, loss: float, norm: float, lr: float) -> None:
         """After each step: mean weighted loss of the batch, gradient norm before clipping, learning rate."""
 
@@ -64,6 +70,12 @@ class RunMonitor(Monitor):
 
     def __exit__(self, *_) -> None:
         self.bar.stop()
+
+    def state(self):
+        return {"window": [list(entry) for entry in self.window]}
+
+    def load(self, state):
+        self.window = [(loss, norm) for loss, norm in state["window"]]
 
     def stepped(self, step, loss, norm, lr):
         self.window.append((loss, norm))

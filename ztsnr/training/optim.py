@@ -193,10 +193,17 @@ def set_training(training: bool, optimizer: Optimizer, *networks: nn.Module) -> 
 
 @contextmanager
 def evaluating(optimizer: Optimizer, *networks: nn.Module) -> Iterator[None]:
-    """Inside, the weights are those to validate, sample and save with; afterwards training goes on undisturbed."""
+    """Inside, the weights are those to validate, sample and save with; afterwards training goes on undisturbed.
+
+    An optimizer that switches weights goes there and back by arithmetic that rounds: they are put back to the bit.
+    """
+    switched = [p for group in optimizer.param_groups for p in group["params"] if hasattr(optimizer, "eval")]
+    training = [p.detach().clone() for p in switched]
     set_training(False, optimizer, *networks)
     try:
         with torch.no_grad():
             yield
     finally:
         set_training(True, optimizer, *networks)
+        for p, weights in zip(switched, training, strict=True):
+            p.data.copy_(weights)

@@ -1,11 +1,12 @@
-"""The record of runs. This is the only module that imports MLflow."""
+"""The record of runs. With delivery.py, which this calls, it is all that knows MLflow."""
 
 import logging
 import os
-import queue
+import re
 import subprocess
 import threading
 import time
+import uuid
 from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
@@ -17,21 +18,39 @@ from PIL.Image import Image
 import ztsnr
 from ztsnr import check
 from ztsnr.errors import TrackingError
+from ztsnr.training.delivery import Delivery, find_or_create_experiment
+from ztsnr.training.spool import Spool
 
 DATABASES = ("sqlite", "postgresql", "mysql", "mssql")
-METRICS_A_CALL, PARAMS_A_CALL = 1000, 100  # MLflow's limits
+LONGEST_PAUSE = 15.0
+"""Seconds between two attempts to reach a store that fails."""
 
 
 class Tracker:
-    """Keeps no record: tracking=none, and the base of those that do. Values are put down in the order of the calls."""
+    """Keeps no record: tracking=none, and the base of those that do. Values are put down in the order of the calls.
+
+    Once a run is started, nothing here raises: what cannot be delivered waits in the run's folder.
+    """
 
     started = False
     """Whether a run was opened."""
+    record = None
+    """The run's own name for its record, the same after each resume."""
 
     def check(self) -> None:
         """Refuses, before any work, a record that cannot be kept."""
 
-    def start(self, name: str, params: Mapping[str, object], tags: Mapping[str, str]) -> None: ...
+    def start(
+        self,
+        name: str,
+        params: Mapping[str, object],
+        tags: Mapping[str, str],
+        folder: Path,
+        step: int = 0,
+        changes: Sequence[str] = (),
+    ) -> None:
+        """Opens the record of the run in `folder`; where there is one it goes on, after `step` steps, with what has
+        changed in the config. Its parameters stay as they were."""
 
     def metrics(self, values: Mapping[str, float], step: int) -> None: ...
 
@@ -43,7 +62,14 @@ class Tracker:
         """Markdown that a reader of the record sees first, with pictures among the files."""
 
     def finish(self, status: str, reason: str = "") -> None:
-        """status: FINISHED, FAILED or KILLED. Returns when all is delivered."""
+        """status: FINISHED, FAILED or KILLED. Returns when all is delivered, or waits for the store in vain."""
+
+    def to_disk(self) -> None:
+        """Returns when what was put down so far survives a loss of power."""
+
+    def undelivered(self) -> str:
+        """After finish: one line on what has not arrived and how it will, or ''."""
+        return ""
 
     def how_to_open(self, sweep: str = "") -> str:
         """One line for the terminal, '' where there is nothing to open: all runs, or those of a sweep."""
@@ -65,14 +91,20 @@ class NoTracker(Tracker):
 
 
 class MLflow(Tracker):
-    """Runs in MLflow, delivered in batches by a thread of its own.
+    """Runs in MLflow, delivered in batches by a thread of its own from the spool in the run's folder.
 
     uri: a tracking URI; null means MLFLOW_TRACKING_URI, and failing that a SQLite database in `folder`, with the
-    artifacts beside it. `flush_seconds` bounds how long a metric waits for its batch.
+    artifacts beside it. Every `flush_seconds` what is new is sent. `must_answer` refuses, before any work, a server
+    that does not answer; without it a run begins all the same. A store that fails is tried again until the run ends,
+    and then for `patience` seconds.
     """
 
-    def __init__(self, *, uri: str | None, folder: str, experiment: str, flush_seconds: float):
+    def __init__(
+        self, *, uri: str | None, folder: str, experiment: str, flush_seconds: float, must_answer: bool, patience: float
+    ):
         check.finite("tracking.flush_seconds", flush_seconds, above=0)
+        check.finite("tracking.patience", patience, at_least=0)
+        check.flag("tracking.must_answer", must_answer)
         for name, value in (("folder", folder), ("experiment", experiment)):
             if not isinstance(value, str) or not value:
                 raise TrackingError(f"tracking.{name} must be a name, got {value!r}")
@@ -80,15 +112,21 @@ class MLflow(Tracker):
         self.is_default = not (uri or os.environ.get("MLFLOW_TRACKING_URI"))
         self.uri = uri or os.environ.get("MLFLOW_TRACKING_URI") or f"sqlite:///{self.folder / 'mlflow.db'}"
         self.experiment, self.flush_seconds = experiment, flush_seconds
-        self.experiment_id = self.run_id = None
-        self._events: queue.SimpleQueue = queue.SimpleQueue()
+        self.must_answer, self.patience = must_answer, patience
+        self.experiment_id = self.spool = None
         self._error: Exception | None = None
+        self._finishing, self._deadline = threading.Event(), None
         self._thread = threading.Thread(target=self._deliver, name="tracking", daemon=True)
+
+    @property
+    def artifacts(self) -> str | None:
+        return (self.folder / "mlflow-artifacts").as_uri() if self.is_default else None
 
     def check(self):
         scheme = urlsplit(self.uri).scheme.split("+")[0]
         if scheme in ("http", "https"):
-            _refuse_absent_server(self.uri)
+            if self.must_answer:
+                _refuse_absent_server(self.uri)
         elif path := sqlite_path(self.uri):
             _refuse_unwritable(path.parent)
         elif scheme not in (*DATABASES, "databricks") and self.uri != "databricks":
@@ -97,37 +135,59 @@ class MLflow(Tracker):
                 f"MLflow no longer keeps runs in plain folders."
             )
 
-    def start(self, name, params, tags):
-        self.started = True
-        self._put("start", (name, dict(params), dict(tags)))
+    def start(self, name, params, tags, folder, step=0, changes=()):
+        self.spool = Spool(folder / "tracking")
+        if self.spool.begun is None:
+            where = {"uri": without_secrets(self.uri), "experiment": self.experiment, "artifacts": self.artifacts}
+            params = {key: str(value) for key, value in params.items()}
+            self.spool.put("start", id=uuid.uuid4().hex, name=name, params=params, tags=dict(tags), **where)
+        else:
+            steps = ", ".join(map(str, [*self.spool.resumed, step]))
+            self.spool.put("resume", step=step, steps=steps, changes=list(changes))
+        self.started, self.record = True, self.spool.begun["id"]
         self._thread.start()
 
     def metrics(self, values, step):
-        now = int(time.time() * 1000)
-        self._put("metrics", [(name, float(value), now, step) for name, value in values.items()])
+        self.spool.metrics({name: float(value) for name, value in values.items()}, step)
 
     def picture(self, name, picture, step):
-        self._put("picture", (name, picture, step))
+        self.spool.picture(name, picture, step)
 
     def file(self, path, folder=None):
-        self._put("file", (path, folder))
+        path = path.absolute()
+        inside = path.is_relative_to(self.spool.run_folder.absolute())
+        shown = path.relative_to(self.spool.run_folder.absolute()) if inside else path
+        self.spool.put("file", path=str(shown), folder=folder)
 
     def describe(self, text, pictures=()):
-        self._put("describe", (text, pictures))
+        self.spool.put("describe", text=text, pictures=list(pictures))
 
     def finish(self, status, reason=""):
         if reason:
             self.describe(reason)
-        self._put("finish", (status,))
+        self.spool.put("finish", status=status)
+        self.spool.to_disk()
+        self._deadline = time.monotonic() + self.patience
+        self._finishing.set()
         self._thread.join()
-        if self._error is not None:
-            raise TrackingError(
-                f"The record in tracking.uri={self.uri} is incomplete, the run itself is not affected: {self._error}"
-            ) from self._error
+        self._left, self.experiment_id = self.spool.undelivered(), self.spool.delivered.get("experiment_id")
+        self.spool.close()
+
+    def to_disk(self):
+        self.spool.to_disk()
+
+    def undelivered(self):
+        lost = f"{self.spool.folder} could not be written: {self.spool.lost}. " if self.spool.lost else ""
+        if not self._left:
+            return lost
+        return (
+            f"{lost}{self._left} events of the record wait, since tracking.uri={without_secrets(self.uri)} failed: "
+            f"{in_short(self._error)} To deliver them: python -m ztsnr.sync {self.spool.run_folder}"
+        )
 
     def how_to_open(self, sweep=""):
         if self.uri.startswith("http"):
-            return charts_address(self.uri, self.experiment_id, sweep)
+            return charts_address(self.uri, self.experiment_id, sweep) if self.experiment_id else ""
         folder = "" if self.folder == Path("runs").absolute() else f" tracking.folder={self.folder}"
         place = folder if self.is_default else f" tracking.uri={self.uri}"
         return "python -m ztsnr.ui" + place + (f" sweep={sweep}" if sweep else "")
@@ -135,7 +195,7 @@ class MLflow(Tracker):
     def open_summary(self, name, params, sweep):
         with self._alone():
             client = make_client(self.uri)
-            self.experiment_id = self._find_or_create_experiment(client)
+            self.experiment_id = find_or_create_experiment(client, self.experiment, self.artifacts)
         tags = {"ztsnr.sweep": sweep, "ztsnr.role": "sweep"} | code_version()
         run = client.create_run(self.experiment_id, run_name=name, tags=tags)
         for key, values in params.items():
@@ -152,7 +212,7 @@ class MLflow(Tracker):
 
     def end_orphans(self, sweep):
         client = make_client(self.uri)
-        self.experiment_id = self._find_or_create_experiment(client)
+        self.experiment_id = find_or_create_experiment(client, self.experiment, self.artifacts)
         running = f"tags.`ztsnr.sweep` = '{sweep}' and tags.`ztsnr.role` = 'run' and attributes.status = 'RUNNING'"
         for run in client.search_runs([self.experiment_id], running, max_results=1000):
             client.set_tag(run.info.run_id, "ztsnr.outcome", "interrupted")
@@ -170,84 +230,75 @@ class MLflow(Tracker):
             )
         return charts_address(server, found.experiment_id, sweep)
 
-    def _put(self, kind: str, content) -> None:
-        self._events.put((kind, content))
-
     def _deliver(self) -> None:
-        """The thread: everything in order, metrics gathered into batches. An error ends delivery; finish() tells."""
-        try:
-            with self._alone():
-                client = make_client(self.uri)
-            metrics, kind = [], ""
-            while kind != "finish":
-                try:
-                    kind, content = self._events.get(timeout=self.flush_seconds if metrics else None)
-                except queue.Empty:
-                    kind = "flush"
-                if kind == "metrics":
-                    metrics += content
-                if metrics and (kind != "metrics" or len(metrics) >= METRICS_A_CALL):
-                    self._send_metrics(client, metrics)
-                    metrics = []
-                if kind not in ("metrics", "flush"):
-                    getattr(self, f"_{kind}")(client, *content)
-        except Exception as error:  # of MLflow, its database or its server: whatever it is, finish() raises it
-            self._error = error
+        """The thread: sends what is new every `flush_seconds`, and again, ever more seldom, while that fails."""
+        delivery, pause = Delivery(self.spool, lambda: make_client(self.uri), self._alone), self.flush_seconds
+        while True:
+            deadline = self._deadline
+            try:
+                delivery.deliver()
+                self._error, pause = None, self.flush_seconds
+                if deadline is not None:
+                    return
+            except Exception as error:  # of MLflow, its database or its server: whatever it is, the run goes on
+                self._error, pause = error, min(2 * pause, LONGEST_PAUSE)
+                if deadline is not None:
+                    if time.monotonic() > deadline:
+                        return
+                    time.sleep(min(pause, 1.0))
+            if deadline is None:
+                self._finishing.wait(pause)
 
     def _alone(self) -> AbstractContextManager:
-        """Inside, no other process makes the same SQLite database: two at once leave it broken."""
-        path = sqlite_path(self.uri)
-        return FileLock(path.with_name(f"{path.name}.lock")) if path else nullcontext()
+        return alone(self.uri)
 
-    def _start(self, client, name, params, tags) -> None:
-        from mlflow.entities import Param
 
-        with self._alone():
-            self.experiment_id = self._find_or_create_experiment(client)
-        run = client.create_run(self.experiment_id, run_name=name, tags=tags)
-        self.run_id = run.info.run_id
-        entries = [Param(key, str(value)) for key, value in params.items()]
-        for start in range(0, len(entries), PARAMS_A_CALL):
-            client.log_batch(self.run_id, params=entries[start : start + PARAMS_A_CALL])
+def alone(uri: str) -> AbstractContextManager:
+    """Inside, no other process makes the same SQLite database: two at once leave it broken."""
+    path = sqlite_path(uri)
+    return FileLock(path.with_name(f"{path.name}.lock")) if path else nullcontext()
 
-    def _find_or_create_experiment(self, client) -> str:
-        found = client.get_experiment_by_name(self.experiment)
-        if found is None:
-            artifacts = (self.folder / "mlflow-artifacts").as_uri() if self.is_default else None
-            return client.create_experiment(self.experiment, artifact_location=artifacts)
-        if found.lifecycle_stage == "deleted":
-            raise TrackingError(
-                f"tracking.experiment={self.experiment} was deleted in this store: restore it, or choose another name"
-            )
-        return found.experiment_id
 
-    def _send_metrics(self, client, metrics) -> None:
-        from mlflow.entities import Metric
-
-        for start in range(0, len(metrics), METRICS_A_CALL):
-            client.log_batch(self.run_id, metrics=[Metric(*entry) for entry in metrics[start : start + METRICS_A_CALL]])
-
-    def _picture(self, client, name, picture, step) -> None:
-        client.log_image(self.run_id, picture, key=name, step=step)
-
-    def _file(self, client, path, folder) -> None:
-        client.log_artifact(self.run_id, str(path), folder)
-
-    def _describe(self, client, text, pictures) -> None:
-        shown = [f"![{name}](get-artifact?path={name}&run_uuid={self.run_id})" for name in pictures]
-        client.set_tag(self.run_id, "mlflow.note.content", f"{text}\n\n{' '.join(shown)}")
-
-    def _finish(self, client, status) -> None:
-        client.set_terminated(self.run_id, status)
+def send(folder: Path, uri: str | None) -> str:
+    """Delivers what waits in a run's spool, to `uri` or to where the run began; returns what became of it."""
+    spool = Spool(folder)
+    try:
+        waiting = spool.undelivered()
+        if not waiting or spool.begun is None:
+            return "nothing waits"
+        uri = uri or os.environ.get("MLFLOW_TRACKING_URI") or spool.begun["uri"]
+        Delivery(spool, lambda: make_client(uri), lambda: alone(uri)).deliver()
+        return f"{waiting} events delivered to {without_secrets(uri)}"
+    except TrackingError:
+        raise
+    except Exception as error:  # of MLflow, its database or its server
+        raise TrackingError(f"{folder}: {spool.undelivered()} events wait, since {in_short(error)}") from error
+    finally:
+        spool.close()
 
 
 def make_client(uri: str):
     os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
     os.environ.setdefault("MLFLOW_LOGGING_LEVEL", "WARNING")  # information lines would break the progress bar
+    os.environ.setdefault(
+        "MLFLOW_HTTP_REQUEST_MAX_RETRIES", "1"
+    )  # whoever delivers tries again, and can be asked to end
+    os.environ.setdefault("MLFLOW_HTTP_REQUEST_TIMEOUT", "30")
     logging.getLogger("alembic").setLevel(logging.WARNING)
     from mlflow import MlflowClient
 
     return MlflowClient(tracking_uri=uri)
+
+
+def in_short(error: Exception | None) -> str:
+    """The first line, which is the cause in those of SQLAlchemy, of hundreds of characters."""
+    first = (str(error).splitlines() or [repr(error)])[0]
+    return f"{first[:200].rstrip('.')}."
+
+
+def without_secrets(uri: str) -> str:
+    """The URI as it may stand in a file: without a user's name and password."""
+    return re.sub(r"//[^/@]*@", "//", uri)
 
 
 def sqlite_path(uri: str) -> Path | None:

@@ -8,7 +8,7 @@ from PIL.Image import Image
 from torch import nn
 
 from ztsnr import check
-from ztsnr.data import LabelledImages
+from ztsnr.data import Data
 from ztsnr.errors import ConfigError
 from ztsnr.evaluation.samples import SampleGrid
 from ztsnr.evaluation.summary import Summary
@@ -19,6 +19,7 @@ from ztsnr.training.loop import Loop
 from ztsnr.training.lr_schedule import LRSchedule
 from ztsnr.training.monitor import Monitor
 from ztsnr.training.optim import MakeOptimizer, ParamGroups
+from ztsnr.training.saves import SavePolicy, Saves
 
 
 @dataclass
@@ -61,6 +62,7 @@ class Trainer:
     noise_seed: int
     stratify: bool
     groups: ParamGroups
+    checkpoint: SavePolicy
 
     def __post_init__(self):
         for name in ("steps", "batch_size", "accumulate", "log_every", "validate_every", "sample_every"):
@@ -69,6 +71,7 @@ class Trainer:
         check.one_of("trainer.precision", self.precision, ("no", "bf16", "fp16"))
         check.one_of("trainer.weights", self.weights, ("float32", "bfloat16"))
         check.instance("trainer.groups", self.groups, ParamGroups)
+        check.instance("trainer.checkpoint", self.checkpoint, SavePolicy)
         check.flag("trainer.compile", self.compile)
         check.flag("trainer.stratify", self.stratify)
         if self.clip is not None:
@@ -89,14 +92,18 @@ class Trainer:
         *,
         objective: Objective,
         network: nn.Module,
-        data: LabelledImages,
+        data: Data,
         optimizer: MakeOptimizer,
         lr_schedule: LRSchedule,
         validation: Validation,
         samples: SampleGrid,
         monitor: Monitor,
+        saves: Saves = Saves(),  # noqa: B008 (it has no state)
     ) -> Trained:
-        """Trains `network` in place, on the device that accelerate finds; both networks come back in eval mode."""
+        """Trains `network` in place, on the device that accelerate finds; both networks come back in eval mode.
+
+        `saves` knows where to begin and keeps what there is to go on from. Raises its Interrupted.
+        """
         loop = Loop(self, objective, network, optimizer)
         trained = Trained(loop.networks, objective.learned)
 
@@ -113,18 +120,28 @@ class Trainer:
                     monitor.sampled(trained.step, trained.pictures)
                     monitor.measured(trained.step, samples.metrics(objective, trained.networks[trained.best], data))
 
-        for step in range(self.steps + 1):
+        begin = saves.begin({"loop": loop, "monitor": monitor})
+        if begin > self.steps:
+            raise ConfigError(
+                f"trainer.steps must be at least {begin}, as many as are trained already, got {self.steps}"
+            )
+        for step in range(begin, self.steps + 1):
+            saves.at(step)
             trained.step, ended = step, step == self.steps
             validate = ended or step % self.validate_every == 0
             sample = ended or (step > 0 and step % self.sample_every == 0)
             if loop.accelerator.is_main_process and (validate or sample):
                 evaluate(validate, sample)
+                if validate:
+                    saves.validated(step, trained.score)
             if ended:
                 break
-            x0, cond = data.batch(step, loop.rows, self.batch_size)
-            noise = normal(self.noise_seed, "noise", step, loop.rows, x0.shape[1:])
+            size = data.size(step, self.batch_size)
+            rows = loop.take(size)
+            x0, cond = data.batch(step, rows, size)
+            noise = normal(self.noise_seed, "noise", step, rows, x0.shape[1:])
             draw = stratified if self.stratify else uniform
-            u = draw(self.noise_seed, "u", step, loop.rows, self.batch_size)
+            u = draw(self.noise_seed, "u", step, rows, size)
             lr = loop.set_rates(lr_schedule.factor(step, self.steps))
             loss, norm = loop.step(step, x0, noise, u, cond)
             monitor.stepped(step + 1, loss, norm, lr)

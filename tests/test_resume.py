@@ -1,0 +1,266 @@
+"""A run with interruptions is the same run, to the bit."""
+
+import itertools
+from functools import cache
+
+import pytest
+import torch
+from accelerate import PartialState, debug_launcher
+from accelerate.state import AcceleratorState
+
+from tests.test_trainer import PARTS, SMALL
+from ztsnr.errors import CheckpointError, ConfigError
+from ztsnr.objective import Objective
+from ztsnr.record import science
+from ztsnr.registry import build, compose, options
+from ztsnr.resume import find_state
+from ztsnr.training.monitor import Monitor
+from ztsnr.training.saves import RunSaves, file_of, saved_steps
+
+MINE = ("trainer.steps=9", "model.width=64", "trainer.validate_every=3", "trainer.checkpoint.every=2")
+INFONOISE = ("schedule=infonoise", "schedule.density.density.warmup=2", "schedule.density.density.refresh=2")
+BFLOAT16 = ("trainer.weights=bfloat16", "trainer.precision=bf16")
+ALONE = {"adamw_flash": BFLOAT16, "adamw_kahan": BFLOAT16, "rose": BFLOAT16}
+
+
+class Killed(Exception):
+    pass
+
+
+class Killer(Monitor):
+    """Ends the run once after each of these steps, as it hears of them, or after these validations."""
+
+    def __init__(self, steps=(), validations=()):
+        self.steps, self.validations, self.losses = set(steps), set(validations), {}
+
+    def stepped(self, step, loss, norm, lr):
+        self.losses[step] = (loss, norm, lr)
+        if step in self.steps:
+            self.steps.remove(step)
+            raise Killed
+
+    def validated(self, step, errors, score):
+        if step in self.validations:
+            self.validations.remove(step)
+            raise Killed
+
+
+@cache
+def composed_of(*overrides):
+    return compose(*SMALL, *MINE, *overrides)
+
+
+def attempt(folder, overrides, monitor):
+    """As a new process would: everything made anew, and the newest state taken."""
+    composed = composed_of(*overrides)
+    trainer, parts = build(composed.trainer), {name: build(composed[name]) for name in PARTS}
+    torch.manual_seed(composed.seed)
+    state = find_state("auto", False, folder, science(composed), "")
+    facts = {"config": science(composed), "overrides": [], "record": None}
+    with RunSaves(folder / "checkpoints", trainer.checkpoint, facts, state) as saves:
+        return trainer.fit(**parts, network=build(composed.model), monitor=monitor, saves=saves)
+
+
+def train(folder, *overrides, killer):
+    """The run, and in how many attempts it came to its end."""
+    attempts = 1
+    while True:
+        try:
+            return attempt(folder, overrides, killer), attempts
+        except Killed:
+            attempts += 1
+
+
+def tensors(trained):
+    networks = trained.networks | {"learned": trained.learned}
+    return {f"{name}.{key}": value for name, net in networks.items() for key, value in net.state_dict().items()}
+
+
+def assert_same(one, other):
+    one, other = tensors(one), tensors(other)
+    assert one.keys() == other.keys()
+    assert [key for key in one if not torch.equal(one[key], other[key])] == []
+
+
+CASES = {
+    "adamw": (),
+    "accumulated": ("trainer.accumulate=4",),
+    "adamw8bit": ("optimizer=adamw8bit",),
+    "schedule_free": ("optimizer=schedule_free", "lr_schedule=constant"),
+    "muon": ("optimizer=muon",),
+    "uncertainty": ("weighting=uncertainty",),
+    "infonoise": INFONOISE,
+    "without ema": ("trainer.ema=null",),
+}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("case", CASES)
+def test_straight_is_interrupted_at_one_two_and_three_places(tmp_path, case):
+    straight, _ = train(tmp_path / "straight", *CASES[case], "trainer.checkpoint.every=null", killer=Killer())
+    assert saved_steps(tmp_path / "straight" / "checkpoints") == []
+    for count, places in enumerate(([5], [3, 8], [1, 4, 9]), start=1):
+        killer = Killer(places)
+        again, attempts = train(tmp_path / str(count), *CASES[case], killer=killer)
+        assert attempts == count + 1
+        assert_same(again, straight)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("optimizer", options("optimizer"))
+def test_every_optimizer_goes_on_to_the_bit(tmp_path, optimizer):
+    overrides = (f"optimizer={optimizer}", *ALONE.get(optimizer, ()), "trainer.validate_every=100")
+    straight, _ = train(tmp_path / "straight", *overrides, killer=Killer())
+    again, attempts = train(tmp_path / "again", *overrides, killer=Killer([5]))
+    assert attempts == 2
+    assert_same(again, straight)
+
+
+def test_the_losses_are_the_same_ones(tmp_path):
+    straight, interrupted = Killer(), Killer([3, 6])
+    train(tmp_path / "straight", killer=straight)
+    train(tmp_path / "again", killer=interrupted)
+    assert interrupted.losses == straight.losses
+
+
+def test_epochs_and_their_borders(tmp_path):
+    """1,625 pictures are 6.3 batches of 256: step 7 holds the border."""
+    overrides = ("trainer.batch_size=256", "trainer.steps=9", "model.width=16", "trainer.checkpoint.every=1")
+    straight, _ = train(tmp_path / "straight", *overrides, killer=Killer())
+    again, attempts = train(tmp_path / "again", *overrides, killer=Killer([3, 6, 7]))
+    assert attempts == 4
+    assert_same(again, straight)
+
+
+def test_inside_an_accumulated_batch(tmp_path, monkeypatch):
+    straight, _ = train(tmp_path / "straight", "trainer.accumulate=4", killer=Killer())
+    calls, loss = itertools.count(), Objective.loss
+
+    def interrupted(self, *arguments):
+        if next(calls) in (4 * 5 + 2, 4 * 8 + 3):
+            raise Killed
+        return loss(self, *arguments)
+
+    monkeypatch.setattr(Objective, "loss", interrupted)
+    again, attempts = train(tmp_path / "again", "trainer.accumulate=4", killer=Killer())
+    assert attempts == 3
+    assert_same(again, straight)
+
+
+def test_between_validation_and_save(tmp_path):
+    overrides = ("trainer.checkpoint.every=3", "trainer.checkpoint.keep_best=true", "optimizer=schedule_free")
+    straight, _ = train(tmp_path / "straight", "optimizer=schedule_free", killer=Killer())
+    again, attempts = train(tmp_path / "again", *overrides, killer=Killer(validations=[0, 3, 6]))
+    assert attempts == 4
+    assert_same(again, straight)
+
+
+@pytest.mark.parametrize("keep_best", ["true", "false"])
+def test_what_is_kept(tmp_path, keep_best):
+    overrides = ("trainer.steps=8", "trainer.checkpoint.every=1", "trainer.checkpoint.keep_every=3")
+    train(tmp_path, *overrides, f"trainer.checkpoint.keep_best={keep_best}", "optimizer.lr=1e-9", killer=Killer())
+    kept = saved_steps(tmp_path / "checkpoints")
+    assert {3, 6, 7, 8} <= set(kept)
+    assert len(kept) <= (5 if keep_best == "true" else 4)
+
+
+def test_a_broken_newest_one_is_named_and_the_one_before_taken(tmp_path, capsys):
+    killer = Killer([9])
+    with pytest.raises(Killed):
+        attempt(tmp_path, (), killer)
+    newest = file_of(tmp_path / "checkpoints", 8)
+    content = bytearray(newest.read_bytes())
+    content[-9] ^= 1
+    newest.write_bytes(content)
+    again, _ = train(tmp_path, killer=Killer())
+    assert f"{newest} is not what was written" in capsys.readouterr().err
+    assert_same(again, train(tmp_path / "straight", killer=Killer())[0])
+
+
+def test_another_config_is_shown_and_refused_unless_allowed(tmp_path):
+    with pytest.raises(Killed):
+        attempt(tmp_path, (), Killer([5]))
+    now = science(compose(*SMALL, *MINE, "optimizer.weight_decay=0.5", "trainer.log_every=1"))
+    with pytest.raises(ConfigError, match=r"another config:\n  optimizer\.weight_decay: 0\.01 -> 0\.5\nUse allow"):
+        find_state("auto", False, tmp_path, now, "")
+    assert find_state("auto", True, tmp_path, now, "").step == 4
+    assert find_state("never", False, tmp_path, now, "") is None
+    assert not (tmp_path / "checkpoints").exists()
+    assert find_state(str(tmp_path / "checkpoints.1" / "step_00000004.safetensors"), True, tmp_path, now, "").step == 4
+    with pytest.raises(CheckpointError, match="holds no sound checkpoint"):
+        find_state(str(tmp_path), False, tmp_path, now, "")
+
+
+def test_a_changed_setting_is_the_new_one_and_what_was_learned_stays(tmp_path):
+    from ztsnr.training.optim import make_optimizer
+    from ztsnr.training.state import optimizer_state, restore_optimizer, settings_of
+
+    def prodigy(decay):
+        composed = compose("optimizer=prodigy", f"optimizer.weight_decay={decay}", "trainer.groups.no_decay=[]")
+        network = torch.nn.Linear(3, 3)
+        return make_optimizer(build(composed.optimizer), network, build(composed.trainer.groups)), network
+
+    first, network = prodigy(0.1)
+    begun = settings_of(first)
+    for _ in range(9):
+        first.zero_grad()
+        network(torch.ones(1, 3)).square().sum().backward()
+        first.step()
+    second, _ = prodigy(0.3)
+    restore_optimizer(second, optimizer_state(first, begun))
+    group = second.param_groups[0]
+    assert group["weight_decay"] == 0.3
+    assert group["d"] == first.param_groups[0]["d"] != begun[0]["d"]
+
+
+@pytest.mark.parametrize(
+    ("override", "told"),
+    [
+        ("model.width=32", "its network does not fit: .* is torch.float32"),
+        ("model.depth=2", "its network is another"),
+        ("optimizer=lion", "it holds the state of AdamW, not of Lion"),
+        ("weighting=uncertainty", "its learned part of the objective is another"),
+        ("trainer.steps=3", r"trainer\.steps must be at least 4"),
+    ],
+)
+def test_what_cannot_go_on_is_told(tmp_path, override, told):
+    with pytest.raises(Killed):
+        attempt(tmp_path, (), Killer([5]))
+    composed = compose(*SMALL, *MINE, override)
+    trainer, parts = build(composed.trainer), {name: build(composed[name]) for name in PARTS}
+    state = find_state("auto", True, tmp_path, science(composed), "")
+    with (
+        RunSaves(tmp_path / "checkpoints", trainer.checkpoint, {}, state) as saves,
+        pytest.raises((CheckpointError, ConfigError), match=told),
+    ):
+        trainer.fit(**parts, network=build(composed.model), monitor=Monitor(), saves=saves)
+
+
+def on_processes(folder, overrides, kills, name):
+    AcceleratorState._reset_state(reset_partial_state=True)  # inherited from the test's own process
+    torch.set_num_threads(1)
+    try:
+        trained = attempt(folder, overrides, Killer(kills))
+    except Killed:
+        PartialState().wait_for_everyone()
+        return
+    if PartialState().is_main_process:
+        torch.save(tensors(trained), folder / name)
+
+
+@pytest.mark.slow
+def test_two_processes_go_on_to_the_bit_and_one_process_goes_on_from_two(tmp_path):
+    """From two to one only the order of sums differs: the same data and noise, hence almost the same weights."""
+    for kills, name in (((), "straight"), ((5,), "killed"), ((), "again")):
+        folder = tmp_path / ("straight" if name == "straight" else "again")
+        folder.mkdir(exist_ok=True)
+        if name == "again":
+            alone = tmp_path / "alone"
+            (alone / "checkpoints").mkdir(parents=True)
+            newest = file_of(folder / "checkpoints", 4)
+            (alone / "checkpoints" / newest.name).write_bytes(newest.read_bytes())
+        debug_launcher(on_processes, (folder, (), kills, name), num_processes=2)
+    straight, again = torch.load(tmp_path / "straight" / "straight"), torch.load(tmp_path / "again" / "again")
+    assert [key for key in straight if not torch.equal(straight[key], again[key])] == []
+    one, _ = train(tmp_path / "alone", killer=Killer())
+    torch.testing.assert_close(tensors(one), straight, atol=1e-4, rtol=1e-3)
