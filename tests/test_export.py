@@ -23,14 +23,13 @@ V, EPS = ("schedule=sdxl_ztsnr", "loss=vpred"), ("schedule=sdxl", "loss=eps")
 LORA = ("model/train=lora", "model.train.rank=3", "model.train.alpha=2")
 
 
-def exported(*overrides, dtype="fp32", facts=None):
+def exported(*overrides, dtype="fp32", latents=None):
     """A network whose trained weights are random, ready to be written."""
-    composed = compose("model=sdxl", f"model.pretrained={tiny_sdxl()}", *overrides)
+    composed = compose("model=sdxl", f"model.pretrained={tiny_sdxl()}", "samples.steps=4", *overrides)
     network = make(*[word for word in overrides if word.startswith("model")])
     for name, p in network.state_dict().items():
         p += 0.02 * torch.randn(p.shape) * (5 if "lora" in name else 1)
-    config = science(composed) | ({"facts": facts} if facts else {})
-    return Export(network.eval(), build(composed.objective), config, tiny_sdxl(), steps=4, dtype=dtype)
+    return Export(network.eval(), build(composed.objective), science(composed), latents, dtype)
 
 
 def ours(export, prompt, size, guidance, rescale=0.0):
@@ -102,7 +101,7 @@ def test_metadata_is_plain_enough_for_readers_without_our_classes(tmp_path):
 def test_export_import_export_is_the_identity(tmp_path):
     first, second = tmp_path / "first.safetensors", tmp_path / "second.safetensors"
     exported(*V).single_file(first)
-    again = Export(make(pretrained=first), build(compose(*V).objective), exported(*V).config, tiny_sdxl(), 4, "fp32")
+    again = Export(make(pretrained=first), build(compose(*V).objective), exported(*V).config, None, "fp32")
     again.single_file(second)
     one, other = load_file(first), load_file(second)
     assert one.keys() == other.keys()
@@ -183,7 +182,7 @@ def test_latents_normalised_by_channel_decode_right_in_stock_readers(tmp_path):
     torch.testing.assert_close(spoken.mean * 0.13025, x0, rtol=1e-4, atol=1e-5)
     torch.testing.assert_close(spoken.std * 0.13025, said.std / per_channel[1], rtol=1e-4, atol=1e-5)
     torch.testing.assert_close(folded.decode(x0 / 0.13025).sample, stock.decode(said.mean).sample, rtol=1e-3, atol=1e-4)
-    export = exported(*V, facts={"latents": {"mean": mean, "std": std}})
+    export = exported(*V, latents={"mean": mean, "std": std})
     export.single_file(tmp_path / "model.safetensors")
     written = plain_state(load_vae(str(tmp_path / "model.safetensors")))
     assert all(torch.equal(written[key], value) for key, value in plain_state(folded).items())

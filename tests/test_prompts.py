@@ -29,20 +29,19 @@ class Latents:
         told = TextEncoders(tiny_sdxl()).encode([WORDS[i % len(WORDS)] for i in range(self.count)])
         self.cond = told | {"time_ids": torch.tensor([[64.0, 64, 0, 0, 64, 64]]).repeat(self.count, 1)}
 
+    def size(self, step, batch_size):
+        return batch_size
+
+    def held_out_batches(self, samples, batch_size):
+        yield range(self.count), self.x0, self.cond
+
     def batch(self, step, rows, batch_size):
         index = order(0, range(step * batch_size + rows.start, step * batch_size + rows.stop), self.count)
         return self.x0[index], {name: value[index] for name, value in self.cond.items()}
 
-    def to_latents(self, x0):
-        return x0 / 0.13025
-
-
-class NoValidation:
-    def __call__(self, objective, network, data):
-        return {1.0: 0.0}
-
-    def score(self, errors):
-        return 0.0
+    @property
+    def facts(self):
+        return {"latents": {"mean": [0.0] * 4, "std": [1 / 0.13025] * 4}}
 
 
 class Hearing(Monitor):
@@ -77,8 +76,8 @@ def fit(file, *overrides):
     composed, monitor = composed_for(file, *overrides), Hearing()
     torch.manual_seed(0)
     network = build(composed.model)
-    parts = {name: build(composed[name]) for name in ("objective", "optimizer", "lr_schedule", "samples")}
-    settings = {"data": Latents(), "validation": NoValidation(), "monitor": monitor, "network": network}
+    parts = {name: build(composed[name]) for name in ("objective", "optimizer", "lr_schedule", "samples", "validation")}
+    settings = {"data": Latents(), "monitor": monitor, "network": network}
     return build(composed.trainer).fit(**parts, **settings), monitor
 
 
@@ -87,7 +86,7 @@ def test_a_picture_of_each_prompt_and_seed(file):
     prompts, objective, network = build(composed.samples), build(composed.objective), build(composed.model).eval()
     assert prompts.prompts == ["a red house", "a blue ship at sea"]
     with torch.no_grad():
-        drawn = prompts.draw(objective, network, Latents(1), 3.0)
+        drawn = prompts.draw(objective, network, Latents(1).facts["latents"], 3.0)
         again = prompts(objective, network, Latents(1))
     assert drawn.shape == (4, 3, 64, 64)
     assert drawn.abs().max() <= 1

@@ -13,21 +13,20 @@ from ztsnr.errors import ConfigError
 def main(composed: DictConfig) -> None:
     from ztsnr.doctor import examine, tell
     from ztsnr.models.export import DTYPES, FORMATS, Export
-    from ztsnr.models.sdxl import PretrainedUNet
     from ztsnr.sample import load
     from ztsnr.training.checkpoint import read_checkpoint
 
     check.one_of("format", composed.format, FORMATS)
     check.one_of("dtype", composed.dtype, DTYPES)
     output = checked_output(str(composed.output), composed.format)
-    config = read_checkpoint(composed.checkpoint).config
-    pretrained = composed.pretrained or config.get("model", {}).get("pretrained")
-    if pretrained is None:
+    read = read_checkpoint(composed.checkpoint)
+    model = read.config.get("model", {})
+    if "pretrained" not in model:
         raise ConfigError(f"{composed.checkpoint} is of a network that no other program knows. Only sdxl and sd15 are")
-    config["model"]["pretrained"] = pretrained
-    objective, network, _ = load(composed.checkpoint, composed.weights, pretrained=pretrained)
-    check.instance("checkpoint's model", network, PretrainedUNet)
-    export = Export(network.cpu(), objective, config, pretrained, config["samples"]["steps"], composed.dtype)
+    if composed.pretrained is not None:
+        model["pretrained"] = composed.pretrained
+    objective, network, _ = load(composed.checkpoint, composed.weights, composed.pretrained)
+    export = Export(network.cpu(), objective, read.config, read.facts.get("latents"), composed.dtype)
     export.write(composed.format, output)
     print(output)
     tell(examine(output))

@@ -9,6 +9,7 @@ from PIL import Image
 from torch import Tensor, nn
 
 from ztsnr import check
+from ztsnr.data import Data
 from ztsnr.errors import ConfigError
 from ztsnr.evaluation.samples import to_picture
 from ztsnr.models.pretrained import TextEncoders, load_vae
@@ -60,21 +61,24 @@ class Prompts:
             raise ConfigError(f"samples.file={self.file} cannot be read as text, one prompt a line: {error}") from error
         return [line.strip() for line in lines if line.strip()]
 
-    def __call__(self, objective: Objective, network: nn.Module, data) -> dict[float, Image.Image]:
-        """Guidance scale -> picture. Needs no_grad and eval mode. `data` knows what the VAE's latents are of x0."""
-        return {scale: to_picture(self.draw(objective, network, data, scale), self.columns) for scale in self.guidances}
+    def __call__(self, objective: Objective, network: nn.Module, data: Data) -> dict[float, Image.Image]:
+        """Guidance scale -> picture. Needs no_grad and eval mode."""
+        latents = data.facts["latents"]
+        drawn = {scale: self.draw(objective, network, latents, scale) for scale in self.guidances}
+        return {scale: to_picture(pictures, self.columns) for scale, pictures in drawn.items()}
 
-    def draw(self, objective: Objective, network: nn.Module, data, scale: float) -> Tensor:
-        """(prompts * columns, 3, H, W) in [-1, 1], prompt by prompt."""
+    def draw(self, objective: Objective, network: nn.Module, latents: dict, scale: float) -> Tensor:
+        """(prompts * columns, 3, H, W) in [-1, 1], prompt by prompt. `latents`: mean and std of what the VAE reads, by
+        channel: x0 * std + mean."""
         sigmas, guidance = objective.schedule.grid.sigmas(self.steps), Guidance(scale=scale, rescale=self.rescale)
         rows = []
         for prompt in self.prompts:
             cond, negative = (self._cond(words, network, self.columns) for words in (prompt, self.negative))
             denoise = guided_denoise(objective, network, cond, negative, guidance)
-            rows.append(self.decode(self.sampler(denoise, self._noise(network, self.columns), sigmas), data))
+            rows.append(self.decode(self.sampler(denoise, self._noise(network, self.columns), sigmas), latents))
         return torch.cat(rows)
 
-    def metrics(self, objective: Objective, network: nn.Module, data) -> dict[str, float]:
+    def metrics(self, objective: Objective, network: nn.Module, data: Data) -> dict[str, float]:
         """What the first step of sampling makes of pure noise, without guidance.
 
         At zero terminal SNR the noise says nothing of the picture, so that the estimate must not vary with it:
@@ -87,16 +91,16 @@ class Prompts:
             cond = self._cond(prompt, network, 1)
             estimates = torch.cat([objective.denoise(network, z, start, cond) for z in noise.split(1)]).float()
             variances.append(estimates.var(0).mean().item())
-            picture = self.decode(estimates.mean(0, keepdim=True), data)
+            picture = self.decode(estimates.mean(0, keepdim=True), data.facts["latents"])
             told[f"health/{prompt.split()[1]}"] = (picture.mean().item() + 1) / 2
         return {"health/noise_variance": sum(variances) / len(variances), **told}
 
-    def decode(self, x0: Tensor, data) -> Tensor:
+    def decode(self, x0: Tensor, latents: dict) -> Tensor:
         """x0 (B, 4, h, w) -> pictures (B, 3, 8 h, 8 w) in [-1, 1], in host memory; one by one, in float32."""
         vae = self._vae.to(x0.device)
-        latents = data.to_latents(x0.float().cpu()).to(x0.device)
+        mean, std = (torch.tensor(latents[name], device=x0.device)[:, None, None] for name in ("mean", "std"))
         with torch.autocast(x0.device.type, enabled=False):
-            pictures = [vae.decode(latent).sample.clamp(-1, 1).cpu() for latent in latents.split(1)]
+            pictures = [vae.decode(one.float() * std + mean).sample.clamp(-1, 1).cpu() for one in x0.split(1)]
         self._vae.to("cpu")
         return torch.cat(pictures)
 

@@ -12,13 +12,14 @@ from ztsnr.errors import CheckpointError, ConfigError
 from ztsnr.formats import lora
 from ztsnr.formats.ldm import State, to_ldm
 from ztsnr.formats.metadata import markers, metadata_of, scheduler_config
-from ztsnr.formats.single_file import join, write
+from ztsnr.formats.single_file import join
 from ztsnr.models.architectures import ARCHITECTURES, told_of
 from ztsnr.models.pretrained import load_part
 from ztsnr.models.sdxl import PretrainedUNet
 from ztsnr.models.source import find_source, plain_state
 from ztsnr.models.trained import LoRA
 from ztsnr.objective import Objective
+from ztsnr.training.files import write_tensors
 
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 FORMATS = ("single_file", "diffusers", "unet", "lora_kohya", "lora_peft")
@@ -27,16 +28,20 @@ FORMATS = ("single_file", "diffusers", "unet", "lora_kohya", "lora_peft")
 class Export:
     """A trained network with what it was trained on, ready to be written in any format.
 
-    `pretrained` is where its other parts are. `latents` are {"mean": [...], "std": [...]}, by channel, of what the VAE
-    says: x0 * std + mean. `steps` are of the sampling grid that files tell.
+    `config` is the run's; its model.pretrained is where the other parts are, its samples.steps those of the sampling
+    grid that files tell. `latents` are {"mean": [...], "std": [...]} by channel, of what the VAE says: x0 * std + mean;
+    None is the VAE's own factor.
     """
 
     def __init__(
-        self, network: PretrainedUNet, objective: Objective, config: Mapping, pretrained: str, steps: int, dtype: str
+        self, network: PretrainedUNet, objective: Objective, config: Mapping, latents: Mapping | None, dtype: str
     ):
-        self.network, self.objective, self.config, self.pretrained = network, objective, dict(config), pretrained
-        self.steps, self.dtype = steps, DTYPES[dtype]
-        self.latents = self.config.get("facts", {}).get("latents")
+        self.network, self.objective, self.config, self.latents = network, objective, dict(config), latents
+        self.pretrained, self.steps, self.dtype = (
+            config["model"]["pretrained"],
+            config["samples"]["steps"],
+            DTYPES[dtype],
+        )
 
     def write(self, format: str, output: Path) -> None:
         getattr(self, format)(output)
@@ -46,7 +51,7 @@ class Export:
         architecture = {part: told_of(network) for part, network in networks.items()}
         tensors = join(self.network.family, {part: plain_state(network) for part, network in networks.items()})
         told = self._metadata() | {"ztsnr.architecture": json.dumps(architecture)}
-        write(output, self._cast(tensors) | markers(self.objective), told)
+        write_tensors(output, self._cast(tensors) | markers(self.objective), told)
 
     def unet(self, output: Path) -> None:
         """Without a prefix, with which ComfyUI's loader of U-Nets would drop the markers."""
@@ -54,7 +59,7 @@ class Export:
         told = self._metadata() | {"ztsnr.architecture": json.dumps({"unet": told_of(network)})}
         if self.latents and not self._stock_latents(find_source(self.pretrained).config("vae")):
             told["ztsnr.latents"] = json.dumps(self.latents)
-        write(output, self._cast(to_ldm("unet", plain_state(network))) | markers(self.objective), told)
+        write_tensors(output, self._cast(to_ldm("unet", plain_state(network))) | markers(self.objective), told)
 
     def diffusers(self, output: Path) -> None:
         """Written beside `output` and moved there once whole."""
@@ -90,10 +95,10 @@ class Export:
         told |= {"ss_network_alpha": str(first.alpha), "ss_v_parameterization": str(bool(markers(self.objective)))}
         told |= {"ss_base_model_version": "sdxl_base_v1-0" if self.network.family == "sdxl" else "sd_v1"}
         tensors = lora.to_kohya(found, self.network.family, self.network.layers)
-        write(output, self._cast(tensors), self._metadata("/lora") | told)
+        write_tensors(output, self._cast(tensors), self._metadata("/lora") | told)
 
     def lora_peft(self, output: Path) -> None:
-        write(output, self._cast(lora.to_peft(self._lora())), self._metadata("/lora"))
+        write_tensors(output, self._cast(lora.to_peft(self._lora())), self._metadata("/lora"))
 
     def _lora(self) -> lora.LoRA:
         if not isinstance(self.network.train_what, LoRA):
@@ -117,7 +122,7 @@ class Export:
         return metadata_of(self.objective, self.config, self.steps, self.network.family, kind)
 
     def _cast(self, tensors: State) -> State:
-        cast = {key: value.detach().cpu().to(self.dtype) for key, value in tensors.items()}
+        cast = {key: value.detach().cpu().to(self.dtype).contiguous() for key, value in tensors.items()}
         if lost := [key for key, value in cast.items() if not value.isfinite().all()]:
             raise CheckpointError(
                 f"{len(lost)} tensors leave the finite numbers as {self.dtype}, first {lost[0]}. Use dtype=bf16 or fp32"
