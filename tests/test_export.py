@@ -237,6 +237,20 @@ def test_other_trainers_loras_are_read(trainer):
     assert all(torch.equal(found[m].up, wanted[m].up) and found[m].alpha == 3 for m in wanted)
 
 
+@pytest.mark.parametrize("format", ["lora_kohya", "lora_peft"])
+def test_training_goes_on_from_an_exported_lora(tmp_path, format):
+    export, path = exported(*V, *LORA, MODULES), tmp_path / "lora.safetensors"
+    export.write(format, path)
+    z, t, cond = inputs()
+    settings = ["model/train=lora", "model.train.rank=3", MODULES, f"model.train.start={path}"]
+    with torch.no_grad():
+        output = make(*settings, "model.train.alpha=6").eval()(z, t, **cond)
+        torch.testing.assert_close(output, export.network(z, t, **cond), rtol=1e-4, atol=1e-5)
+    for other in (settings[:2] + settings[3:], ["model.train.rank=4", *settings[:1], *settings[2:]]):
+        with pytest.raises(CheckpointError, match=r"does not fit model\.train: set its rank, dora and modules"):
+            make(*other)
+
+
 def test_a_lora_for_another_network_is_refused_by_name():
     export = exported(*V, *LORA)
     state = lora.to_kohya(export._lora(), "sdxl", export.network.layers)
