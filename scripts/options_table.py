@@ -23,6 +23,7 @@ GROUPS = {
     "lr_schedule": "of the learning rate",
     "model": "",
     "data": "",
+    "data/sizes": "of the buckets of pictures",
     "sampler": "",
     "trainer": "",
     "validation": "",
