@@ -73,7 +73,7 @@ def write_large(folder: Path, large: Path) -> None:
     for path in sorted(folder.glob("*.*")):
         try:
             picture = Image.open(path).convert("RGB")
-        except OSError:
+        except (OSError, Image.DecompressionBombError):
             continue
         scale = (12e6 / (picture.width * picture.height)) ** 0.5
         if max(picture.size) < 4 * min(picture.size) and picture.width > 99:

@@ -15,9 +15,10 @@ import torch
 from diffusers import AutoencoderKL, EulerDiscreteScheduler, StableDiffusionXLPipeline, UNet2DConditionModel
 from transformers import CLIPTextConfig, CLIPTextModel, CLIPTextModelWithProjection, CLIPTokenizer
 
-from ztsnr.formats.single_file import join, write
+from ztsnr.formats.single_file import join
 from ztsnr.models.architectures import told_of
 from ztsnr.models.source import plain_state
+from ztsnr.training.files import write_tensors
 
 TEXT, TEXT_2, TIME = 32, 64, 8
 """Widths of the encoders' states, unequal, since readers of single files tell them apart so; and of a time id's."""
@@ -103,7 +104,7 @@ def save_single_file(pipeline: StableDiffusionXLPipeline, path: Path) -> None:
     networks = {part: getattr(pipeline, part) for part in ("unet", "vae", "text_encoder", "text_encoder_2")}
     architecture = {part: told_of(network) for part, network in networks.items()}
     tensors = join("sdxl", {part: plain_state(network) for part, network in networks.items()})
-    write(path, tensors, {"ztsnr.architecture": json.dumps(architecture)})
+    write_tensors(path, tensors, {"ztsnr.architecture": json.dumps(architecture)})
     for name in ("tokenizer", "tokenizer_2"):
         getattr(pipeline, name).save_pretrained(path.parent / name)
 

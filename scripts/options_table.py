@@ -22,6 +22,7 @@ GROUPS = {
     "optimizer": "",
     "lr_schedule": "of the learning rate",
     "model": "",
+    "model/train": "what of a pretrained model is trained",
     "data": "",
     "data/sizes": "of the buckets of pictures",
     "sampler": "",

@@ -9,9 +9,10 @@ import pytest
 from hydra._internal.utils import _locate
 from omegaconf import OmegaConf
 
-from tests.tiny import tiny_sdxl
+from tests.tiny import tiny_sd15, tiny_sdxl
 from ztsnr.distance import Distance, Threshold
 from ztsnr.errors import CheckpointError, ConfigError, IncompatibleObjective
+from ztsnr.models.trained import Trained
 from ztsnr.registry import build, build_from_file, compose, conf_folder, known_targets, make, options
 from ztsnr.sampling import Sampler
 from ztsnr.schedule import Density, Grid, SigmaTable, TimestepMap
@@ -31,6 +32,10 @@ NEEDS = {
     ("data", "folder"): lambda: FOLDER,
     ("data/sizes", "auto"): lambda: ["data=folder", *FOLDER],
     ("data/sizes", "sdxl"): lambda: ["data=folder", *FOLDER],
+    ("model", "sd15"): lambda: [f"model.pretrained={tiny_sd15()}"],
+    ("samples", "prompts"): lambda: ["model=sdxl", "model.pretrained=x", f"samples.file={__file__}"],
+    ("model/train", "full"): lambda: ["model=sdxl", "model.pretrained=x"],
+    ("model/train", "lora"): lambda: ["model=sdxl", "model.pretrained=x"],
 }
 MIN_SNR = MinSNR(base=X0(), gamma=5.0, offset=0.0, floor=0.0)
 
@@ -77,7 +82,20 @@ def concrete(base):
 
 @pytest.mark.parametrize(
     "base",
-    [SigmaTable, Density, Grid, TimestepMap, Target, Weighting, Distance, Threshold, Sampler, LRSchedule, Tracker],
+    [
+        SigmaTable,
+        Density,
+        Grid,
+        TimestepMap,
+        Target,
+        Weighting,
+        Distance,
+        Threshold,
+        Sampler,
+        LRSchedule,
+        Tracker,
+        Trained,
+    ],
 )
 def test_every_concrete_class_is_offered(base):
     offered = {target.rsplit(".", 1)[-1] for target in known_targets()}

@@ -41,6 +41,10 @@ class SampleGrid:
             for scale in self.guidances
         }
 
+    def metrics(self, objective: Objective, network: nn.Module, data: LabelledImages) -> dict[str, float]:
+        """What is measured beside the pictures: nothing."""
+        return {}
+
     def draw(
         self, objective: Objective, network: nn.Module, shape: tuple, classes: Tensor, null_label: int, scale: float
     ) -> Tensor:

@@ -1,18 +1,14 @@
 """One .safetensors file that holds a whole model under Stable Diffusion's original names."""
 
 import json
-import os
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 
-from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
-from torch import Tensor
-
 from ztsnr.errors import CheckpointError
 from ztsnr.formats.ldm import PREFIXES, State, to_ldm
+from ztsnr.training.files import open_tensors
 
 UNET_KEY = "model.diffusion_model.input_blocks.0.0.weight"
 SIZES_KEY = "model.diffusion_model.label_emb.0.0.weight"
@@ -63,16 +59,6 @@ class SingleFile:
         return json.loads(told).get(part) if told else None
 
 
-def open_tensors(path: Path):
-    """safetensors' reader. Raises CheckpointError."""
-    if not path.is_file():
-        raise CheckpointError(f"{path} is not a file")
-    try:
-        return safe_open(path, "pt")
-    except (SafetensorError, OSError) as error:
-        raise CheckpointError(f"{path} is not a whole safetensors file: {error}") from error
-
-
 def join(family: str, parts: Mapping[str, State]) -> State:
     """All parts' tensors under the names that they have in a single file; diffusers' names come in."""
     return {
@@ -80,16 +66,3 @@ def join(family: str, parts: Mapping[str, State]) -> State:
         for part, state in parts.items()
         for name, value in to_ldm(part, state).items()
     }
-
-
-def write(path: Path, tensors: Mapping[str, Tensor], metadata: Mapping[str, str]) -> None:
-    """Writes whole or not at all. Raises CheckpointError."""
-    temporary = path.with_name(f".{path.name}.{os.getpid()}")
-    try:
-        save_file({key: value.contiguous() for key, value in tensors.items()}, temporary, dict(metadata))
-        with open(temporary, "rb") as file:
-            os.fsync(file.fileno())
-        os.replace(temporary, path)
-    except (OSError, SafetensorError) as error:
-        temporary.unlink(missing_ok=True)
-        raise CheckpointError(f"{path} could not be written: {error}") from error

@@ -118,6 +118,7 @@ class Trainer:
                 if sample:
                     trained.pictures = samples(objective, trained.networks[trained.best], data)
                     monitor.sampled(trained.step, trained.pictures)
+                    monitor.measured(trained.step, samples.metrics(objective, trained.networks[trained.best], data))
 
         begin = saves.begin({"loop": loop, "monitor": monitor})
         if begin > self.steps:
