@@ -24,6 +24,7 @@ GROUPS = {
     "model": "",
     "model/train": "what of a pretrained model is trained",
     "data": "",
+    "data/sizes": "of the buckets of pictures",
     "sampler": "",
     "trainer": "",
     "validation": "",

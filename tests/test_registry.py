@@ -25,9 +25,13 @@ GROUPS = sorted(
     str(folder.relative_to(conf_folder())) for folder in conf_folder().rglob("*") if any(folder.glob("*.yaml"))
 )
 OPTIONS = [(group, option) for group in GROUPS for option in options(group) if group != "loss"]
+FOLDER = ["data.root=photos", "data.pretrained=sdxl"]
 NEEDS = {
     ("weighting", "importance"): lambda: ["schedule=laplace"],  # a density without atoms
     ("model", "sdxl"): lambda: [f"model.pretrained={tiny_sdxl()}"],
+    ("data", "folder"): lambda: FOLDER,
+    ("data/sizes", "auto"): lambda: ["data=folder", *FOLDER],
+    ("data/sizes", "sdxl"): lambda: ["data=folder", *FOLDER],
     ("model", "sd15"): lambda: [f"model.pretrained={tiny_sd15()}"],
     ("samples", "prompts"): lambda: ["model=sdxl", "model.pretrained=x", f"samples.file={__file__}"],
     ("model/train", "full"): lambda: ["model=sdxl", "model.pretrained=x"],

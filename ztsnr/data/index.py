@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from ztsnr.errors import CacheError, CheckpointError
-from ztsnr.formats.single_file import open_tensors, write
+from ztsnr.training.files import open_tensors, write_tensors
 
 FORMAT = 1
 """Of shards and indices, and of the code that decodes and encodes: all is made anew when it is raised."""
@@ -90,11 +90,13 @@ def _shard(path: Path):
 
 def save_index(path: Path, arrays: Mapping[str, Tensor], facts: Mapping) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
-    write(path, arrays, {"ztsnr.index": json.dumps(facts)})
+    write_tensors(path, arrays, {"ztsnr.index": json.dumps(facts)})
 
 
 def open_index(cache: Path, path: Path) -> Index:
     """Maps it into memory; what is not asked for is not read. Raises CacheError."""
+    if not path.is_file():
+        raise CacheError(f"data.cache={cache} has no index of these pictures and settings. data.refresh=true makes it.")
     try:
         with open_tensors(path) as file:
             arrays = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (it is not iterable)

@@ -1,6 +1,7 @@
 """The plan in words: which buckets there are, what becomes of each picture, and what is skipped and why."""
 
 from collections import Counter
+from collections.abc import Mapping
 
 import numpy as np
 
@@ -30,8 +31,7 @@ def plan_report(found: Catalogue, plan: Plan, counts: np.ndarray, order: Order) 
     left = reasons(found, plan)
     kinds = Counter(reason.split(":")[0] for reason in left.values())
     lines += [f"left out: {len(left)}" + "".join(f"; {count} {kind}" for kind, count in kinds.most_common(8))]
-    lines += [f"  {name}: {reason}" for name, reason in list(left.items())[:NAMED]]
-    lines += [f"  and {len(left) - NAMED} more"] if len(left) > NAMED else []
+    lines += [some(left)] if left else []
     bare = [picture.found.name for picture in found.pictures if not picture.found.captions]
     lines += [f"without a caption: {len(bare)}" + (f", such as {bare[0]}" if bare else "")]
     return "\n".join(lines) + "\n"
@@ -45,6 +45,12 @@ def reasons(found: Catalogue, plan: Plan) -> dict[str, str]:
         measure = plan.upscaled[i] if plan.fate[i] == TOO_SMALL else max(picture.size) / min(picture.size)
         left[picture.found.name] = REASONS[int(plan.fate[i])].format(measure)
     return left
+
+
+def some(left: Mapping[str, str]) -> str:
+    """The first of them, a line each."""
+    lines = [f"  {name}: {reason}" for name, reason in list(left.items())[:NAMED]]
+    return "\n".join(lines + ([f"  and {len(left) - NAMED} more"] if len(left) > NAMED else []))
 
 
 def left_out(found: Catalogue, plan: Plan) -> str:

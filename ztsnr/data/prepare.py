@@ -13,7 +13,7 @@ from ztsnr.data.catalogue import Catalogue, Picture, catalogue, threads
 from ztsnr.data.contents import Contents
 from ztsnr.data.encode import LatentEncoder, Shown, Text, TextEncoder
 from ztsnr.data.index import hashed, save_index
-from ztsnr.data.plan_report import left_out, plan_report, tell_moments
+from ztsnr.data.plan_report import left_out, plan_report, reasons, some, tell_moments
 from ztsnr.data.progress import Progress
 from ztsnr.data.shards import Keys, Shelf
 from ztsnr.errors import ConfigError
@@ -38,12 +38,15 @@ class Preparation:
         """Writes the index there. Raises BadPicture, CacheError, ConfigError."""
         data, found = self.data, self.examine()
         held_out = np.array([picture.fraction < data.held_out for picture in found.pictures])
-        if not (~held_out).any():
-            listed = len(held_out) + len(found.skipped)
-            raise ConfigError(f"data.root={data.root} holds no picture to train on, of {listed} that it lists")
-        if not held_out.any():
-            raise ConfigError(f"data.held_out={data.held_out} holds out none of {len(held_out)} pictures. Raise it.")
+        if not found.pictures:
+            raise ConfigError(f"data.root={data.root} holds no picture that can be used.\n{some(found.skipped)}")
         made = self.plan(found.pictures, held_out)
+        used = made.fate == USED
+        if not (used & ~held_out).any():
+            left = some(reasons(found, made))
+            raise ConfigError(f"data.root={data.root} holds no picture to train on: all are left out.\n{left}")
+        if not (used & held_out).any():
+            raise ConfigError(f"data.held_out={data.held_out} holds out none of {used.sum()} pictures. Raise it.")
         views, latents = self.encode_latents(found.pictures, made)
         texts, said = self.encode_texts(found.pictures, made)
         contents = Contents(found.pictures, made, held_out, views, texts, self.text_key(""), latents | said)

@@ -12,7 +12,7 @@ import torch
 from filelock import FileLock, Timeout
 
 from ztsnr.errors import CacheError, CheckpointError
-from ztsnr.formats.single_file import open_tensors, write
+from ztsnr.training.files import open_tensors, write_tensors
 
 KEY_BYTES = 16
 Keys = dict[bytes, tuple[str, int]]
@@ -79,7 +79,9 @@ class Shelf:
         if missing := [key for key in keys if key not in known]:
             tensors = encode([wanted[key] for key in missing])
             stored = torch.frombuffer(bytearray(b"".join(missing)), dtype=torch.uint8).view(-1, KEY_BYTES)
-            write(self.folder / f"{name}.safetensors", {"key": stored, **tensors}, {"ztsnr.rows": str(len(missing))})
+            write_tensors(
+                self.folder / f"{name}.safetensors", {"key": stored, **tensors}, {"ztsnr.rows": str(len(missing))}
+            )
             tell(len(missing))
         return known
 
