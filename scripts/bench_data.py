@@ -150,7 +150,7 @@ def memory():
     lines = Path("/proc/self/status").read_text().splitlines()
     return sum(int(line.split()[1]) for line in lines if line.startswith(("RssAnon", "RssFile"))) / 1024
 before, began = memory(), time.perf_counter()
-index = open_index(Path(sys.argv[1]), Path(sys.argv[2]))
+index = open_index(sys.argv[1], "", sys.argv[2])
 opened = time.perf_counter()
 order = Order(counts=tuple(index.counts[:, 0].tolist()), batches=(64, 64), leftovers="merge", seed=0)
 bucket, samples = order.batch(0, range(64))
@@ -163,7 +163,7 @@ print(opened - began, time.perf_counter() - opened, memory() - before)
 def opening(data, entries: int) -> tuple[float, float, float]:
     """Seconds to open, seconds to the first batch of 64, MB of memory that both took."""
     path = write_synthetic(data, entries)
-    command = [sys.executable, "-c", PROBE, str(data.cache_folder), str(path)]
+    command = [sys.executable, "-c", PROBE, data.cache, path.name]
     told = subprocess.run(command, capture_output=True, text=True, check=True).stdout
     path.unlink()
     return tuple(map(float, told.split()))

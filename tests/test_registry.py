@@ -30,6 +30,7 @@ NEEDS = {
     ("weighting", "importance"): lambda: ["schedule=laplace"],  # a density without atoms
     ("model", "sdxl"): lambda: [f"model.pretrained={tiny_sdxl()}"],
     ("data", "folder"): lambda: FOLDER,
+    ("data", "webdataset"): lambda: FOLDER,
     ("data/sizes", "auto"): lambda: ["data=folder", *FOLDER],
     ("data/sizes", "sdxl"): lambda: ["data=folder", *FOLDER],
     ("model", "sd15"): lambda: [f"model.pretrained={tiny_sd15()}"],

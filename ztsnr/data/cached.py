@@ -17,8 +17,9 @@ from ztsnr.data.buckets import AutoSizes, Sizes
 from ztsnr.data.captions import Captions
 from ztsnr.data.encode import Encoding
 from ztsnr.data.index import Index, hashed, open_index
-from ztsnr.data.listing import Found
+from ztsnr.data.listing import Found, folders_from
 from ztsnr.data.order import LEFTOVERS, Order
+from ztsnr.data.places import is_elsewhere
 from ztsnr.errors import ConfigError
 from ztsnr.randomness import normal, uniform
 
@@ -28,7 +29,7 @@ Batch = tuple[Tensor, dict[str, Tensor]]
 
 @dataclass(frozen=True, kw_only=True)
 class CachedImages:
-    """Captioned pictures of any sizes, as x0 and the conditions of SDXL.
+    """Captioned pictures of any sizes, as x0 and the conditions of SDXL. `root` says where they are.
 
     `refresh` looks at the pictures first and encodes what is missing; without it the cache is trained as it was last
     made with these settings. `normalise` makes x0 of latents: by each channel's mean and standard deviation, by one
@@ -36,7 +37,10 @@ class CachedImages:
     `batch_size`; a number gives buckets of fewer pixels larger batches, multiples of it, so that memory is level.
     """
 
+    root: str | list[str]
+    folders: list[dict]
     cache: str
+    copies: str
     pretrained: str
     refresh: bool
     on_bad: str
@@ -75,6 +79,16 @@ class CachedImages:
         check.instance("data.captions", self.captions, Captions)
         check.instance("data.encoding", self.encoding, Encoding)
         object.__setattr__(self, "background", tuple(self.background))
+        folders_from(self.folders)
+        if not self.roots:
+            raise ConfigError(f"data.root must be a path or a list of paths, got {self.root!r}")
+        if self.refresh and is_elsewhere(self.cache):
+            raise ConfigError(f"data.cache={self.cache} can be read alone: data.refresh=false. Fill a folder.")
+
+    @property
+    def roots(self) -> list[str]:
+        given = self.root.split(",") if isinstance(self.root, str) else self.root
+        return [root.strip() for root in given if root.strip()]
 
     def listing(self) -> Iterator[Found]:
         """The pictures."""
@@ -89,13 +103,17 @@ class CachedImages:
         return Path(self.cache)
 
     @property
-    def index_path(self) -> Path:
-        """Of the index that these settings make."""
+    def index_name(self) -> str:
+        """Below the cache: of the index that these settings make."""
         kept = ("pretrained", "background", "max_aspect", "max_upscale", "crops", "flip", "sizes", "captions")
         kept += ("windows", "encoding", "held_out")
         merging = self.batch_size if self.leftovers == "merge" else None
         settings = [getattr(self, name) for name in kept]
-        return self.cache_folder / "index" / f"{hashed(self.identity(), merging, *settings).hex()}.safetensors"
+        return f"index/{hashed(self.identity(), merging, *settings).hex()}.safetensors"
+
+    @property
+    def index_path(self) -> Path:
+        return self.cache_folder / self.index_name
 
     @cached_property
     def train(self) -> Index:
@@ -105,7 +123,7 @@ class CachedImages:
             from ztsnr.data.progress import make_progress
 
             Preparation(self, make_progress(int(os.environ.get("RANK", 0)) > 0)).run(self.index_path)
-        return open_index(self.cache_folder, self.index_path)
+        return open_index(self.cache, self.copies, self.index_name)
 
     @property
     def facts(self) -> dict:

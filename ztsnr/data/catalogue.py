@@ -7,7 +7,7 @@ import sqlite3
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
-from dataclasses import dataclass, field
+from dataclasses import astuple, dataclass, field
 from itertools import islice
 from pathlib import Path
 
@@ -75,13 +75,13 @@ def catalogue(
 
 def _seen(chunk: list[Found], known: sqlite3.Connection, pool: ThreadPoolExecutor) -> Iterator[Seen | None]:
     """One for each of the chunk, None for what is bad already."""
-    remembered = {found.path: _recall(known, found) for found in chunk if not found.bad}
-    new = [found for found in chunk if not found.bad and remembered[found.path] is None]
-    looked = dict(zip((found.path for found in new), pool.map(_look, new), strict=True))
-    rows = [(f.path, json.dumps(f.identity), s.digest, s.height, s.width, s.bad) for f in new if (s := looked[f.path])]
+    remembered = {found.place: _recall(known, found) for found in chunk if not found.bad}
+    new = [found for found in chunk if not found.bad and remembered[found.place] is None]
+    looked = dict(zip((found.place for found in new), pool.map(_look, new), strict=True))
+    rows = [(found.place, json.dumps(found.identity), *astuple(looked[found.place])) for found in new]
     with known:
         known.executemany("INSERT OR REPLACE INTO pictures VALUES (?, ?, ?, ?, ?, ?)", rows)
-    return (None if found.bad else remembered[found.path] or looked[found.path] for found in chunk)
+    return (None if found.bad else remembered[found.place] or looked[found.place] for found in chunk)
 
 
 def content_digest(content: bytes) -> bytes:
@@ -98,7 +98,7 @@ def _look(found: Found) -> Seen:
 
 def _recall(known: sqlite3.Connection, found: Found) -> Seen | None:
     query = "SELECT digest, height, width, bad FROM pictures WHERE path = ? AND identity = ?"
-    row = known.execute(query, (found.path, json.dumps(found.identity))).fetchone()
+    row = known.execute(query, (found.place, json.dumps(found.identity))).fetchone()
     return Seen(*row) if row and not row[3] else None  # what was bad may have been so for want of a right or a plug-in
 
 

@@ -20,7 +20,8 @@ UPRIGHT = {
     7: Transpose.TRANSVERSE,
     8: Transpose.ROTATE_90,
 }
-"""EXIF orientation -> what undoes it; from 5 on width and height are exchanged."""
+"""EXIF orientation -> what undoes it."""
+SIDEWAYS = (5, 6, 7, 8)
 
 warnings.filterwarnings("ignore", category=Image.DecompressionBombWarning)  # such pictures are refused
 
@@ -42,17 +43,16 @@ def examine(content: bytes) -> tuple[int, int]:
     """Height and width of the upright picture, whose every byte was decoded once. Raises BadPicture."""
     with _opened(content) as image:
         width, height = image.size
-        orientation = _load(image, (width // 8, height // 8))  # of a JPEG, all is read and little is computed
+        orientation = _load(image, (1, 1))  # of a JPEG, all is read and little is computed
         if _range_is_unknown(image):
             raise BadPicture(f"its pixels are of mode {image.mode}, beyond 16 bits, without a known range")
-    return (width, height) if orientation >= 5 else (height, width)
+    return (width, height) if orientation in SIDEWAYS else (height, width)
 
 
 def decode(content: bytes, view: View, background: tuple[int, int, int]) -> np.ndarray:
     """The view, (h, w, 3) uint8; what is transparent shows the background. Raises BadPicture."""
     with _opened(content) as image:
-        side = 2 * max(view.resized)  # of a JPEG, 1/2, 1/4 or 1/8 is decoded where that is ample
-        orientation = _load(image, (side, side))
+        orientation = _load(image, view.resized)
         upright = to_rgb(image.transpose(UPRIGHT[orientation]) if orientation in UPRIGHT else image, background)
     scale = upright.height / view.resized[0], upright.width / view.resized[1]
     top, left = view.crop[0] * scale[0], view.crop[1] * scale[1]
@@ -93,10 +93,13 @@ def _opened(content: bytes) -> Image.Image:
 
 
 def _load(image: Image.Image, least: tuple[int, int]) -> int:
-    """Decodes it, of JPEGs no more than `least` (width, height) needs; its orientation, 1 to 8."""
+    """Decodes it; its orientation, 1 to 8. A JPEG may come at 1/2, 1/4 or 1/8 of its size, if that is still `least`.
+
+    `least` is the height and width of the upright picture.
+    """
     try:
         orientation = image.getexif().get(ExifTags.Base.Orientation)
-        image.draft("RGB", (max(1, least[0]), max(1, least[1])))
+        image.draft("RGB", least if orientation in SIDEWAYS else least[::-1])
         image.load()
     except Exception as error:  # of a decoder that meets a broken file: whatever it is, the report tells it
         raise BadPicture(f"it is broken: {error}") from error

@@ -11,6 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from ztsnr.data.places import local
 from ztsnr.errors import CacheError, CheckpointError
 from ztsnr.training.files import open_tensors, write_tensors
 
@@ -33,7 +34,9 @@ class Index:
     say where they are. Text 0 is the empty one.
     """
 
-    cache: Path
+    cache: str
+    """A folder, or what fsspec reads, shard by shard, of which copies lie in the folder `copies`."""
+    copies: str
     arrays: Mapping[str, Tensor]
     facts: Mapping
 
@@ -76,14 +79,16 @@ class Index:
         return self.arrays["text"].numpy()[starts + (draws * counts).astype(np.int64)]
 
     def _read(self, name: str, paths: list[str], shards: np.ndarray, rows: np.ndarray) -> Tensor:
-        parts = [_shard(self.cache / paths[s]).get_slice(name)[int(r)] for s, r in zip(shards, rows, strict=True)]
+        parts = [
+            _shard(self.cache, self.copies, paths[s]).get_slice(name)[int(r)] for s, r in zip(shards, rows, strict=True)
+        ]
         return torch.stack(parts).float()
 
 
 @lru_cache(OPEN_SHARDS)
-def _shard(path: Path):
+def _shard(cache: str, copies: str, path: str):
     try:
-        return open_tensors(path)
+        return open_tensors(local(f"{cache}/{path}", copies))
     except CheckpointError as error:
         raise CacheError(f"{error}. data.refresh=true makes it again.") from error
 
@@ -93,13 +98,14 @@ def save_index(path: Path, arrays: Mapping[str, Tensor], facts: Mapping) -> None
     write_tensors(path, arrays, {"ztsnr.index": json.dumps(facts)})
 
 
-def open_index(cache: Path, path: Path) -> Index:
+def open_index(cache: str, copies: str, name: str) -> Index:
     """Maps it into memory; what is not asked for is not read. Raises CacheError."""
+    path = local(f"{cache}/{name}", copies)
     if not path.is_file():
         raise CacheError(f"data.cache={cache} has no index of these pictures and settings. data.refresh=true makes it.")
     try:
         with open_tensors(path) as file:
             arrays = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (it is not iterable)
-            return Index(cache, arrays, json.loads(file.metadata()["ztsnr.index"]))
+            return Index(cache, copies, arrays, json.loads(file.metadata()["ztsnr.index"]))
     except (CheckpointError, KeyError, TypeError, ValueError) as error:
         raise CacheError(f"{path} is no whole index of a cache ({error}). data.refresh=true makes it.") from error

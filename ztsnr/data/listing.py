@@ -8,6 +8,7 @@ from pathlib import Path
 
 from ztsnr import check
 from ztsnr.data.decode import SUFFIXES
+from ztsnr.data.places import read_part
 from ztsnr.data.tables import TABLES, read_tables
 from ztsnr.errors import BadPicture, ConfigError
 
@@ -61,13 +62,21 @@ class Found:
     captions: tuple[str, ...]
     folder: Folder = field(default=PLAIN, repr=False)
     bad: str = ""
+    start: int = 0
+    """Where in the file it begins, and how long it is; -1 to its end."""
+    size: int = -1
+
+    @property
+    def place(self) -> str:
+        """One of its own."""
+        return f"{self.path}#{self.start}" if self.start else self.path
 
     def read(self) -> bytes:
         """Raises BadPicture."""
         try:
-            return Path(self.path).read_bytes()
+            return read_part(self.path, self.start, self.size)
         except OSError as error:
-            raise BadPicture(f"it cannot be read: {error.strerror}") from error
+            raise BadPicture(f"it cannot be read: {error.strerror or error}") from error
 
 
 def find_pictures(roots: list[Path], folders: list[Folder]) -> Iterator[Found]:

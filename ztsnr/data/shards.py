@@ -79,9 +79,8 @@ class Shelf:
         if missing := [key for key in keys if key not in known]:
             tensors = encode([wanted[key] for key in missing])
             stored = torch.frombuffer(bytearray(b"".join(missing)), dtype=torch.uint8).view(-1, KEY_BYTES)
-            write_tensors(
-                self.folder / f"{name}.safetensors", {"key": stored, **tensors}, {"ztsnr.rows": str(len(missing))}
-            )
+            whole = {"key": stored} | {kind: tensor.contiguous() for kind, tensor in tensors.items()}
+            write_tensors(self.folder / f"{name}.safetensors", whole, {"ztsnr.rows": str(len(missing))})
             tell(len(missing))
         return known
 
