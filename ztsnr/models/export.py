@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 import torch
+from safetensors import SafetensorError
 from torch import nn
 
 from ztsnr.errors import CheckpointError, ConfigError
@@ -16,7 +17,7 @@ from ztsnr.formats.single_file import join
 from ztsnr.models.architectures import ARCHITECTURES, told_of
 from ztsnr.models.pretrained import load_part
 from ztsnr.models.sdxl import PretrainedUNet
-from ztsnr.models.source import find_source, plain_state
+from ztsnr.models.source import cast, find_source, plain_state
 from ztsnr.models.trained import LoRA
 from ztsnr.objective import Objective
 from ztsnr.training.files import write_tensors
@@ -63,30 +64,34 @@ class Export:
 
     def diffusers(self, output: Path) -> None:
         """Written beside `output` and moved there once whole."""
-        from diffusers import DDIMScheduler, DiffusionPipeline
-
         try:
-            told = scheduler_config(self.objective)
+            scheduler = scheduler_config(self.objective)
         except KeyError as error:
             raise CheckpointError(
                 f"format=diffusers has no scheduler for target={error.args[0]}. Use format=single_file and our nodes"
             ) from error
-        source, partial = find_source(self.pretrained), output.with_name(f".{output.name}.partial")
+        partial = output.with_name(f".{output.name}.partial")
         shutil.rmtree(partial, ignore_errors=True)
+        try:
+            self._write_folder(partial, scheduler)
+            partial.rename(output)
+        except (OSError, SafetensorError) as error:
+            raise CheckpointError(f"{output} could not be written: {error}") from error
+        finally:
+            shutil.rmtree(partial, ignore_errors=True)
+
+    def _write_folder(self, folder: Path, scheduler: dict) -> None:
+        from diffusers import DDIMScheduler
+
         networks = {"unet": self.network.merged(), **self._others()}
         for part, network in networks.items():
-            for p in network.parameters():
-                p.data = p.data.to(self.dtype)
-            network.save_pretrained(partial / part)
-        tokenizers = [part.replace("text_encoder", "tokenizer") for part in networks if part.startswith("text")]
-        for part in tokenizers:
-            source.tokenizer(part).save_pretrained(partial / part)
-        DDIMScheduler.from_config(told).save_pretrained(partial / "scheduler")
-        index = model_index(self.network.family)
-        (partial / "model_index.json").write_text(json.dumps(index, indent=2) + "\n", encoding="utf-8")
-        (partial / "ztsnr.json").write_text(json.dumps(self._metadata(), indent=2) + "\n", encoding="utf-8")
-        DiffusionPipeline.load_config(partial)
-        partial.rename(output)
+            self._whole(cast(network, self.dtype).state_dict())
+            network.save_pretrained(folder / part)
+        for part in [part.replace("text_encoder", "tokenizer") for part in networks if part.startswith("text")]:
+            find_source(self.pretrained).tokenizer(part).save_pretrained(folder / part)
+        DDIMScheduler.from_config(scheduler).save_pretrained(folder / "scheduler")
+        for name, told in (("model_index", model_index(self.network.family)), ("ztsnr", self._metadata())):
+            (folder / f"{name}.json").write_text(json.dumps(told, indent=2) + "\n", encoding="utf-8")
 
     def lora_kohya(self, output: Path) -> None:
         found = self._lora()
@@ -122,12 +127,14 @@ class Export:
         return metadata_of(self.objective, self.config, self.steps, self.network.family, kind)
 
     def _cast(self, tensors: State) -> State:
-        cast = {key: value.detach().cpu().to(self.dtype).contiguous() for key, value in tensors.items()}
-        if lost := [key for key, value in cast.items() if not value.isfinite().all()]:
+        return self._whole({key: value.detach().cpu().to(self.dtype).contiguous() for key, value in tensors.items()})
+
+    def _whole(self, tensors: State) -> State:
+        if lost := [key for key, value in tensors.items() if not value.isfinite().all()]:
             raise CheckpointError(
                 f"{len(lost)} tensors leave the finite numbers as {self.dtype}, first {lost[0]}. Use dtype=bf16 or fp32"
             )
-        return cast
+        return tensors
 
 
 def fold_latents(vae: nn.Module, mean: list[float], std: list[float]) -> None:

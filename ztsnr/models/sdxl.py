@@ -4,6 +4,7 @@ from torch import Tensor, nn
 from ztsnr import check
 from ztsnr.errors import CheckpointError
 from ztsnr.models.pretrained import load_unet
+from ztsnr.models.source import cast
 from ztsnr.models.trained import Adapted, LoRA, Trained
 
 
@@ -37,7 +38,7 @@ class PretrainedUNet(Adapted):
     @torch.no_grad()
     def merged(self) -> nn.Module:
         """The U-Net in float32, its LoRA merged into its weights. It is this network's own, which has done its work."""
-        self.unet.float()
+        cast(self.unet, torch.float32)
         if isinstance(self.train_what, LoRA):
             self.unet.fuse_lora()
             self.unet.unload_lora()

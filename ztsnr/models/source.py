@@ -151,7 +151,7 @@ class OriginalFile(Source):
     def network(self, part):
         network = self._empty(part)
         network.load_state_dict(self._state(network, part), assign=True)
-        return network.float()
+        return cast(network, torch.float32)
 
     def tensors(self, part):
         yield from sorted(self._state(self._empty(part), part).items())
@@ -184,6 +184,13 @@ class OriginalFile(Source):
         names = {name.removeprefix(TEXT_MODEL): name for name in network.state_dict()}
         found = from_ldm(part, self.file.part(part), plain_state(network), str(self.file.path))
         return {names[name]: value for name, value in found.items()}
+
+
+def cast(network: nn.Module, dtype: torch.dtype) -> nn.Module:
+    """Its parameters as another type; diffusers' own way warns of what no model here has."""
+    for p in network.parameters():
+        p.data = p.data.to(dtype)
+    return network
 
 
 def plain_state(network: nn.Module) -> dict[str, Tensor]:

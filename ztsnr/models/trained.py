@@ -12,6 +12,7 @@ from torch import nn
 from ztsnr import check
 from ztsnr.errors import CheckpointError, ConfigError
 from ztsnr.formats.lora import Update, read_file
+from ztsnr.models.source import cast
 
 BASES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
 
@@ -68,8 +69,7 @@ class LoRA(Trained):
 
         layers = [name for name, part in network.named_modules() if isinstance(part, nn.Linear | nn.Conv2d)]
         chosen = matching("model.train.modules", self.modules, layers, ("{}", "*.{}"))
-        for p in network.requires_grad_(False).parameters():
-            p.data = p.data.to(BASES[self.base])
+        cast(network.requires_grad_(False), BASES[self.base])
         network.add_adapter(
             LoraConfig(
                 r=self.rank,
