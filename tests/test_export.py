@@ -3,11 +3,11 @@ from pathlib import Path
 
 import pytest
 import torch
-from diffusers import StableDiffusionXLPipeline, UNet2DConditionModel
+from diffusers import StableDiffusionPipeline, StableDiffusionXLPipeline, UNet2DConditionModel
 from safetensors.torch import load_file, save_file
 
 from tests.test_sdxl import inputs, make
-from tests.tiny import tiny_sdxl
+from tests.tiny import tiny_sd15, tiny_sdxl
 from ztsnr.errors import CheckpointError, ConfigError
 from ztsnr.formats import lora
 from ztsnr.formats.diagnosis import examine_folder, examine_tensors
@@ -23,10 +23,11 @@ V, EPS = ("schedule=sdxl_ztsnr", "loss=vpred"), ("schedule=sdxl", "loss=eps")
 LORA = ("model/train=lora", "model.train.rank=3", "model.train.alpha=2")
 
 
-def exported(*overrides, dtype="fp32", latents=None):
+def exported(*overrides, dtype="fp32", latents=None, model="sdxl"):
     """A network whose trained weights are random, ready to be written."""
-    composed = compose("model=sdxl", f"model.pretrained={tiny_sdxl()}", "samples.steps=4", *overrides)
-    network = make(*[word for word in overrides if word.startswith("model")])
+    place = tiny_sdxl() if model == "sdxl" else tiny_sd15()
+    composed = compose(f"model={model}", f"model.pretrained={place}", "samples.steps=4", *overrides)
+    network = make(*[word for word in overrides if word.startswith("model")], model=model, pretrained=place)
     for name, p in network.state_dict().items():
         p += 0.02 * torch.randn(p.shape) * (5 if "lora" in name else 1)
     return Export(network.eval(), build(composed.objective), science(composed), latents, dtype)
@@ -222,6 +223,25 @@ def test_a_table_of_ones_own_is_told_to_diffusers_by_its_betas(tmp_path):
     torch.testing.assert_close(theirs(pipeline, "x", 64, 1.0), wanted, rtol=1e-3, atol=2e-4)
     told = examine_folder(tmp_path / "model")
     assert told.facts["diffusers"] == "v, sigma_max 20000, trailing timesteps"
+
+
+@pytest.mark.slow
+def test_1_5_is_written_in_every_format_too(tmp_path):
+    export, path = exported(*V, model="sd15"), tmp_path / "model.safetensors"
+    export.single_file(path)
+    trained = export.network.unet.state_dict()
+    assert all(torch.equal(value, trained[key]) for key, value in load_unet(str(path)).state_dict().items())
+    told = examine_tensors(path)
+    assert told.facts["ComfyUI"] == "eps, sigma_max 14.6146"
+    assert told.notes[0] == "Taken for eps by ComfyUI, but trained on v: use our nodes."
+    export.diffusers(tmp_path / "model")
+    pipeline = StableDiffusionPipeline.from_pretrained(tmp_path / "model")
+    assert pipeline.scheduler.config.rescale_betas_zero_snr
+    adapted = exported(*V, "model/train=lora", model="sd15")
+    adapted.lora_kohya(tmp_path / "lora.safetensors")
+    pipeline.load_lora_weights(str(tmp_path / "lora.safetensors"))
+    names = [name for name, _ in pipeline.unet.named_parameters() if "lora_A" in name]
+    assert len(names) == len(adapted.network.state_dict()) // 2
 
 
 def foreign(lora_state, trainer):

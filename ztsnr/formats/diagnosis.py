@@ -166,11 +166,9 @@ def _compare(found: Diagnosis, told: dict, taken: dict[str, Taken]) -> None:
     start = float(json.loads(told["ztsnr.grid"])[0])
     for program, use in taken.items():
         if use.prediction != target:
-            found.notes.append(
-                f"{program} takes it for {use.prediction}, but it was trained on {target}: use our nodes."
-            )
+            found.notes.append(f"Taken for {use.prediction} by {program}, but trained on {target}: use our nodes.")
         elif (high > 2 * SDXL_MAX) != (use.sigma_max > 2 * SDXL_MAX):
-            found.notes.append(f"{program} samples from sigma {use.sigma_max:g}, but its table ends at {high:g}.")
+            found.notes.append(f"Sampled from sigma {use.sigma_max:g} by {program}, but its table ends at {high:g}.")
     if start < high and not math.isclose(start, high, rel_tol=NEAR) and start < SDXL_MAX:
         found.notes.append(f"Sampling should start from sigma {start:.4g}: levels above it were hardly trained.")
 
