@@ -9,9 +9,11 @@ import pytest
 from hydra._internal.utils import _locate
 from omegaconf import OmegaConf
 
+from tests.tiny import tiny_sd15, tiny_sdxl
 from ztsnr.distance import Distance, Threshold
 from ztsnr.errors import CheckpointError, ConfigError, IncompatibleObjective
 from ztsnr.evaluation.features import Features
+from ztsnr.models.trained import Trained
 from ztsnr.registry import build, build_from_file, compose, conf_folder, known_targets, make, options
 from ztsnr.sampling import Sampler
 from ztsnr.schedule import Density, Grid, SigmaTable, TimestepMap
@@ -25,14 +27,27 @@ GROUPS = sorted(
 )
 SENTENCES = ("loss", "experiments")  # options that choose other groups' options
 OPTIONS = [(group, option) for group in GROUPS for option in options(group) if group not in SENTENCES]
-NEEDS = {("weighting", "importance"): ["schedule=laplace"]}  # a density without atoms
-NEEDS |= {("quality/features", name): ["quality.features.path=."] for name in ("dinov2", "clip", "torchscript")}
+FOLDER = ["data.root=photos", "data.pretrained=sdxl"]
+NEEDS = {
+    ("weighting", "importance"): lambda: ["schedule=laplace"],  # a density without atoms
+    ("model", "sdxl"): lambda: [f"model.pretrained={tiny_sdxl()}"],
+    ("data", "folder"): lambda: FOLDER,
+    ("data", "webdataset"): lambda: FOLDER,
+    ("data/sizes", "auto"): lambda: ["data=folder", *FOLDER],
+    ("data/sizes", "sdxl"): lambda: ["data=folder", *FOLDER],
+    ("model", "sd15"): lambda: [f"model.pretrained={tiny_sd15()}"],
+    ("samples", "prompts"): lambda: ["model=sdxl", "model.pretrained=x", f"samples.file={__file__}"],
+    ("model/train", "full"): lambda: ["model=sdxl", "model.pretrained=x"],
+    ("model/train", "lora"): lambda: ["model=sdxl", "model.pretrained=x"],
+}
+NEEDS |= {("quality/features", name): lambda: ["quality.features.path=."] for name in ("dinov2", "clip", "torchscript")}
 MIN_SNR = MinSNR(base=X0(), gamma=5.0, offset=0.0, floor=0.0)
 
 
 @cache
 def node_of(group, option):
-    composed = compose(f"{group}={option}", *NEEDS.get((group, option), []))
+    needed = NEEDS.get((group, option), list)()
+    composed = compose(f"{group}={option}", *needed)
     return OmegaConf.select(composed, group.replace("/", "."))
 
 
@@ -84,6 +99,7 @@ def concrete(base):
         LRSchedule,
         Tracker,
         Features,
+        Trained,
     ],
 )
 def test_every_concrete_class_is_offered(base):

@@ -27,3 +27,11 @@ class NonFinite(ZtsnrError, ArithmeticError):
 
 class TrackingError(ZtsnrError):
     """The record of runs cannot be reached or written."""
+
+
+class BadPicture(ZtsnrError):
+    """A file that cannot be trained on; the message says why, without its name."""
+
+
+class CacheError(ZtsnrError):
+    """A cache of pictures or texts that cannot be read, written or used as it is asked to be."""

@@ -76,6 +76,9 @@ def run(composed: DictConfig, tracker: "Tracker", title: str, tags: dict[str, st
     len(parts["data"].train)  # loads it, so that the record is opened only for what can be trained
     config, folder = science(composed), run_folder()
     with recorded(tracker, title, flatten(composed), tags | code_version(), folder, state, config):
+        if not console.quiet:
+            for file in parts["data"].write_report(folder):
+                tracker.file(file)
         facts = {"config": config, "overrides": to_repeat(HydraConfig.get().overrides.task), "record": tracker.record}
         with (
             RunMonitor(tracker, console, trainer.steps, trainer.batch_size, trainer.log_every) as monitor,
@@ -85,7 +88,7 @@ def run(composed: DictConfig, tracker: "Tracker", title: str, tags: dict[str, st
         if not console.quiet:
             print(f"score {trained.score:.4f}", flush=True)
             tracker.metrics(quality(objective, trained.networks[trained.best], parts["data"]), trained.step)
-            keep(trained, objective, composed, title, tracker)
+            keep(trained, objective, composed, title, tracker, parts["data"].facts)
     weights = folder / "final.safetensors"
     if tracker.undelivered():
         console.print(tracker.undelivered(), highlight=False)
@@ -149,15 +152,17 @@ def recorded(
     tracker.finish("FINISHED")
 
 
-def keep(trained: "Trained", objective: "Objective", composed: DictConfig, title: str, tracker: "Tracker") -> None:
-    """Writes what a run leaves into its folder, and a copy of it to the tracker."""
+def keep(
+    trained: "Trained", objective: "Objective", composed: DictConfig, title: str, tracker: "Tracker", facts: Mapping
+) -> None:
+    """Writes what a run leaves into its folder, and a copy of it to the tracker. `facts` are the data's."""
     from ztsnr.evaluation.plots import objective_figure, validation_figure
     from ztsnr.evaluation.summary import Summary
     from ztsnr.training.checkpoint import save_checkpoint
 
     folder, config = run_folder(), science(composed)
     networks = trained.networks | ({"objective": trained.learned} if trained.learned else {})
-    save_checkpoint(folder / "final.safetensors", networks, config, trained.step, trained.score)
+    save_checkpoint(folder / "final.safetensors", networks, config, trained.step, trained.score, facts)
     (folder / "config.yaml").write_text(OmegaConf.to_yaml(OmegaConf.create(config)))
     summary = Summary(objective=objective, steps=composed.samples.steps)
     objective_figure({title: summary}).savefig(folder / "objective.png", dpi=90)

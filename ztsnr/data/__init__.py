@@ -1,5 +1,38 @@
 """Data sets: pictures as x0 in [-1, 1], and what is known of them as conditions."""
 
+from collections.abc import Iterator, Sized
+from pathlib import Path
+from typing import Protocol
+
+from torch import Tensor
+
 from ztsnr.data.labelled import Digits, LabelledImages, Mnist, Split
 
-__all__ = ["Digits", "LabelledImages", "Mnist", "Split"]
+__all__ = ["Data", "Digits", "LabelledImages", "Mnist", "Split"]
+
+
+class Data(Protocol):
+    """What a trainer and a validation ask of a data set. `cond` are the network's conditions, each (B, ...)."""
+
+    @property
+    def train(self) -> Sized:
+        """The samples of an epoch; loads or prepares them."""
+
+    @property
+    def facts(self) -> dict:
+        """What decoding x0 needs to know."""
+
+    def size(self, step: int, batch_size: int) -> int:
+        """Samples in this step's whole batch, `batch_size` if nothing speaks against it."""
+
+    def batch(self, step: int, rows: range, batch_size: int) -> tuple[Tensor, dict[str, Tensor]]:
+        """These rows of the step's batch, whose size `batch_size` is: x0 (len(rows), C, H, W) and cond.
+
+        All rows of a step have one shape. A `weight` (len(rows),) among the conditions multiplies their losses.
+        """
+
+    def held_out_batches(self, samples: int, batch_size: int) -> Iterator[tuple[range, Tensor, dict[str, Tensor]]]:
+        """About so many held-out samples at most, always the same: their numbers, x0 and cond."""
+
+    def write_report(self, folder: Path) -> list[Path]:
+        """Files for the run's record."""

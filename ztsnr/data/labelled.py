@@ -1,8 +1,10 @@
 """Small labelled pictures held in memory, with a held-out split fixed by their content."""
 
 import hashlib
+from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cached_property
+from pathlib import Path
 
 import numpy as np
 import torch
@@ -67,6 +69,26 @@ class LabelledImages:
         index = order(self.seed, range(start + rows.start, start + rows.stop), len(self.train))
         dropped = uniform(self.seed, "label_dropout", step, rows, batch_size) < self.label_dropout
         return self.train.x0[index], {"label": self.train.label[index].masked_fill(dropped, self.null_label)}
+
+    def size(self, step: int, batch_size: int) -> int:
+        """Samples in this step's whole batch; here always as many as are asked for."""
+        return batch_size
+
+    def held_out_batches(self, samples: int, batch_size: int) -> Iterator[tuple[range, Tensor, dict[str, Tensor]]]:
+        """At most so many of the held-out samples, in parts of one shape: their numbers, x0 and conditions."""
+        split, total = self.validation, min(samples, len(self.validation))
+        for start in range(0, total, batch_size):
+            stop = min(start + batch_size, total)
+            yield range(start, stop), split.x0[start:stop], {"label": split.label[start:stop]}
+
+    def write_report(self, folder: Path) -> list[Path]:
+        """What there is to tell of the data beside the run's config, as files in the run's folder."""
+        return []
+
+    @property
+    def facts(self) -> dict:
+        """What decoding x0 needs to know: of pixels, nothing."""
+        return {}
 
     @cached_property
     def _splits(self) -> tuple[Split, Split]:

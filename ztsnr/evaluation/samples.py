@@ -7,7 +7,7 @@ from PIL import Image
 from torch import Tensor, nn
 
 from ztsnr import check
-from ztsnr.data import LabelledImages
+from ztsnr.data import Data, LabelledImages
 from ztsnr.objective import Objective
 from ztsnr.randomness import normal
 from ztsnr.sampling import Guidance, Sampler, guided_denoise
@@ -41,6 +41,10 @@ class SampleGrid:
             for scale in self.guidances
         }
 
+    def metrics(self, objective: Objective, network: nn.Module, data: LabelledImages) -> dict[str, float]:
+        """What is measured beside the pictures: nothing."""
+        return {}
+
     def draw(
         self, objective: Objective, network: nn.Module, shape: tuple, classes: Tensor, null_label: int, scale: float
     ) -> Tensor:
@@ -53,6 +57,19 @@ class SampleGrid:
         guidance = Guidance(scale=scale, rescale=self.rescale)
         denoise = guided_denoise(objective, network, cond, negative, guidance)
         return self.sampler(denoise, z, objective.schedule.grid.sigmas(self.steps)).float().cpu()
+
+
+@dataclass(frozen=True, kw_only=True)
+class NoSamples:
+    """Draws nothing. `steps` are those whose levels the objective's figure shows."""
+
+    steps: int
+
+    def __post_init__(self):
+        check.integer("samples.steps", self.steps, at_least=1)
+
+    def __call__(self, objective: Objective, network: nn.Module, data: Data) -> dict[float, Image.Image]:
+        return {}
 
 
 def to_picture(x0: Tensor, columns: int, tile: int = 48, gap: int = 4) -> Image.Image:

@@ -7,7 +7,7 @@ import torch
 from torch import nn
 
 from ztsnr import check
-from ztsnr.data import LabelledImages
+from ztsnr.data import Data
 from ztsnr.noise import add_noise, sigma_vp
 from ztsnr.objective import Objective
 from ztsnr.randomness import normal
@@ -32,7 +32,7 @@ class Validation:
         check.integer("validation.batch_size", self.batch_size, at_least=1)
         check.integer("validation.seed", self.seed, at_least=0)
 
-    def __call__(self, objective: Objective, network: nn.Module, data: LabelledImages) -> dict[float, float]:
+    def __call__(self, objective: Objective, network: nn.Module, data: Data) -> dict[float, float]:
         """sigma -> error, with sigma = inf last where the objective is finite there. Needs no_grad and eval mode."""
         terminal = objective.target.finite_at_inf and objective.schedule.timesteps.finite_at_inf
         levels = (*self.sigmas, math.inf) if terminal else self.sigmas
@@ -41,16 +41,13 @@ class Validation:
     def score(self, errors: dict[float, float]) -> float:
         return sum(errors[sigma] for sigma in self.sigmas) / len(self.sigmas)
 
-    def _error(self, objective: Objective, network: nn.Module, data: LabelledImages, level: float) -> float:
+    def _error(self, objective: Objective, network: nn.Module, data: Data, level: float) -> float:
         device = next(network.parameters()).device
-        split, total = data.validation, min(self.samples, len(data.validation))
-        sigma = torch.tensor(level, dtype=torch.float64)
-        error = 0.0
-        for start in range(0, total, self.batch_size):
-            rows = range(start, min(start + self.batch_size, total))
-            x0, label = (tensor[rows.start : rows.stop].to(device) for tensor in (split.x0, split.label))
-            noise = normal(self.seed, "validation", 0, rows, data.shape).to(device)
-            z = add_noise(x0, noise, sigma)
-            denoised = objective.denoise(network, z, sigma, {"label": label})
+        sigma, error, total = torch.tensor(level, dtype=torch.float64), 0.0, 0
+        for rows, x0, cond in data.held_out_batches(self.samples, self.batch_size):
+            x0, cond = x0.to(device), {name: value.to(device) for name, value in cond.items()}
+            noise = normal(self.seed, "validation", 0, rows, x0.shape[1:]).to(device)
+            denoised = objective.denoise(network, add_noise(x0, noise, sigma), sigma, cond)
             error += (denoised - x0).double().square().flatten(1).mean(1).sum().item()
+            total += len(rows)
         return error / total / sigma_vp(sigma).square().item()

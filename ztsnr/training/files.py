@@ -18,7 +18,10 @@ def write_whole(path: Path, write: Callable[[Path], object]) -> None:
     """`write` makes a temporary file beside `path`; that goes to the disk, and then into place. Raises OSError."""
     temporary = path.with_name(f".{path.name}.{os.getpid()}")
     try:
+        temporary.touch()
+        mode = temporary.stat().st_mode
         write(temporary)
+        temporary.chmod(mode)  # safetensors makes files that their owner alone can read
         _to_disk(temporary)
         os.replace(temporary, path)
         _to_disk(path.parent)

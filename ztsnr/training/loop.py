@@ -31,11 +31,11 @@ class Loop:
         AcceleratorState._reset_state()  # of an earlier run of this process, whose precision may have been another
         self.accelerator = Accelerator(mixed_precision=trainer.precision, cpu=join_processes().device.type == "cpu")
         self.trainer, self.objective, self.network = trainer, objective, network
-        place = self.accelerator.process_index, self.accelerator.num_processes
-        self.rows, self.parts = share(*place, trainer.batch_size, trainer.accumulate)
+        self.take(trainer.batch_size)
         check_optimizer(optimizer, trainer.weights, trainer.groups)
         network.to(self.accelerator.device).train()
-        for p in filter(lambda p: p.requires_grad, network.parameters()):
+        self.trained = [p for p in network.parameters() if p.requires_grad]
+        for p in self.trained:
             p.data = p.data.to(getattr(torch, trainer.weights))
         self.ema = make_ema(network, trainer.ema) if trainer.ema is not None else None
         self.posthoc = trainer.posthoc_ema.track(network)
@@ -47,6 +47,12 @@ class Loop:
         compiled = torch.compile(network) if trainer.compile else network
         self.model, self.stepper = self.accelerator.prepare(compiled, self.optimizer)
         set_training(True, self.optimizer, network)
+
+    def take(self, size: int) -> range:
+        """This process's rows of a batch of this size, which the next step is of. Raises ConfigError."""
+        place = self.accelerator.process_index, self.accelerator.num_processes
+        self.rows, self.parts = share(*place, size, self.trainer.accumulate)
+        return self.rows
 
     def set_rates(self, factor: float) -> float:
         """Sets each group's learning rate; returns the first, which is the optimizer's own."""
@@ -60,13 +66,13 @@ class Loop:
         seed_torch(seed, "network", step, process)
         losses, watched = self._backward(x0, noise, u, cond)
         self.accelerator.unscale_gradients()
-        norm = get_total_norm([p.grad for p in self.network.parameters() if p.grad is not None])
+        norm = get_total_norm([p.grad for p in self.trained if p.grad is not None])
         loss, norm_value = losses.mean().item(), norm.item()
         overflow_is_normal = self.trainer.precision == "fp16"  # its gradient scaler skips that step
         if not (math.isfinite(loss) and (math.isfinite(norm_value) or overflow_is_normal)):
             raise NonFinite(what_is_not_finite(step, losses.cpu(), self.objective, u, self.network))
         if self.trainer.clip is not None:
-            clip_grads_with_norm_(self.network.parameters(), self.trainer.clip, norm)
+            clip_grads_with_norm_(self.trained, self.trainer.clip, norm)
         seed_torch(seed, "optimizer", step)  # the same in every process: they must stay equal
         self.stepper.step()
         for average in self.averages.values():
@@ -82,8 +88,10 @@ class Loop:
         for part in self.parts:
             last = part is self.parts[-1]
             with nullcontext() if last else self.accelerator.no_sync(self.model):
-                arguments = _on(self.accelerator.device, part, x0, noise, u, cond)
-                loss = self.objective.loss(self.model, *arguments, watched.append if self.adaptive else None)
+                *arguments, cond_here = _on(self.accelerator.device, part, x0, noise, u, cond)
+                weight = cond_here.pop("weight", 1)
+                watch = watched.append if self.adaptive else None
+                loss = weight * self.objective.loss(self.model, *arguments, cond_here, watch)
                 if not losses:  # here, new gradients take the memory of the old: 6 % of a step on CPUs
                     self.stepper.zero_grad()
                 self.accelerator.backward(loss.mean() / len(self.parts))
@@ -142,7 +150,7 @@ def share(process: int, processes: int, batch_size: int, accumulate: int) -> tup
     if rest or not size:
         raise ConfigError(
             f"trainer.batch_size must be a multiple of {processes} process(es) x "
-            f"trainer.accumulate={accumulate}, got {batch_size}"
+            f"trainer.accumulate={accumulate}, got {batch_size}. For the rest of a bucket: data.leftovers=merge"
         )
     rows = range(process * size * accumulate, (process + 1) * size * accumulate)
     return rows, [slice(start, start + size) for start in range(0, len(rows), size)]

@@ -39,6 +39,9 @@ class Monitor:
     def sampled(self, step: int, pictures: Mapping[float, Image]) -> None:
         """pictures: guidance scale -> one picture."""
 
+    def measured(self, step: int, metrics: Mapping[str, float]) -> None:
+        """What is measured beside the pictures, by the name that a tracker gets."""
+
 
 class RunMonitor(Monitor):
     """The monitor of the commands. Means over `log_every` steps go to the tracker; use it as a context."""
@@ -117,6 +120,10 @@ class RunMonitor(Monitor):
     def sampled(self, step, pictures):
         for guidance, picture in pictures.items():
             self.tracker.picture(f"samples/guidance {guidance:g}", picture, step)
+
+    def measured(self, step, metrics):
+        if metrics:
+            self.tracker.metrics(dict(metrics), step)
         self.since = time.perf_counter()
 
 

@@ -8,7 +8,7 @@ from PIL.Image import Image
 from torch import nn
 
 from ztsnr import check
-from ztsnr.data import LabelledImages
+from ztsnr.data import Data
 from ztsnr.errors import ConfigError
 from ztsnr.evaluation.samples import SampleGrid
 from ztsnr.evaluation.summary import Summary
@@ -95,7 +95,7 @@ class Trainer:
         *,
         objective: Objective,
         network: nn.Module,
-        data: LabelledImages,
+        data: Data,
         optimizer: MakeOptimizer,
         lr_schedule: LRSchedule,
         validation: Validation,
@@ -121,6 +121,7 @@ class Trainer:
                 if sample:
                     trained.pictures = samples(objective, trained.networks[trained.best], data)
                     monitor.sampled(trained.step, trained.pictures)
+                    monitor.measured(trained.step, samples.metrics(objective, trained.networks[trained.best], data))
 
         begin = saves.begin({"loop": loop, "monitor": monitor})
         if begin > self.steps:
@@ -140,10 +141,12 @@ class Trainer:
                 saves.snapshot(step, {name: average.module for name, average in loop.posthoc.items()})
             if ended:
                 break
-            x0, cond = data.batch(step, loop.rows, self.batch_size)
-            noise = normal(self.noise_seed, "noise", step, loop.rows, x0.shape[1:])
+            size = data.size(step, self.batch_size)
+            rows = loop.take(size)
+            x0, cond = data.batch(step, rows, size)
+            noise = normal(self.noise_seed, "noise", step, rows, x0.shape[1:])
             draw = stratified if self.stratify else uniform
-            u = draw(self.noise_seed, "u", step, loop.rows, self.batch_size)
+            u = draw(self.noise_seed, "u", step, rows, size)
             lr = loop.set_rates(lr_schedule.factor(step, self.steps))
             loss, norm = loop.step(step, x0, noise, u, cond)
             monitor.stepped(step + 1, loss, norm, lr)

@@ -1,0 +1,201 @@
+"""The data side against the bare work that it cannot avoid, as ratios of one process on the same pictures.
+
+    .venv/bin/python scripts/bench_data.py FOLDER TINY    # of scripts/make_photo_folder.py and make_tiny_sdxl.py
+
+Encoding: ztsnr.cache's encoder / a loop over the bare VAE with the pixels ready in memory. Decoding: decode, resize and
+crop / Pillow's bare decode, one thread each. Waiting: share of a training step that waits for its batch. Index: seconds
+and memory to open one of so many entries, and to have its first batch, in a process of its own.
+"""
+
+import argparse
+import io
+import platform
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+import numpy as np
+import torch
+from PIL import Image
+
+from ztsnr.data.encode import LatentEncoder
+from ztsnr.data.index import save_index
+from ztsnr.data.prepare import Preparation
+from ztsnr.data.progress import make_progress
+from ztsnr.models.pretrained import load_vae
+from ztsnr.registry import build, compose
+
+ENTRIES = (10**4, 10**6, 12 * 10**6)
+
+
+def make_data(folder: Path, tiny: Path, cache: str, resolution: int):
+    places = f"data.root={folder}", f"data.cache={cache}", "model=sdxl", f"model.pretrained={tiny}"
+    settings = f"data.sizes.resolution={resolution}", "trainer.batch_size=4", "data.held_out=0.2", "data.workers=1"
+    return build(compose("data=folder", *places, *settings).data)
+
+
+def views_of(data) -> list:
+    """Every picture's view, by bucket."""
+    preparation = Preparation(data, make_progress(True))
+    pictures = preparation.examine().pictures
+    plan = preparation.plan(pictures, np.zeros(len(pictures), dtype=bool))
+    return sorted(
+        (shown for i, p in enumerate(pictures) for shown in preparation._views(i, p, plan)), key=lambda s: s.group
+    )
+
+
+def encoding(data, rounds: int) -> list[float]:
+    """bare seconds / ours, so that 1 is as fast as the VAE alone."""
+    views, vae = views_of(data), load_vae(data.pretrained)
+    encoder = LatentEncoder(vae, data.encoding, data.background, 1)
+    groups = [[shown for shown in views if shown.group == group] for group in sorted({shown.group for shown in views})]
+    size, ratios = data.encoding.batch_size, []
+    ready = [[encoder._pixels(shown) for shown in group] for group in groups]
+    for _ in range(rounds + 1):
+        began = time.perf_counter()
+        with torch.no_grad():
+            for pixels in ready:
+                for start in range(0, len(pixels), size):
+                    x = torch.from_numpy(np.stack(pixels[start : start + size])).permute(0, 3, 1, 2).float() / 127.5 - 1
+                    vae.encode(x).latent_dist.sample().half()
+        middle = time.perf_counter()
+        for group in groups:
+            encoder(group)
+        ratios.append((middle - began) / (time.perf_counter() - middle))
+    return ratios[1:]
+
+
+def write_large(folder: Path, large: Path) -> None:
+    """The pictures as photographs are: JPEGs of about 12 million pixels."""
+    for path in sorted(folder.glob("*.*")):
+        try:
+            picture = Image.open(path).convert("RGB")
+        except (OSError, Image.DecompressionBombError):
+            continue
+        scale = (12e6 / (picture.width * picture.height)) ** 0.5
+        if max(picture.size) < 4 * min(picture.size) and picture.width > 99:
+            size = int(picture.width * scale), int(picture.height * scale)
+            picture.resize(size, Image.Resampling.BICUBIC).save(large / f"{path.stem}.jpg", quality=92)
+
+
+def decoding(data, rounds: int) -> list[float]:
+    """Pillow's bare decode / decode, resize and crop."""
+    views = views_of(data)
+    contents = [shown.picture.found.read() for shown in views]
+    encoder = LatentEncoder(torch.nn.Identity(), data.encoding, data.background, 1)
+    ratios = []
+    for _ in range(rounds + 1):
+        began = time.perf_counter()
+        for content in contents:
+            Image.open(io.BytesIO(content)).load()
+        middle = time.perf_counter()
+        for shown in views:
+            encoder._pixels(shown)
+        ratios.append((middle - began) / (time.perf_counter() - middle))
+    return ratios[1:]
+
+
+def waiting(data, steps: int) -> list[float]:
+    """Share of each step that is spent in data.batch; the step is forward, backward and AdamW of the tiny U-Net."""
+    network = build(compose("model=sdxl", f"model.pretrained={data.pretrained}", "data=digits").model).train()
+    optimizer, shares = torch.optim.AdamW(network.parameters(), 1e-4), []
+    for step in range(steps + 2):
+        began = time.perf_counter()
+        x0, cond = data.batch(step, range(4), 4)
+        ready = time.perf_counter()
+        network(x0, torch.full((4,), 500.0), **cond).square().mean().backward()
+        optimizer.step()
+        optimizer.zero_grad()
+        shares.append((ready - began) / (time.perf_counter() - began))
+    return shares[2:]
+
+
+def write_synthetic(data, entries: int) -> Path:
+    """An index of so many entries, all of which lie in the shards that the folder's cache has."""
+    real, count = data.train, entries // 2
+    draw = torch.Generator().manual_seed(0)
+
+    def numbers(high: int, *shape: int) -> torch.Tensor:
+        return torch.randint(high, (entries, *shape), generator=draw, dtype=torch.int32)
+
+    arrays = {
+        "sizes": real.sizes[:1].repeat(2, 1),
+        "counts": torch.tensor([[count - 5, 5], [entries - count - 5, 5]]),
+        "original": numbers(4000, 2),
+        "weight": torch.ones(entries),
+        "view_shard": real.arrays["view_shard"][:1].expand(entries, 1),
+        "view_row": numbers(1 + int(real.arrays["view_row"][: real.counts[0].sum()].max()), 1),
+        "crop": numbers(500, 1, 2),
+        "text_start": torch.arange(entries),
+        "text_count": torch.ones(entries, dtype=torch.int32),
+        "text": torch.randperm(entries, generator=draw).int(),
+        "text_shard": torch.zeros(entries, dtype=torch.int32),
+        "text_row": numbers(len(real.arrays["text_row"])),
+    }
+    path = data.cache_folder / "synthetic.safetensors"
+    save_index(path, {name: value.contiguous() for name, value in arrays.items()}, real.facts)
+    return path
+
+
+PROBE = """
+import sys, time
+from pathlib import Path
+from ztsnr.data.index import open_index
+from ztsnr.data.order import Order
+import numpy as np, torch
+def memory():
+    lines = Path("/proc/self/status").read_text().splitlines()
+    return sum(int(line.split()[1]) for line in lines if line.startswith(("RssAnon", "RssFile"))) / 1024
+before, began = memory(), time.perf_counter()
+index = open_index(sys.argv[1], "", sys.argv[2])
+opened = time.perf_counter()
+order = Order(counts=tuple(index.counts[:, 0].tolist()), batches=(64, 64), leftovers="merge", seed=0)
+bucket, samples = order.batch(0, range(64))
+samples = samples + index.starts[bucket, 0]
+index.latents(samples, np.zeros(64, dtype=np.int64)); index.texts(index.text_numbers(samples, np.zeros(64)))
+print(opened - began, time.perf_counter() - opened, memory() - before)
+"""
+
+
+def opening(data, entries: int) -> tuple[float, float, float]:
+    """Seconds to open, seconds to the first batch of 64, MB of memory that both took."""
+    path = write_synthetic(data, entries)
+    command = [sys.executable, "-c", PROBE, data.cache, path.name]
+    told = subprocess.run(command, capture_output=True, text=True, check=True).stdout
+    path.unlink()
+    return tuple(map(float, told.split()))
+
+
+def tell(name: str, ratios: list[float]) -> None:
+    low, middle, high = statistics.quantiles(ratios, n=4)
+    print(f"{name}: {middle:.3f} (quartiles {low:.3f} to {high:.3f})", flush=True)
+
+
+def main() -> None:
+    arguments = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    arguments.add_argument("folder", type=Path)
+    arguments.add_argument("tiny", type=Path)
+    arguments.add_argument("--resolution", type=int, default=256)
+    arguments.add_argument("--rounds", type=int, default=5)
+    given = arguments.parse_args()
+    print(f"torch {torch.__version__}, {torch.get_num_threads()} threads, {platform.machine()}")
+    with tempfile.TemporaryDirectory() as cache:
+        data = make_data(given.folder, given.tiny, cache, given.resolution)
+        tell("decode, resize and crop: Pillow's bare decode / ours", decoding(data, given.rounds))
+        with tempfile.TemporaryDirectory() as large:
+            write_large(given.folder, Path(large))
+            photographs = decoding(make_data(Path(large), given.tiny, cache, 1024), given.rounds)
+        tell("the same, of JPEGs of 12 million pixels for buckets of 1024²", photographs)
+        tell("encoding: bare VAE / ours", encoding(data, given.rounds))
+        len(data.train)
+        tell("waiting for data, share of a step", waiting(data, 4 * given.rounds))
+        for entries in ENTRIES:
+            opened, first, memory = opening(data, entries)
+            print(f"index of {entries:,}: open {opened:.3f} s, first batch {first:.3f} s, {memory:.0f} MB", flush=True)
+
+
+if __name__ == "__main__":
+    main()

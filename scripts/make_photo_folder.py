@@ -1,0 +1,146 @@
+"""Makes a folder of captioned photographs of many sizes from scikit-image and scikit-learn: real pictures, offline.
+
+    .venv/bin/python scripts/make_photo_folder.py photos            # 24 pictures
+    .venv/bin/python scripts/make_photo_folder.py photos --broken   # and files that cannot be trained on
+    .venv/bin/python scripts/make_photo_folder.py photos --crops 20 # and 20 parts of each, of various shapes
+
+It needs scikit-image, which ztsnr itself does not.
+"""
+
+import argparse
+import json
+import os
+import struct
+import zlib
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+
+CAPTIONS = {
+    "astronaut": "portrait, woman, astronaut, orange suit, flag",
+    "brick": "texture, bricks, greyscale",
+    "camera": "photograph, man, camera, tripod, greyscale",
+    "cat": "animal, cat, close-up, whiskers",
+    "cell": "microscopy, cell, greyscale",
+    "clock": "clock, motion blur, greyscale",
+    "coffee": "still life, coffee, cup, spoon, table",
+    "coins": "coins, ancient, rows, greyscale",
+    "colorwheel": "diagram, colour wheel",
+    "grass": "texture, grass, greyscale",
+    "gravel": "texture, gravel, greyscale",
+    "horse": "silhouette, horse, black and white",
+    "hubble_deep_field": "space, galaxies, stars, telescope",
+    "immunohistochemistry": "microscopy, tissue, stained",
+    "logo": "logo, snake, transparent background",
+    "moon": "space, moon, craters, greyscale",
+    "page": "text, page, greyscale",
+    "retina": "medicine, retina, blood vessels",
+    "rocket": "rocket, launch pad, night, lights",
+    "text": "text, handwriting, greyscale",
+}
+SUFFIXES = (".png", ".jpg", ".webp", ".tiff", ".bmp", ".avif")
+
+
+def photographs() -> dict[str, np.ndarray]:
+    from skimage import data
+    from sklearn.datasets import load_sample_images
+
+    found = {name: np.asarray(getattr(data, name)()) for name in CAPTIONS}
+    flower, temple = load_sample_images().images[::-1]
+    return found | {"flower": flower, "temple": temple}
+
+
+def to_image(pixels: np.ndarray) -> Image.Image:
+    return Image.fromarray(pixels.astype(np.uint8) * 255 if pixels.dtype == bool else pixels.astype(np.uint8))
+
+
+def write_pictures(folder: Path, crops: int) -> None:
+    """A picture in each format in turn, captions in text files, in a table, or two of them for one picture."""
+    rows, draw = [], np.random.default_rng(0)
+    for number, (name, pixels) in enumerate(photographs().items()):
+        image, caption = to_image(pixels), CAPTIONS.get(name, f"photograph, {name}")
+        suffix = ".png" if image.mode == "RGBA" else SUFFIXES[number % len(SUFFIXES)]
+        parts = {name: image} | {f"{name}_{i}": part(image, draw) for i in range(crops)}
+        for stem, picture in parts.items():
+            place = folder / ("space" if "space" in caption else "text" if "text" in caption else "")
+            picture.save(place / f"{stem}{suffix}", **({"quality": 92} if suffix in (".jpg", ".webp", ".avif") else {}))
+            if number % 5 == 4:
+                rows.append({"file_name": str((place / f"{stem}{suffix}").relative_to(folder)), "text": caption})
+            else:
+                (place / f"{stem}{'.caption' if number % 5 == 3 else '.txt'}").write_text(caption + "\n")
+    (folder / "metadata.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+
+
+def part(image: Image.Image, draw: np.random.Generator) -> Image.Image:
+    """A random part of at least half of each side."""
+    width, height = (int(side * draw.uniform(0.5, 1)) for side in image.size)
+    left, top = draw.integers(image.width - width + 1), draw.integers(image.height - height + 1)
+    return image.crop((left, top, left + width, top + height))
+
+
+def write_odd(folder: Path) -> None:
+    """Whole pictures of unusual kinds: turned by EXIF, four inks, 16 bits, a palette, an animation."""
+    from skimage import data
+
+    cat = Image.fromarray(data.cat())
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    cat.rotate(90, expand=True).save(folder / "turned.jpg", exif=exif, quality=92)
+    cat.convert("CMYK").save(folder / "inks.jpg", quality=92)
+    cat.quantize(64).save(folder / "palette.png")
+    Image.fromarray(data.camera().astype(np.uint16) * 257).save(folder / "deep.png")
+    cat.save(folder / "moving.gif", save_all=True, append_images=[cat.transpose(Image.Transpose.FLIP_LEFT_RIGHT)])
+    for name in ("turned", "inks", "palette", "deep", "moving"):
+        (folder / f"{name}.txt").write_text(f"odd, {name}\n")
+
+
+def write_broken(folder: Path) -> None:
+    whole = (folder / "astronaut.png").read_bytes()
+    photograph = next(folder.glob("*.jpg")).read_bytes()
+    (folder / "truncated.jpg").write_bytes(photograph[: len(photograph) // 2])
+    (folder / "truncated.png").write_bytes(whole[: len(whole) // 2])
+    (folder / "zero_bytes.png").write_bytes(b"")
+    (folder / "no_picture.webp").write_text("a text with a picture's suffix\n")
+    (folder / "really_a_png.jpg").write_bytes(whole)
+    Image.new("RGB", (1, 1)).save(folder / "one_pixel.png")
+    Image.new("RGB", (20000, 3), (90, 120, 30)).save(folder / "ribbon.png")
+    (folder / "bomb.png").write_bytes(bomb(30_000, 30_000))
+    (folder / "foreign_caption.png").write_bytes(whole)
+    (folder / "foreign_caption.txt").write_bytes("写真, 猫".encode("shift_jis"))
+    for name, target in (("loop", "."), ("itself.png", "itself.png"), ("nowhere.jpg", "absent.jpg")):
+        if not (folder / name).is_symlink():
+            os.symlink(target, folder / name)
+    (folder / "unreadable.png").write_bytes(whole)
+    (folder / "unreadable.png").chmod(0)
+    (folder / "a_folder.png").mkdir(exist_ok=True)
+
+
+def bomb(width: int, height: int) -> bytes:
+    """A small PNG that claims to be large and is, when decoded."""
+
+    def chunk(kind: bytes, body: bytes) -> bytes:
+        return struct.pack(">I", len(body)) + kind + body + struct.pack(">I", zlib.crc32(kind + body))
+
+    rows = zlib.compress(bytes((width // 8 + 1) * height), 9)
+    header = struct.pack(">IIBBBBB", width, height, 1, 0, 0, 0, 0)
+    return b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IDAT", rows) + chunk(b"IEND", b"")
+
+
+def main() -> None:
+    arguments = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    arguments.add_argument("folder", type=Path)
+    arguments.add_argument("--crops", type=int, default=0, metavar="N", help="and N parts of each picture")
+    arguments.add_argument("--broken", action="store_true", help="and files that cannot be trained on")
+    given = arguments.parse_args()
+    for place in ("space", "text"):
+        (given.folder / place).mkdir(parents=True, exist_ok=True)
+    write_pictures(given.folder, given.crops)
+    write_odd(given.folder)
+    if given.broken:
+        write_broken(given.folder)
+    print(given.folder)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,31 @@
+"""Small folders of captioned pictures, and the data set of conf/data/folder.yaml over them with the tiny SDXL."""
+
+import numpy as np
+from PIL import Image
+
+from tests.tiny import tiny_sdxl
+from ztsnr.registry import build, compose
+
+SHAPES = [(64, 64), (80, 60), (64, 128), (100, 100), (60, 90), (128, 70)]
+"""Height and width."""
+SMALL = ("data.sizes.resolution=64", "data.sizes.step=16", "trainer.batch_size=2", "data.held_out=0.25")
+
+
+def picture(number: int, shape: tuple[int, int]) -> Image.Image:
+    """Smooth, and another for each number."""
+    draw = np.random.default_rng(number)
+    coarse = Image.fromarray(draw.integers(0, 256, (4, 4, 3), dtype=np.uint8))
+    return coarse.resize(shape[::-1], Image.Resampling.BICUBIC)
+
+
+def make_photos(folder, count: int = 16, start: int = 0):
+    folder.mkdir(parents=True, exist_ok=True)
+    for number in range(start, start + count):
+        picture(number, SHAPES[number % len(SHAPES)]).save(folder / f"{number:03}.png")
+        (folder / f"{number:03}.txt").write_text(f"picture, number {number}, small", encoding="utf-8")
+    return folder
+
+
+def make_data(root, cache, *overrides):
+    places = f"data.root={root}", f"data.cache={cache}", "model=sdxl", f"model.pretrained={tiny_sdxl()}"
+    return build(compose("data=folder", *places, *SMALL, *overrides).data)

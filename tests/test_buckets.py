@@ -1,0 +1,180 @@
+"""The plan and the order of its batches hold for any pictures."""
+
+import math
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from ztsnr.data.buckets import TOO_LONG, TOO_SMALL, USED, AutoSizes, Sizes, plan
+from ztsnr.data.order import LEFTOVERS, Order
+from ztsnr.errors import ConfigError
+from ztsnr.randomness import permuted
+
+AUTO = AutoSizes(step=64, resolution=1024, max_aspect=4.0)
+SIDES = st.integers(1, 4000)
+PICTURES = st.lists(st.tuples(SIDES, SIDES), min_size=1, max_size=60)
+LIMITS = {"max_aspect": 4.0, "max_upscale": 2.0}
+
+
+def make_plan(pictures, counts=None, sizes=AUTO, least=1, **limits):
+    array = np.array(pictures, dtype=np.int64)
+    counts = np.ones(len(array), dtype=np.int64) if counts is None else np.array(counts)
+    return plan(array, counts, sizes.all(), **LIMITS | limits, least=least)
+
+
+def test_automatic_sizes_are_multiples_of_the_step_within_area_and_aspect():
+    sizes = np.array(AUTO.all())
+    assert (sizes % 64 == 0).all()
+    assert (sizes.prod(1) <= 1024**2).all()
+    assert (sizes.prod(1) > 0.85 * 1024**2).all()
+    assert (sizes.max(1) / sizes.min(1) <= 4).all()
+    assert (1024, 1024) in AUTO.all()
+    assert {size[::-1] for size in AUTO.all()} == set(AUTO.all())
+
+
+@given(PICTURES, st.sampled_from([1, 4, 16]))
+def test_every_picture_is_in_one_bucket_or_left_out_with_a_reason(pictures, least):
+    made = make_plan(pictures, least=least)
+    assert ((made.bucket >= 0) == (made.fate == USED)).all()
+    assert set(made.bucket[made.bucket >= 0]) == set(range(len(made.sizes)))
+    assert set(map(tuple, made.sizes.tolist())) <= set(AUTO.all())
+    for (height, width), fate in zip(pictures, made.fate, strict=True):
+        assert (fate == TOO_LONG) == (max(height, width) > 4 * min(height, width) * (1 + 1e-9))
+    assert (made.upscaled[made.fate == USED] <= 2).all()
+    assert (made.upscaled[made.fate == TOO_SMALL] > 2).all()
+
+
+@given(PICTURES)
+def test_the_nearest_aspect_is_taken(pictures):
+    made = make_plan(pictures, max_upscale=math.inf)
+    aspects = np.log([width / height for height, width in AUTO.all()])
+    for (height, width), bucket in zip(pictures, made.bucket, strict=True):
+        if bucket >= 0:
+            own, target = math.log(width / height), made.sizes[bucket]
+            assert abs(math.log(target[1] / target[0]) - own) == pytest.approx(np.abs(aspects - own).min(), abs=1e-9)
+
+
+@given(PICTURES, st.randoms())
+def test_the_order_of_files_changes_nothing(pictures, random):
+    order = list(range(len(pictures)))
+    random.shuffle(order)
+    made, again = make_plan(pictures, least=4), make_plan([pictures[i] for i in order], least=4)
+    assert (made.sizes == again.sizes).all()
+    assert (made.bucket[order] == again.bucket).all()
+
+
+@given(PICTURES, st.integers(1, 20))
+def test_merging_leaves_no_bucket_below_a_batch_unless_it_is_the_last(pictures, least):
+    made = make_plan(pictures, least=least)
+    counts = np.bincount(made.bucket[made.bucket >= 0], minlength=len(made.sizes))
+    assert len(counts) <= 1 or (counts >= least).all()
+    assert not made.merged[made.fate != USED].any()
+
+
+def test_repeats_count_and_held_out_pictures_do_not():
+    shapes = [(1024, 1024)] * 3 + [(832, 1216)]
+    assert len(make_plan(shapes, [1, 1, 1, 3], least=3).sizes) == 2
+    assert len(make_plan(shapes, [1, 1, 1, 1], least=3).sizes) == 1
+    assert len(make_plan(shapes, [2, 1, 0, 0], least=3).sizes) == 2  # one of them to validate alone
+
+
+@given(st.tuples(SIDES, SIDES), st.floats(0, 0.999), st.floats(0, 0.999))
+def test_a_view_lies_inside_the_resized_picture_and_fills_its_bucket(size, down, right):
+    made = make_plan([size], max_upscale=math.inf, max_aspect=math.inf)
+    view = made.view(0, size, (down, right), False)
+    assert all(c >= 0 and c + s <= r for c, s, r in zip(view.crop, view.size, view.resized, strict=True))
+    assert any(r == s for r, s in zip(view.resized, view.size, strict=True))
+    wanted = size[0] * view.resized[1] / size[1]
+    assert abs(view.resized[0] - wanted) <= 0.51 + 0.51 * size[0] / size[1] or max(size) > 1000 * min(size)
+
+
+def test_shares_that_are_cut_off():
+    made = make_plan([(1000, 2000)], sizes=Sizes(step=64, sizes=[[1024, 1024]]))
+    assert made.cropped[0] == pytest.approx(0.5)
+    assert made.upscaled[0] == pytest.approx(1.024)
+    assert made.view(0, (1000, 2000), (0.5, 0.5), False).crop == (0, 512)
+
+
+@pytest.mark.parametrize(
+    ("make", "told"),
+    [
+        (lambda: Sizes(step=64, sizes=[[100, 64]]), "data.sizes.sizes must be pairs of multiples of 64"),
+        (lambda: AutoSizes(step=64, resolution=32, max_aspect=4), "data.sizes.resolution must be an integer of 64"),
+        (lambda: AutoSizes(step=64, resolution=512, max_aspect=0.5), "data.sizes.max_aspect"),
+        (lambda: Order(counts=(3, 2), batches=(4, 4), leftovers="drop", seed=0), "No bucket fills a batch"),
+        (lambda: Order(counts=(3,), batches=(4,), leftovers="keep", seed=0), "data.leftovers must be one of merge"),
+    ],
+)
+def test_refusals(make, told):
+    with pytest.raises(ConfigError, match=told):
+        make()
+
+
+@given(st.integers(1, 5000), st.integers(0, 3))
+def test_a_shuffled_epoch_holds_every_item_once(size, epoch):
+    shuffled = permuted(1, "x", epoch, np.arange(size), size)
+    assert sorted(shuffled) == list(range(size))
+    assert (shuffled[7:9] == permuted(1, "x", epoch, np.arange(size)[7:9], size)).all()
+
+
+def test_a_shuffle_looks_random():
+    size = 2**14 + 11
+    shuffled = permuted(0, "x", 0, np.arange(size), size)
+    assert abs(np.corrcoef(np.arange(size), shuffled)[0, 1]) < 0.02
+    assert abs(np.corrcoef(shuffled[1:], shuffled[:-1])[0, 1]) < 0.02
+    assert (shuffled == np.arange(size)).sum() < 8
+    epochs = np.stack([permuted(0, "x", epoch, np.array([5]), 64) for epoch in range(2000)])
+    assert np.bincount(epochs.ravel(), minlength=64).std() < 1.3 * math.sqrt(2000 / 64)
+
+
+COUNTS = st.lists(st.integers(0, 40), min_size=1, max_size=6).filter(sum)
+
+
+def samples_of(order, steps):
+    """[(bucket, samples), ...]"""
+    return [order.batch(step, range(order.size(step))) for step in range(*steps)]
+
+
+@given(COUNTS, st.integers(1, 9), st.sampled_from(LEFTOVERS))
+def test_an_epoch_shows_each_sample_as_often_as_its_policy_says(counts, size, leftovers):
+    if leftovers == "drop" and not any(count >= size for count in counts):
+        return
+    order = Order(counts=tuple(counts), batches=(size,) * len(counts), leftovers=leftovers, seed=0)
+    epochs = size if leftovers == "merge" else 1  # after which nothing is carried over
+    steps = sum(int(order.steps(epoch).sum()) for epoch in range(epochs))
+    seen = {(b, s): 0 for b, count in enumerate(counts) for s in range(count)}
+    for bucket, samples in samples_of(order, (0, steps)):
+        for sample in samples:
+            seen[bucket, sample] += 1
+    for bucket, count in enumerate(counts):
+        times = [seen[bucket, s] for s in range(count)]
+        if leftovers in ("merge", "partial"):
+            assert set(times) <= {epochs}
+        elif leftovers == "repeat" and count:
+            assert sum(times) == -(-count // size) * size
+            assert max(times) - min(times) <= 1
+        elif count:
+            assert sum(times) == count // size * size
+            assert max(times) <= 1
+
+
+@given(COUNTS, st.sampled_from(LEFTOVERS[:3]), st.integers(0, 10**9))
+def test_rows_of_a_batch_are_the_same_in_whole_and_in_part(counts, leftovers, step):
+    order = Order(counts=tuple(counts), batches=(4,) * len(counts), leftovers=leftovers, seed=3)
+    bucket, whole = order.batch(step, range(order.size(step)))
+    assert 0 < len(whole) <= 4
+    middle = range(len(whole) // 2, len(whole))
+    assert order.batch(step, middle)[0] == bucket
+    assert (order.batch(step, middle)[1] == whole[middle.start :]).all()
+
+
+def test_epochs_differ_and_seeds_differ():
+    def first(seed, start):
+        order = Order(counts=(64, 64), batches=(8, 8), leftovers="merge", seed=seed)
+        return [(b, tuple(s)) for b, s in samples_of(order, (start, start + 16))]
+
+    assert first(0, 0) == first(0, 0)
+    assert first(0, 0) != first(1, 0)
+    assert first(0, 0) != first(0, 16)

@@ -1,0 +1,288 @@
+"""From a folder of pictures to the batches of a training, with the tiny SDXL."""
+
+import shutil
+
+import numpy as np
+import pytest
+import torch
+
+from tests.photos import make_data, make_photos, picture
+from tests.tiny import tiny_sdxl
+from ztsnr.data.decode import decode
+from ztsnr.data.encode import LatentEncoder, TextEncoder
+from ztsnr.data.prepare import Preparation
+from ztsnr.data.progress import make_progress
+from ztsnr.errors import BadPicture, CacheError, ConfigError
+from ztsnr.models.pretrained import TextEncoders, load_vae
+
+pytestmark = pytest.mark.slow
+
+
+@pytest.fixture(scope="module")
+def place(tmp_path_factory):
+    """A folder of photos and its filled cache, which tests must leave as they are."""
+    folder = tmp_path_factory.mktemp("data")
+    root = make_photos(folder / "photos")
+    assert len(make_data(root, folder / "cache").train) > 8
+    return root, folder / "cache"
+
+
+@pytest.fixture
+def own(place, tmp_path):
+    """A copy of them."""
+    root, cache = (shutil.copytree(folder, tmp_path / folder.name, copy_function=shutil.copy2) for folder in place)
+    return root, cache
+
+
+@pytest.fixture
+def encoded(monkeypatch):
+    """Hears of what is encoded: latents by their pictures' names, and texts."""
+    heard = {"latents": [], "texts": []}
+    latents, texts = LatentEncoder.__call__, TextEncoder.__call__
+
+    def latent(self, shown):
+        heard["latents"] += [entry.picture.found.name for entry in shown]
+        return latents(self, shown)
+
+    def text(self, given):
+        heard["texts"] += [entry.text for entry in given]
+        return texts(self, given)
+
+    monkeypatch.setattr(LatentEncoder, "__call__", latent)
+    monkeypatch.setattr(TextEncoder, "__call__", text)
+    return heard
+
+
+def whole(data, step):
+    size = data.size(step, data.batch_size)
+    return data.batch(step, range(size), size)
+
+
+def samples_of(data, steps):
+    return [row for step in range(steps) for row in whole(data, step)[0]]
+
+
+def test_a_batch_has_what_sdxl_is_told(place):
+    data = make_data(*place)
+    for step in range(4):
+        x0, cond = whole(data, step)
+        assert x0.shape[:2] == (2, 4)
+        assert x0.dtype == cond["text"].dtype == torch.float32
+        assert (cond["text"].shape[1:], cond["pooled"].shape[1:]) == ((77, 96), (64,))
+        height, width = 8 * x0.shape[2], 8 * x0.shape[3]
+        assert cond["time_ids"][:, 4:].tolist() == [[height, width]] * 2
+        assert set(cond) == {"text", "pooled", "time_ids"}
+
+
+def test_latents_texts_and_sizes_belong_to_the_same_picture(place):
+    """Each is computed anew from the picture that the original size and the latent point to."""
+    data = make_data(*place, "data.encoding.kind=mean", "data.encoding.dtype=float32", "data.caption_dropout=0")
+    vae, encoders = load_vae(tiny_sdxl()), TextEncoders(tiny_sdxl())
+    pictures = Preparation(data, make_progress(True)).examine().pictures
+    made = Preparation(data, make_progress(True)).plan(pictures, np.zeros(len(pictures), dtype=bool))
+    known = {}
+    for i, entry in enumerate(pictures):
+        view = made.view(i, entry.size, (0.5, 0.5), False)
+        pixels = torch.tensor(decode(entry.found.read(), view, (255, 255, 255))).permute(2, 0, 1)[None]
+        with torch.no_grad():
+            latent = vae.encode(pixels / 127.5 - 1).latent_dist.mean[0] * vae.config.scaling_factor
+        known[entry.found.captions[0]] = latent, [*entry.size, *view.crop, *view.size]
+    texts = {caption: encoders.encode([caption]) for caption in known}
+    for step in range(6):
+        x0, cond = whole(data, step)
+        for row in range(2):
+            matching = [c for c in known if torch.allclose(texts[c]["text"][0], cond["text"][row], atol=1e-4)]
+            assert len(matching) == 1
+            latent, ids = known[matching[0]]
+            torch.testing.assert_close(x0[row], latent, atol=1e-4, rtol=1e-4)
+            assert cond["time_ids"][row].tolist() == ids
+            torch.testing.assert_close(cond["pooled"][row], texts[matching[0]]["pooled"][0], atol=1e-4, rtol=1e-4)
+
+
+def test_an_epoch_shows_every_sample_and_held_out_ones_never(place):
+    data = make_data(*place)
+    trained = {row.numpy().tobytes() for row in samples_of(data, 2 * len(data.train))}
+    held_out = {row.numpy().tobytes() for _, x0, _ in data.held_out_batches(100, 3) for row in x0}
+    assert len(trained) == len(data.train)
+    assert len(trained) + len(held_out) == 16
+    assert not trained & held_out
+
+
+def test_rows_are_the_same_in_whole_and_in_part_and_in_another_process(place):
+    data, other = make_data(*place), make_data(*place, "data.refresh=false")
+    x0, cond = whole(data, 5)
+    part, part_cond = other.batch(5, range(1, 2), 2)
+    assert torch.equal(part, x0[1:])
+    assert all(torch.equal(part_cond[name], cond[name][1:]) for name in cond)
+
+
+def test_nothing_is_encoded_twice(place, encoded):
+    make_data(*place, "trainer.batch_size=3", "data.leftovers=repeat", "seed=5").train  # noqa: B018 (it prepares)
+    assert encoded == {"latents": [], "texts": []} or len(encoded["latents"]) < 8  # those that were merged elsewhere
+    assert not encoded["texts"]
+
+
+def test_what_changes_is_encoded_again_and_nothing_else(own, encoded):
+    root, _ = own
+    before = make_data(*own).train.facts
+    picture(77, (64, 64)).save(root / "000.png")
+    (root / "001.txt").write_text("another caption")
+    make_photos(root, 1, start=40)
+    data = make_data(*own)
+    assert len(data.train) + data.train.counts[:, 1].sum() == 17
+    assert sorted(encoded["latents"]) == ["000.png", "040.png"]
+    assert sorted(encoded["texts"]) == ["another caption", "picture, number 40, small"]
+    assert data.train.facts["mean"] != before["mean"]
+
+
+@pytest.mark.parametrize(
+    ("override", "latents", "texts"),
+    [
+        ("data.encoding.kind=mean", 16, 0),
+        ("data.encoding.dtype=bfloat16", 16, 17),
+        ("data.flip=true", 16, 0),
+        ("data.background=[0,0,0]", 16, 0),
+        ("data.windows=2", 0, 17),
+        ("data.captions.prefix=my", 0, 16),
+        ("data.caption_dropout=0.5", 0, 0),
+        ("data.normalise=channel", 0, 0),
+    ],
+)
+def test_each_setting_redoes_what_depends_on_it(own, encoded, override, latents, texts):
+    make_data(*own, override).train  # noqa: B018 (it prepares)
+    assert (len(encoded["latents"]), len(encoded["texts"])) == (latents, texts)
+
+
+def test_more_crops_are_encoded_of_those_that_have_other_parts(own, encoded):
+    make_data(*own, "data.crops=3").train  # noqa: B018 (it prepares)
+    square = {f"{number:03}.png" for number in range(16) if number % 6 in (0, 3)}
+    assert encoded["latents"]
+    assert not square & set(encoded["latents"])
+
+
+def test_other_weights_are_another_cache(own, encoded, tmp_path):
+    from tests.test_readme import load_script
+
+    other = tmp_path / "other"
+    load_script("make_tiny_sdxl").make_pipeline(seed=1).save_pretrained(other)
+    make_data(*own, f"data.pretrained={other}").train  # noqa: B018 (it prepares)
+    assert (len(encoded["latents"]), len(encoded["texts"])) == (16, 17)
+
+
+def test_repeats_weights_and_crops(own):
+    root, _ = own
+    make_photos(root / "few", 4, start=50)
+    few = "data.folders=[{path: few, repeats: 3, weight: 0.5, trigger: sks}]"
+    data = make_data(*own, few, "data.crops=3", "data.flip=true")
+    index = data.train
+    assert index.arrays["crop"].shape[1] == 6
+    assert (index.arrays["weight"] == 0.5).sum() % 3 + (index.arrays["weight"] == 0.5).sum() // 3 >= 4
+    weights = torch.cat([whole(data, step)[1]["weight"] for step in range(len(index) // 2)])
+    assert set(weights.tolist()) == {0.5, 1.0}
+
+
+def test_statistics_are_those_of_the_trained_latents_and_are_undone(place):
+    data = make_data(*place, "data.normalise=channel", "data.encoding.kind=mean", "data.encoding.dtype=float32")
+    rows = {row.numpy().tobytes(): row for row in samples_of(data, 2 * len(data.train))}.values()
+    flat = torch.cat([row.flatten(1) for row in rows], 1)
+    torch.testing.assert_close(flat.mean(1), torch.zeros(4), atol=1e-4, rtol=0)
+    torch.testing.assert_close(flat.std(1, correction=0), torch.ones(4), atol=1e-4, rtol=0)
+    plain = make_data(*place, "data.encoding.kind=mean", "data.encoding.dtype=float32")
+    x0, latents = whole(data, 3)[0], whole(plain, 3)[0] / load_vae(tiny_sdxl()).config.scaling_factor
+    torch.testing.assert_close(data.to_latents(x0), latents)
+    torch.testing.assert_close(plain.to_latents(whole(plain, 3)[0]), latents)
+    assert plain.facts["latents"]["mean"] == [0.0] * 4
+    scalar = make_data(*place, "data.normalise=scalar", "data.encoding.kind=mean", "data.encoding.dtype=float32")
+    assert len(set(scalar.facts["latents"]["std"])) == 1
+
+
+def test_a_distribution_is_drawn_anew_and_validated_by_its_mean(place):
+    settings = "data.encoding.dtype=float32", "data.caption_dropout=0"
+    data, mean = (make_data(*place, f"data.encoding.kind={kind}", *settings) for kind in ("distribution", "mean"))
+    steps = [step for step in range(60) if whole(mean, step)[0].shape == whole(mean, 0)[0].shape]
+    gaps = torch.stack([whole(data, step)[0] - whole(mean, step)[0] for step in steps])
+    assert gaps.std() > 1e-4
+    assert not torch.equal(gaps[0], gaps[1])
+    for (_, drawn, _), (_, plain, _) in zip(data.held_out_batches(9, 2), mean.held_out_batches(9, 2), strict=True):
+        torch.testing.assert_close(drawn, plain)
+
+
+def test_captions_are_dropped_at_the_given_rate(place):
+    data = make_data(*place, "data.caption_dropout=0.4")
+    empty = TextEncoders(tiny_sdxl()).encode([""])["pooled"].half().float()
+    pooled = torch.cat([whole(data, step)[1]["pooled"] for step in range(200)])
+    assert (pooled == empty).all(1).double().mean().item() == pytest.approx(0.4, abs=0.06)
+
+
+@pytest.mark.parametrize("leftovers", ["repeat", "partial", "drop"])
+def test_every_policy_trains(place, leftovers):
+    data = make_data(*place, f"data.leftovers={leftovers}", "trainer.batch_size=3", "data.max_aspect=1.2")
+    sizes = {data.size(step, 3) for step in range(12)}
+    assert sizes == {3} if leftovers != "partial" else 3 in sizes
+    for step in range(12):
+        assert len(whole(data, step)[0]) == data.size(step, 3)
+
+
+def test_smaller_buckets_have_larger_batches_where_that_is_asked(place):
+    data = make_data(*place, "data.level=1", "data.sizes.step=8", "data.sizes.resolution=56", "data.leftovers=repeat")
+    cells = {whole(data, step)[0][:, 0].numel() for step in range(20)}
+    assert max(cells) <= 2 * max(whole(data, step)[0][0, 0].numel() for step in range(20))
+
+
+def test_long_captions_are_cut_at_a_word(place):
+    encoder = TextEncoder(TextEncoders(tiny_sdxl()), 1, "float32", 4)
+    long = "word " * 50
+    cut = encoder.cut(long)
+    assert cut == " ".join(["word"] * 18)  # of four tokens each
+    assert encoder.cut("short") == "short"
+
+
+def test_the_plan_is_written_for_the_record(place, tmp_path):
+    plan, latents = make_data(*place).write_report(tmp_path)
+    assert "16 files, 16 pictures used" in plan.read_text()
+    assert latents.read_text().count("7.67") == 4
+
+
+@pytest.mark.parametrize(
+    ("overrides", "error", "told"),
+    [
+        (["data.root=absent"], ConfigError, r"data\.root=absent is not a folder"),
+        (["data.held_out=1e-9"], ConfigError, r"data\.held_out=1e-09 holds out none of 16 pictures"),
+        (["data.max_upscale=0.1"], ConfigError, "no picture to train on: all are left out.*\n  000.png: too small"),
+        (["data.leftovers=drop", "trainer.batch_size=99"], ConfigError, "No bucket fills a batch"),
+        (["data.refresh=false", "data.crops=7"], CacheError, r"data\.refresh=true makes it"),
+        (["data.normalise=both"], ConfigError, r"data\.normalise must be one of channel, scalar, none"),
+        (["data.workers=-1"], ConfigError, r"data\.workers must be an integer of 0"),
+        (["data.encoding.kind=x"], ConfigError, r"data\.encoding\.kind must be one of"),
+        (["data.folders=[{repeats: 2}]"], ConfigError, r"data\.folders must be a list of entries"),
+    ],
+)
+def test_refusals(place, overrides, error, told):
+    with pytest.raises(error, match=told):
+        make_data(*place, *overrides).train  # noqa: B018 (it prepares)
+
+
+def test_a_bad_picture_stops_where_that_is_asked(own):
+    (own[0] / "bad.png").write_bytes(b"x")
+    with pytest.raises(BadPicture, match=r"bad\.png: it is no picture"):
+        make_data(*own, "data.on_bad=stop").train  # noqa: B018 (it prepares)
+    assert len(make_data(*own).train) > 8
+
+
+def test_what_overflows_in_bfloat16_is_done_again_in_float32(own, monkeypatch):
+    said, redone = LatentEncoder._said, []
+
+    def overflowing(self, x, precision):
+        answer = said(self, x, precision)
+        if precision == "bfloat16":
+            answer[::2] = float("inf")
+        else:
+            redone.append(len(x))
+        return answer
+
+    plain = [row.clone() for row in samples_of(make_data(*own, "data.encoding.kind=mean"), 6)]
+    monkeypatch.setattr(LatentEncoder, "_said", overflowing)
+    data = make_data(*own, "data.encoding.kind=mean", "data.encoding.precision=bfloat16")
+    again = samples_of(data, 6)
+    assert sum(redone) >= 8
+    assert max((a - b).abs().max() for a, b in zip(plain, again, strict=True)) < 0.02

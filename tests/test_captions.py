@@ -1,0 +1,66 @@
+import pytest
+
+from ztsnr.data.captions import Captions
+from ztsnr.errors import ConfigError
+
+PLAIN = {"variants": 1, "lines": False, "separator": ", ", "shuffle": False, "keep_tokens": 0}
+PLAIN |= {"keep_separator": None, "tag_dropout": 0.0, "prefix": "", "suffix": ""}
+TAGS = "a, b, c, d, e, f, g, h"
+
+
+def texts(*captions, trigger="", picture=b"x", **settings):
+    return Captions(**PLAIN | settings).texts(captions, trigger, picture)
+
+
+def test_a_plain_caption_is_left_as_it_is():
+    assert texts("A photo, of  a cat.\nAsleep.") == ["A photo, of a cat. Asleep."]
+    assert texts() == texts("  \n") == [""]
+    assert texts("one", "two", "one") == ["one", "two"]
+    assert texts("one\n\ntwo\n", lines=True) == ["one", "two"]
+
+
+def test_trigger_prefix_and_suffix():
+    assert texts("a, b", trigger="sks", prefix="best, ", suffix=".") == ["best, sks, a, b."]
+    assert texts(trigger="sks") == ["sks"]
+
+
+def test_tags_are_shuffled_and_the_kept_ones_stay():
+    made = texts(TAGS, shuffle=True, keep_tokens=2, variants=20)
+    assert len(set(made)) > 15
+    for text in made:
+        tags = text.split(", ")
+        assert tags[:2] == ["a", "b"]
+        assert sorted(tags) == TAGS.split(", ")
+    (kept,) = texts("a, b ||| c, d", keep_separator="|||")
+    assert kept == "a, b, c, d"
+    for text in texts("a, b ||| c, d, e, f", keep_separator="|||", shuffle=True, keep_tokens=1, variants=9):
+        assert text.startswith("a, b, ")
+
+
+def test_free_tags_are_dropped_at_the_given_rate():
+    made = [texts(TAGS, tag_dropout=0.3, keep_tokens=1, picture=bytes([i, j])) for i in range(20) for j in range(20)]
+    counts = [len(text.split(", ")) - 1 for (text,) in made]
+    assert sum(counts) / len(counts) / 7 == pytest.approx(0.7, abs=0.03)
+    assert all(text.startswith("a") for (text,) in made)
+
+
+def test_wildcards_choose_and_nest():
+    made = {text for i in range(200) for text in texts("a {red|{dark|light} blue} cat", picture=bytes([i]))}
+    assert made == {"a red cat", "a dark blue cat", "a light blue cat"}
+    assert texts("{kept} as it is") == ["{kept} as it is"]
+
+
+def test_content_and_number_alone_decide():
+    settings = {"shuffle": True, "variants": 3}
+    assert texts(TAGS, **settings) == texts(TAGS, **settings)
+    assert texts(TAGS, **settings)[:2] == texts(TAGS, shuffle=True, variants=2)
+    assert texts(TAGS, **settings) != texts(TAGS, picture=b"y", **settings)
+
+
+@pytest.mark.parametrize(
+    ("key", "value"),
+    [("variants", 0), ("keep_tokens", -1), ("tag_dropout", 1.0), ("shuffle", 1), ("separator", 3), ("lines", "no")],
+)
+def test_refusals_name_the_key(key, value):
+    with pytest.raises(ConfigError, match=rf"data\.captions\.{key} must be"):
+        texts("a", **{key: value})

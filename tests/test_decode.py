@@ -1,0 +1,126 @@
+import io
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from tests.photos import picture
+from ztsnr.data.decode import UPRIGHT, View, decode, examine, to_rgb
+from ztsnr.errors import BadPicture
+
+WHITE = (255, 255, 255)
+CAT = picture(3, (90, 140))
+
+
+def saved(image, form="PNG", **settings):
+    buffer = io.BytesIO()
+    image.save(buffer, form, **settings)
+    return buffer.getvalue()
+
+
+def whole(shape):
+    return View(shape, (0, 0), shape, False)
+
+
+def shown(content, view):
+    return decode(content, view, WHITE).astype(int)
+
+
+@pytest.mark.parametrize("form", ["PNG", "JPEG", "WEBP", "AVIF", "TIFF", "BMP", "GIF"])
+def test_every_format_comes_back_as_the_picture(form):
+    content = saved(CAT, form, **({"quality": 95} if form in ("JPEG", "WEBP", "AVIF") else {}))
+    assert examine(content) == (90, 140)
+    pixels = shown(content, whole((90, 140)))
+    assert pixels.shape == (90, 140, 3)
+    assert np.abs(pixels - np.asarray(CAT)).mean() < (12 if form == "GIF" else 4)
+
+
+@pytest.mark.parametrize("orientation", range(1, 9))
+def test_exif_orientation_is_undone(orientation):
+    undone = {
+        Image.Transpose.ROTATE_90: Image.Transpose.ROTATE_270,
+        Image.Transpose.ROTATE_270: Image.Transpose.ROTATE_90,
+    }
+    turn = UPRIGHT.get(orientation)
+    laid = CAT.transpose(undone.get(turn, turn)) if turn is not None else CAT
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    content = saved(laid, "PNG", exif=exif)
+    assert examine(content) == (90, 140)
+    assert (shown(content, whole((90, 140))) == np.asarray(CAT)).all()
+
+
+def test_transparency_shows_the_background():
+    image = Image.new("RGBA", (4, 2), (200, 0, 0, 0))
+    image.paste((10, 20, 30, 255), (0, 0, 2, 2))
+    pixels = decode(saved(image), whole((2, 4)), (1, 2, 3))
+    assert pixels[0, 0].tolist() == [10, 20, 30]
+    assert pixels[0, 3].tolist() == [1, 2, 3]
+    palette = image.convert("P")
+    palette.info["transparency"] = palette.getpixel((3, 0))
+    assert np.asarray(to_rgb(palette, (1, 2, 3)))[0, 3].tolist() == [1, 2, 3]
+
+
+def test_greys_of_16_bits_and_inks():
+    grey = np.arange(0, 65536, 257, dtype=np.uint16).reshape(16, 16)
+    pixels = shown(saved(Image.fromarray(grey)), whole((16, 16)))
+    assert (pixels[..., 0] == grey // 257).all()
+    assert (pixels[..., 0] == pixels[..., 2]).all()
+    inks = shown(saved(CAT.convert("CMYK"), "TIFF"), whole((90, 140)))
+    assert np.abs(inks - np.asarray(CAT)).max() <= 1
+
+
+def test_the_first_frame_of_an_animation():
+    content = saved(CAT, "WEBP", save_all=True, append_images=[Image.new("RGB", CAT.size)], lossless=True)
+    assert (shown(content, whole((90, 140))) == np.asarray(CAT)).all()
+
+
+@pytest.mark.parametrize("flip", [False, True])
+def test_a_view_is_the_cut_of_the_resized_picture(flip):
+    view = View((45, 70), (5, 10), (32, 48), flip)
+    resized = CAT.resize((70, 45), Image.Resampling.LANCZOS).crop((10, 5, 58, 37))
+    expected = np.asarray(resized)[:, ::-1] if flip else np.asarray(resized)
+    inner = np.abs(shown(saved(CAT), view) - expected)[4:-4, 4:-4]  # at its edges the cut sees more than it keeps
+    assert inner.mean() < 1
+
+
+def test_a_large_jpeg_is_decoded_small_and_looks_the_same():
+    large = picture(5, (1600, 1200))
+    content = saved(large, "JPEG", quality=95)
+    view = View((100, 75), (0, 0), (100, 75), False)
+    assert np.abs(shown(content, view) - np.asarray(large.resize((75, 100), Image.Resampling.LANCZOS))).mean() < 2
+
+
+@pytest.mark.parametrize(
+    ("content", "told"),
+    [
+        (b"", "it is empty"),
+        (b"a text", "no picture of a known format"),
+        (saved(CAT, "JPEG")[:1200], "it is broken: image file is truncated"),
+        (saved(CAT)[:-60], "it is broken"),
+        (saved(CAT)[:100], "it is broken"),
+        (saved(Image.fromarray(np.ones((4, 4), np.float32)), "TIFF"), "without a known range"),
+        (saved(Image.fromarray(np.full((4, 4), 2**20, np.int32)), "TIFF"), "without a known range"),
+        (saved(Image.new("1", (30_000, 30_000))), "more than 89 million pixels"),
+    ],
+)
+def test_what_is_broken_is_told(content, told):
+    with pytest.raises(BadPicture, match=told):
+        examine(content)
+
+
+def test_every_truncation_and_many_flipped_bytes_are_refused_or_decoded():
+    whole_file, draw = saved(CAT, "JPEG"), np.random.default_rng(0)
+    for length in range(0, len(whole_file), 97):
+        with pytest.raises(BadPicture):
+            examine(whole_file[:length])
+    for _ in range(200):
+        broken = bytearray(whole_file)
+        broken[draw.integers(len(broken))] ^= 1 << draw.integers(8)
+        try:
+            height, width = examine(bytes(broken))
+        except BadPicture:
+            continue
+        assert decode(bytes(broken), View((9, 14), (0, 0), (9, 14), False), WHITE).shape == (9, 14, 3)
+        assert height > 0
+        assert width > 0

@@ -1,0 +1,33 @@
+import pytest
+import torch
+
+from ztsnr.data.encode import Adaptive
+from ztsnr.errors import CacheError
+
+
+def test_batches_shrink_to_the_memory_and_grow_back():
+    tried, room = [], 5
+
+    def work(items):
+        tried.append(len(items))
+        if len(items) > room:
+            raise torch.OutOfMemoryError
+        return {"x": torch.tensor(list(items))}
+
+    parts = Adaptive(16)
+    assert parts.over(100, work)["x"].tolist() == list(range(100))
+    assert tried[:3] == [16, 8, 4]
+    room = 99
+    parts.over(400, work)
+    assert max(tried[-8:]) == 16
+    room = 0
+    with pytest.raises(CacheError, match=r"data\.encoding\.tile"):
+        parts.over(3, work)
+
+
+def test_other_errors_than_want_of_memory_are_not_hidden():
+    def work(items):
+        raise RuntimeError("shapes do not fit")
+
+    with pytest.raises(RuntimeError, match="shapes do not fit"):
+        Adaptive(4).over(3, work)

@@ -1,0 +1,305 @@
+import json
+from pathlib import Path
+
+import pytest
+import torch
+from diffusers import StableDiffusionPipeline, StableDiffusionXLPipeline, UNet2DConditionModel
+from safetensors.torch import load_file, save_file
+
+from tests.test_sdxl import inputs, make
+from tests.tiny import tiny_sd15, tiny_sdxl
+from ztsnr.errors import CheckpointError, ConfigError
+from ztsnr.formats import lora
+from ztsnr.formats.diagnosis import examine_folder, examine_tensors
+from ztsnr.formats.ldm import from_ldm
+from ztsnr.models.export import Export, fold_latents
+from ztsnr.models.pretrained import TextEncoders, load_unet, load_vae
+from ztsnr.models.source import plain_state
+from ztsnr.record import science
+from ztsnr.registry import build, compose
+from ztsnr.sampling import Euler, Guidance, guided_denoise
+
+V, EPS = ("schedule=sdxl_ztsnr", "loss=vpred"), ("schedule=sdxl", "loss=eps")
+LORA = ("model/train=lora", "model.train.rank=3", "model.train.alpha=2")
+
+
+def exported(*overrides, dtype="fp32", latents=None, model="sdxl"):
+    """A network whose trained weights are random, ready to be written."""
+    place = tiny_sdxl() if model == "sdxl" else tiny_sd15()
+    composed = compose(f"model={model}", f"model.pretrained={place}", "samples.steps=4", *overrides)
+    network = make(*[word for word in overrides if word.startswith("model")], model=model, pretrained=place)
+    for name, p in network.state_dict().items():
+        p += 0.02 * torch.randn(p.shape) * (5 if "lora" in name else 1)
+    return Export(network.eval(), build(composed.objective), science(composed), latents, dtype)
+
+
+def ours(export, prompt, size, guidance, rescale=0.0):
+    """A picture's latents by our sampler, from noise of seed 0."""
+    encoders = TextEncoders(tiny_sdxl())
+    ids = torch.tensor([[float(size), size, 0, 0, size, size]])
+    cond, negative = ({**encoders.encode([words]), "time_ids": ids} for words in (prompt, ""))
+    z = torch.randn(1, 4, size // 8, size // 8, generator=torch.Generator().manual_seed(0))
+    denoise = guided_denoise(
+        export.objective, export.network, cond, negative, Guidance(scale=guidance, rescale=rescale)
+    )
+    with torch.no_grad():
+        return Euler()(denoise, z, export.objective.schedule.grid.sigmas(export.steps))
+
+
+def theirs(pipeline, prompt, size, guidance, rescale=0.0):
+    z = torch.randn(1, 4, size // 8, size // 8, generator=torch.Generator().manual_seed(0))
+    pipeline.set_progress_bar_config(disable=True)
+    told = {
+        "height": size,
+        "width": size,
+        "guidance_scale": guidance,
+        "guidance_rescale": rescale,
+        "negative_prompt": "",
+    }
+    return pipeline(prompt, num_inference_steps=4, latents=z, output_type="latent", **told).images
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("overrides", "rescale"), [(V, 0.7), (EPS, 0.0), (("schedule=sdxl_ztsnr", "loss=x0"), 0.0)])
+def test_a_folder_samples_in_diffusers_as_our_sampler_does(tmp_path, overrides, rescale):
+    export = exported(*overrides)
+    wanted = ours(export, "a red house", 128, 3.0, rescale)
+    export.diffusers(tmp_path / "model")
+    pipeline = StableDiffusionXLPipeline.from_pretrained(tmp_path / "model")
+    torch.testing.assert_close(theirs(pipeline, "a red house", 128, 3.0, rescale), wanted, rtol=1e-3, atol=2e-4)
+
+
+@pytest.mark.slow
+def test_a_single_file_is_the_same_model_and_says_what_it_is(tmp_path):
+    export, path = exported(*V), tmp_path / "model.safetensors"
+    export.single_file(path)
+    whole = load_file(path)
+    assert {"v_pred", "ztsnr"} <= whole.keys()
+    assert whole["v_pred"].numel() == whole["ztsnr"].numel() == 0
+    read = StableDiffusionXLPipeline.from_single_file(str(path), config=tiny_sdxl(), local_files_only=True)
+    trained = export.network.unet.state_dict()
+    assert all(torch.equal(value, trained[key]) for key, value in read.unet.state_dict().items())
+    back = load_unet(str(path)).state_dict()
+    assert all(torch.equal(value, trained[key]) for key, value in back.items())
+    told = examine_tensors(path)
+    assert told.facts["ComfyUI"] == told.facts["A1111, Forge"] == "v, sigma_max 4518.76"
+    assert told.facts["trained as"] == "v, table up to sigma inf, sampled from inf"
+    assert told.notes == []
+
+
+def test_metadata_is_plain_enough_for_readers_without_our_classes(tmp_path):
+    exported(*V).single_file(tmp_path / "model.safetensors")
+    content = (tmp_path / "model.safetensors").read_bytes()
+    told = json.loads(content[8 : 8 + int.from_bytes(content[:8], "little")])["__metadata__"]
+    sigmas, grid = json.loads(told["ztsnr.sigmas"]), json.loads(told["ztsnr.grid"])
+    assert len(sigmas) == 1000
+    assert sigmas[-1] == grid[0] == "inf"
+    assert (len(grid), grid[-1], told["ztsnr.target"]) == (5, 0.0, "v")
+    assert told["modelspec.prediction_type"] == "v"
+    assert told["modelspec.architecture"] == "stable-diffusion-xl-v1-base"
+    assert "ztsnr.latents" not in told
+    assert json.loads(told["ztsnr.config"])["schedule"]["_target_"] == "ztsnr.schedule.Schedule"
+
+
+@pytest.mark.slow
+def test_export_import_export_is_the_identity(tmp_path):
+    first, second = tmp_path / "first.safetensors", tmp_path / "second.safetensors"
+    exported(*V).single_file(first)
+    again = Export(make(pretrained=first), build(compose(*V).objective), exported(*V).config, None, "fp32")
+    again.single_file(second)
+    one, other = load_file(first), load_file(second)
+    assert one.keys() == other.keys()
+    assert all(torch.equal(one[key], other[key]) for key in one)
+
+
+def test_a_unet_alone_keeps_its_markers_where_comfyui_looks(tmp_path):
+    export, path = exported(*V), tmp_path / "unet.safetensors"
+    export.unet(path)
+    state = load_file(path)
+    assert {"v_pred", "ztsnr", "input_blocks.0.0.weight"} <= state.keys()
+    weights = {key: value for key, value in state.items() if key not in ("v_pred", "ztsnr")}
+    like = export.network.unet.state_dict()
+    assert all(torch.equal(value, like[key]) for key, value in from_ldm("unet", weights, like, "it").items())
+    assert examine_tensors(path).facts["ComfyUI"] == "v, sigma_max 4518.76"
+    prefixed = {f"model.diffusion_model.{key}": value for key, value in weights.items()} | {"v_pred": torch.zeros(0)}
+    save_file(prefixed, path)
+    told = examine_tensors(path)
+    assert told.facts["ComfyUI"] == "eps, sigma_max 14.6146"
+    assert "drops v_pred" in told.notes[0]
+
+
+MODULES = 'model.train.modules=["to_q","ff.net.*","resnets.*.conv1","proj_in","downsamplers.0.conv","time_emb_proj"]'
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("format", ["lora_kohya", "lora_peft"])
+@pytest.mark.parametrize("modules", [(), (MODULES,)], ids=["attention", "convolutions"])
+def test_a_lora_loads_in_diffusers_and_does_there_what_it_does_here(tmp_path, format, modules):
+    export = exported(*V, *LORA, *modules)
+    z, t, cond = inputs()
+    with torch.no_grad():
+        wanted = export.network(z, t, **cond)
+    export.write(format, tmp_path / "lora.safetensors")
+    pipeline = StableDiffusionXLPipeline.from_pretrained(tiny_sdxl())
+    pipeline.load_lora_weights(str(tmp_path / "lora.safetensors"))
+    adapted = {name for name, _ in pipeline.unet.named_parameters() if ".lora_A." in name}
+    assert len(adapted) == len(export.network.state_dict()) // 2
+    told = {"text_embeds": cond["pooled"], "time_ids": cond["time_ids"]}
+    with torch.no_grad():
+        output = pipeline.unet(z, t, cond["text"], added_cond_kwargs=told).sample
+    torch.testing.assert_close(output, wanted, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("format", ["lora_kohya", "lora_peft"])
+def test_a_lora_is_read_back_exactly(tmp_path, format):
+    export, path = exported(*V, *LORA, MODULES), tmp_path / "lora.safetensors"
+    export.write(format, path)
+    back = lora.read(load_file(path), export.network.layers, str(path))
+    for module, update in export._lora().items():
+        other = back[module]
+        torch.testing.assert_close(other.up * other.alpha / other.rank, update.up * update.alpha / update.rank)
+        assert torch.equal(other.down, update.down)
+    writer = getattr(lora, "to_kohya" if format == "lora_kohya" else "to_peft")
+    again = writer(back, "sdxl", export.network.layers) if format == "lora_kohya" else writer(back)
+    assert all(torch.equal(value, load_file(path)[key]) for key, value in again.items())
+
+
+@pytest.mark.slow
+def test_a_merged_lora_is_the_network_with_it(tmp_path):
+    z, t, cond = inputs()
+    for dora in ("false", "true"):
+        export = exported(*V, *LORA, MODULES, f"model.train.dora={dora}")
+        with torch.no_grad():
+            wanted = export.network(z, t, **cond)
+        export.single_file(tmp_path / f"{dora}.safetensors")
+        with torch.no_grad():
+            output = make(pretrained=tmp_path / f"{dora}.safetensors").eval()(z, t, **cond)
+        torch.testing.assert_close(output, wanted, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.slow
+def test_latents_normalised_by_channel_decode_right_in_stock_readers(tmp_path):
+    mean, std = [4.8, 0.2, 1.4, -1.8], [9.9, 6.3, 7.6, 6.0]
+    pictures = torch.rand(1, 3, 64, 64, generator=torch.Generator().manual_seed(0)) * 2 - 1
+    stock, folded = load_vae(tiny_sdxl()), load_vae(tiny_sdxl())
+    fold_latents(folded, mean, std)
+    per_channel = [torch.tensor(values)[:, None, None] for values in (mean, std)]
+    said, spoken = stock.encode(pictures).latent_dist, folded.encode(pictures).latent_dist
+    x0 = (said.mean - per_channel[0]) / per_channel[1]
+    torch.testing.assert_close(spoken.mean * 0.13025, x0, rtol=1e-4, atol=1e-5)
+    torch.testing.assert_close(spoken.std * 0.13025, said.std / per_channel[1], rtol=1e-4, atol=1e-5)
+    torch.testing.assert_close(folded.decode(x0 / 0.13025).sample, stock.decode(said.mean).sample, rtol=1e-3, atol=1e-4)
+    export = exported(*V, latents={"mean": mean, "std": std})
+    export.single_file(tmp_path / "model.safetensors")
+    written = plain_state(load_vae(str(tmp_path / "model.safetensors")))
+    assert all(torch.equal(written[key], value) for key, value in plain_state(folded).items())
+    export.unet(tmp_path / "unet.safetensors")
+    content = (tmp_path / "unet.safetensors").read_bytes()
+    told = json.loads(content[8 : 8 + int.from_bytes(content[:8], "little")])["__metadata__"]
+    assert json.loads(told["ztsnr.latents"]) == {"mean": mean, "std": std}
+
+
+def test_what_cannot_be_written_is_refused(tmp_path):
+    with pytest.raises(ConfigError, match="are of a LoRA, and this checkpoint is none"):
+        exported(*V).lora_kohya(tmp_path / "x.safetensors")
+    with pytest.raises(CheckpointError, match="DoRA cannot be written as format=lora_kohya"):
+        exported(*V, *LORA, "model.train.dora=true").lora_kohya(tmp_path / "x.safetensors")
+    with pytest.raises(CheckpointError, match="no scheduler for target=flow"):
+        exported("schedule=flow_uniform", "loss=flow").diffusers(tmp_path / "x")
+    export = exported(*V, dtype="fp16")
+    next(export.network.parameters()).data.fill_(1e5)
+    with pytest.raises(CheckpointError, match=r"1 tensors leave the finite numbers as torch\.float16"):
+        export.unet(tmp_path / "x.safetensors")
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.slow
+def test_a_table_of_ones_own_is_told_to_diffusers_by_its_betas(tmp_path):
+    export = exported("schedule=sdxl_ztsnr", "loss=vpred", "schedule.table.terminal=20000")
+    wanted = ours(export, "x", 64, 1.0)
+    export.diffusers(tmp_path / "model")
+    pipeline = StableDiffusionXLPipeline.from_pretrained(tmp_path / "model")
+    assert len(pipeline.scheduler.config.trained_betas) == 1000
+    torch.testing.assert_close(theirs(pipeline, "x", 64, 1.0), wanted, rtol=1e-3, atol=2e-4)
+    told = examine_folder(tmp_path / "model")
+    assert told.facts["diffusers"] == "v, sigma_max 20000, trailing timesteps"
+
+
+@pytest.mark.slow
+def test_1_5_is_written_in_every_format_too(tmp_path):
+    export, path = exported(*V, model="sd15"), tmp_path / "model.safetensors"
+    export.single_file(path)
+    trained = export.network.unet.state_dict()
+    assert all(torch.equal(value, trained[key]) for key, value in load_unet(str(path)).state_dict().items())
+    told = examine_tensors(path)
+    assert told.facts["ComfyUI"] == "eps, sigma_max 14.6146"
+    assert told.notes[0] == "Taken for eps by ComfyUI, but trained on v: use our nodes."
+    export.diffusers(tmp_path / "model")
+    pipeline = StableDiffusionPipeline.from_pretrained(tmp_path / "model")
+    assert pipeline.scheduler.config.rescale_betas_zero_snr
+    adapted = exported(*V, "model/train=lora", model="sd15")
+    adapted.lora_kohya(tmp_path / "lora.safetensors")
+    pipeline.load_lora_weights(str(tmp_path / "lora.safetensors"))
+    names = [name for name, _ in pipeline.unet.named_parameters() if "lora_A" in name]
+    assert len(names) == len(adapted.network.state_dict()) // 2
+
+
+def foreign(lora_state, trainer):
+    """The same LoRA as another trainer names it."""
+    names = {"down": "lora_down.weight", "up": "lora_up.weight"}
+    if trainer == "OneTrainer":
+        return {
+            f"lora_unet_{m.replace('.', '_')}.{names[f]}": getattr(u, f) for m, u in lora_state.items() for f in names
+        }
+    names = {"down": "lora_A.weight", "up": "lora_B.weight"}
+    return {f"unet.{m}.{names[f]}": getattr(u, f) for m, u in lora_state.items() for f in names}
+
+
+@pytest.mark.parametrize("trainer", ["OneTrainer", "SimpleTuner"])
+def test_other_trainers_loras_are_read(trainer):
+    export = exported(*V, *LORA, MODULES)
+    wanted = export._lora()
+    found = lora.read(foreign(wanted, trainer), export.network.layers, trainer)
+    assert found.keys() == wanted.keys()
+    assert all(torch.equal(found[m].up, wanted[m].up) and found[m].alpha == 3 for m in wanted)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("format", ["lora_kohya", "lora_peft"])
+def test_training_goes_on_from_an_exported_lora(tmp_path, format):
+    export, path = exported(*V, *LORA, MODULES), tmp_path / "lora.safetensors"
+    export.write(format, path)
+    z, t, cond = inputs()
+    settings = ["model/train=lora", "model.train.rank=3", MODULES, f"model.train.start={path}"]
+    with torch.no_grad():
+        output = make(*settings, "model.train.alpha=6").eval()(z, t, **cond)
+        torch.testing.assert_close(output, export.network(z, t, **cond), rtol=1e-4, atol=1e-5)
+    for other in (settings[:2] + settings[3:], ["model.train.rank=4", *settings[:1], *settings[2:]]):
+        with pytest.raises(CheckpointError, match=r"does not fit model\.train: set its rank, dora and modules"):
+            make(*other)
+
+
+def test_a_lora_for_another_network_is_refused_by_name():
+    export = exported(*V, *LORA)
+    state = lora.to_kohya(export._lora(), "sdxl", export.network.layers)
+    for key, told in (
+        ("lora_unet_foo", "does not fit this U-Net"),
+        ("lora_te1_text_model_x", "updates a text encoder"),
+    ):
+        with pytest.raises(CheckpointError, match=f"it {told}: {key}"):
+            lora.read(state | {f"{key}.lora_up.weight": torch.zeros(1)}, export.network.layers, "it")
+    with pytest.raises(CheckpointError, match="it lacks half of the update of"):
+        lora.read(dict(list(state.items())[1:]), export.network.layers, "it")
+
+
+def test_a_foreign_file_is_examined_too(tmp_path):
+    path = tmp_path / "x.safetensors"
+    UNet2DConditionModel.from_pretrained(tiny_sdxl(), subfolder="unet").save_pretrained(tmp_path)
+    assert (
+        examine_tensors(tmp_path / "diffusion_pytorch_model.safetensors").facts["file"].startswith("a U-Net under diff")
+    )
+    save_file({"a": torch.zeros(1)}, path)
+    with pytest.raises(CheckpointError, match=r"is no model of Stable Diffusion: it has 1 tensors, first a"):
+        examine_tensors(path)
+    told = examine_folder(Path(tiny_sdxl()))
+    assert told.facts["diffusers"] == "eps, sigma_max 14.6146, leading timesteps"

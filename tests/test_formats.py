@@ -1,0 +1,140 @@
+from functools import cache
+
+import pytest
+import torch
+from accelerate import init_empty_weights
+from diffusers import StableDiffusionXLPipeline
+from safetensors.torch import load_file, save_file
+from transformers import CLIPTextConfig
+
+from tests.tiny import tiny_sdxl, tiny_sdxl_file
+from ztsnr.errors import CheckpointError
+from ztsnr.formats.ldm import from_ldm, ldm_names, to_ldm
+from ztsnr.formats.single_file import SingleFile, join
+from ztsnr.models.architectures import ARCHITECTURES
+from ztsnr.models.pretrained import TextEncoders, fingerprint, load_part
+from ztsnr.models.source import part_class, plain_state
+
+PARTS = ("unet", "vae", "text_encoder", "text_encoder_2")
+
+
+@cache
+def released(family):
+    """Part -> tensors of the released model, on the meta device."""
+    with init_empty_weights():
+        networks = {
+            part: part_class(part)(CLIPTextConfig(**config)) if "text" in part else part_class(part).from_config(config)
+            for part, config in ARCHITECTURES[family].items()
+        }
+    return {part: plain_state(network) for part, network in networks.items()}
+
+
+@pytest.mark.parametrize("part", PARTS)
+def test_names_there_and_back_are_the_identity(part):
+    state = plain_state(load_part(tiny_sdxl(), part))
+    back = from_ldm(part, to_ldm(part, state), state, "it")
+    assert back.keys() == state.keys()
+    assert all(torch.equal(back[name], state[name]) for name in state)
+
+
+@pytest.mark.slow
+def test_diffusers_reads_our_single_file_whole_and_bit_for_bit():
+    read = StableDiffusionXLPipeline.from_single_file(tiny_sdxl_file(), config=tiny_sdxl(), local_files_only=True)
+    for part in PARTS:
+        state, wanted = plain_state(getattr(read, part)), plain_state(load_part(tiny_sdxl(), part))
+        assert state.keys() == wanted.keys()
+        assert all(torch.equal(state[name], wanted[name]) for name in wanted), part
+
+
+@pytest.mark.parametrize("part", PARTS)
+def test_a_single_file_and_a_folder_are_the_same_model(part):
+    of_file, of_folder = (load_part(place, part).state_dict() for place in (tiny_sdxl_file(), tiny_sdxl()))
+    assert of_file.keys() == of_folder.keys()
+    assert all(torch.equal(of_file[name], of_folder[name]) for name in of_folder)
+    assert fingerprint(tiny_sdxl_file(), part) == fingerprint(tiny_sdxl(), part)
+
+
+def test_prompts_are_told_alike_from_either_form():
+    said = [TextEncoders(place).encode(["a cat", ""]) for place in (tiny_sdxl_file(), tiny_sdxl())]
+    for name in ("text", "pooled"):
+        assert torch.equal(said[0][name], said[1][name])
+
+
+@pytest.mark.parametrize(("family", "counts"), [("sdxl", [1680, 248, 196, 389]), ("sd15", [686, 248, 196])])
+def test_the_released_models_have_the_tensors_of_their_files(family, counts):
+    parts = released(family)
+    assert [len(to_ldm(part, state)) for part, state in parts.items()] == counts
+    assert len(join(family, parts)) == sum(counts)  # no two of the same name
+
+
+@pytest.mark.parametrize(
+    ("key", "shape"),
+    [
+        ("model.diffusion_model.input_blocks.3.0.op.weight", (320, 320, 3, 3)),
+        ("model.diffusion_model.input_blocks.4.0.skip_connection.weight", (640, 320, 1, 1)),
+        ("model.diffusion_model.input_blocks.7.1.transformer_blocks.9.attn2.to_k.weight", (1280, 2048)),
+        ("model.diffusion_model.middle_block.1.proj_in.weight", (1280, 1280)),
+        ("model.diffusion_model.output_blocks.2.2.conv.weight", (1280, 1280, 3, 3)),
+        ("model.diffusion_model.output_blocks.8.0.in_layers.2.weight", (320, 640, 3, 3)),
+        ("model.diffusion_model.label_emb.0.0.weight", (1280, 2816)),
+        ("model.diffusion_model.out.2.weight", (4, 320, 3, 3)),
+        ("first_stage_model.encoder.mid.attn_1.q.weight", (512, 512, 1, 1)),
+        ("first_stage_model.decoder.up.0.block.0.nin_shortcut.weight", (128, 256, 1, 1)),
+        ("first_stage_model.decoder.up.3.upsample.conv.weight", (512, 512, 3, 3)),
+        ("first_stage_model.quant_conv.weight", (8, 8, 1, 1)),
+        ("conditioner.embedders.0.transformer.text_model.encoder.layers.11.mlp.fc1.weight", (3072, 768)),
+        ("conditioner.embedders.1.model.transformer.resblocks.31.attn.in_proj_weight", (3840, 1280)),
+        ("conditioner.embedders.1.model.transformer.resblocks.0.mlp.c_fc.bias", (5120,)),
+        ("conditioner.embedders.1.model.positional_embedding", (77, 1280)),
+        ("conditioner.embedders.1.model.text_projection", (1280, 1280)),
+    ],
+)
+def test_keys_of_sdxls_own_file(key, shape):
+    assert join("sdxl", released("sdxl"))[key].shape == shape
+
+
+@pytest.mark.parametrize(
+    ("name", "other"),
+    [
+        ("up_blocks.0.upsamplers.0.conv.weight", "output_blocks.2.1.conv.weight"),  # no attention in that block
+        ("up_blocks.1.upsamplers.0.conv.weight", "output_blocks.5.2.conv.weight"),
+        ("down_blocks.3.resnets.1.conv1.weight", "input_blocks.11.0.in_layers.2.weight"),
+    ],
+)
+def test_keys_of_1_5s_own_file(name, other):
+    assert ldm_names("unet", released("sd15")["unet"])[name] == other
+
+
+def test_files_of_no_family_or_another_are_refused(tmp_path):
+    path = tmp_path / "x.safetensors"
+    save_file({"a": torch.zeros(1)}, path)
+    with pytest.raises(CheckpointError, match="is no single-file checkpoint of Stable Diffusion"):
+        load_part(str(path), "unet")
+    weights = load_file(tiny_sdxl_file())
+    others = {key: value for key, value in weights.items() if not key.startswith("conditioner")}
+    save_file(others, path)
+    with pytest.raises(CheckpointError, match=r"neither Stable Diffusion XL nor 1\.5"):
+        assert SingleFile(path).family
+
+
+def test_a_file_without_its_architecture_is_taken_for_the_released_model(tmp_path):
+    path = tmp_path / "x.safetensors"
+    save_file(load_file(tiny_sdxl_file()), path)
+    with pytest.raises(CheckpointError, match=r"its vae lacks .* tensors, first"):
+        load_part(str(path), "vae")
+
+
+@pytest.mark.parametrize("part", ["vae", "text_encoder_2"])
+def test_missing_extra_and_misshapen_tensors_of_a_file_are_refused(part):
+    like = plain_state(load_part(tiny_sdxl(), part))
+    whole = to_ldm(part, like)
+    name = sorted(whole)[3]
+    for change, told in (
+        ({name: None}, "lacks 1"),
+        ({"extra": torch.zeros(1)}, "has besides 1"),
+        ({name: torch.zeros(7)}, r"of shape \(7,\)"),
+    ):
+        changed = {key: value for key, value in (whole | change).items() if value is not None}
+        with pytest.raises(CheckpointError, match=told):
+            from_ldm(part, changed, like, "it")
+    assert from_ldm(part, whole | {"logit_scale": torch.zeros(())}, like, "it").keys() == like.keys()

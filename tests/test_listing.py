@@ -1,0 +1,144 @@
+import json
+import os
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from tests.photos import make_photos, picture
+from ztsnr.data.catalogue import catalogue
+from ztsnr.data.listing import find_pictures, folders_from
+from ztsnr.errors import BadPicture, ConfigError
+
+
+def listed(*roots, folders=()):
+    return {found.name: found for found in find_pictures(list(roots), folders_from(list(folders)))}
+
+
+def captions(root):
+    return {name: found.captions for name, found in listed(root).items()}
+
+
+def look(root, memory, stop=False):
+    return catalogue(find_pictures([root], []), memory / "pictures.db", 2, stop, lambda more: None)
+
+
+def test_texts_beside_the_pictures(tmp_path):
+    make_photos(tmp_path, 2)
+    (tmp_path / "000.caption").write_text("\ufeffanother\n", encoding="utf-8")
+    picture(9, (8, 8)).save(tmp_path / "bare.jpg")
+    assert captions(tmp_path) == {
+        "000.png": ("picture, number 0, small", "another"),
+        "001.png": ("picture, number 1, small",),
+        "bare.jpg": (),
+    }
+
+
+@pytest.mark.parametrize("kind", ["jsonl", "csv", "parquet"])
+def test_tables_here_and_above(tmp_path, kind):
+    for place in ("a.png", "below/b.png", "below/deep/c.png"):
+        (tmp_path / place).parent.mkdir(exist_ok=True, parents=True)
+        picture(0, (8, 8)).save(tmp_path / place)
+    rows = [("a.png", "first"), ("below/b.png", "second"), ("below/deep/c.png", "third")]
+    if kind == "jsonl":
+        lines = [json.dumps({"file_name": name, "text": text}) for name, text in rows]
+        (tmp_path / "metadata.jsonl").write_text("\n".join(lines))
+    elif kind == "csv":
+        lines = ["file_name,caption", *(f'{name},"{text}"' for name, text in rows)]
+        (tmp_path / "metadata.csv").write_text("\n".join(lines))
+    else:
+        columns = {"file_name": [name for name, _ in rows], "captions": [[text, "too"] for _, text in rows]}
+        pq.write_table(pa.table(columns), tmp_path / "train.parquet")
+    more = ("too",) if kind == "parquet" else ()
+    assert captions(tmp_path) == {name: (text, *more) for name, text in rows}
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "told"),
+    [
+        ("metadata.jsonl", '{"file_name": "a.png"}', "row 1, must have file_name and one of text"),
+        ("metadata.jsonl", '{"file_name": "a.png", "text": 3}', "text must be a text or a list of texts, got 3"),
+        ("metadata.jsonl", "{", "cannot be read as a table of captions"),
+        ("metadata.jsonl", "[1]", "is no object"),
+        ("metadata.csv", "name,text\na,b", "must have file_name"),
+        ("x.parquet", "no parquet", "cannot be read as a table of captions"),
+    ],
+)
+def test_a_broken_table_is_refused_by_name(tmp_path, name, content, told):
+    (tmp_path / name).write_text(content)
+    with pytest.raises(ConfigError, match=told) as refused:
+        listed(tmp_path)
+    assert name in str(refused.value)
+
+
+def test_folders_have_settings_of_their_own(tmp_path):
+    for place in ("mine", "reg/dogs", "other"):
+        make_photos(tmp_path / place, 1)
+    (tmp_path / "reg/dogs/000.txt").unlink()
+    mine = {"path": "mine", "repeats": 4, "trigger": "sks"}
+    found = listed(tmp_path, folders=[mine, {"path": "reg*", "class_token": "dog", "weight": 0.5}])
+    assert (found["mine/000.png"].folder.repeats, found["mine/000.png"].folder.trigger) == (4, "sks")
+    assert found["reg/dogs/000.png"].captions == ("dog",)
+    assert found["reg/dogs/000.png"].folder.weight == 0.5
+    assert found["other/000.png"].folder.repeats == 1
+    several = listed(tmp_path / "mine", tmp_path / "other", folders=[{"path": "other", "repeats": 2}])
+    assert {name: each.folder.repeats for name, each in several.items()} == {"mine/000.png": 1, "other/000.png": 2}
+
+
+@pytest.mark.parametrize(
+    "entry",
+    [{"repeats": 2}, {"path": "a", "repeat": 2}, {"path": "a", "repeats": 0}, {"path": "a", "weight": 0}, "a"],
+)
+def test_wrong_folder_settings_are_refused(entry):
+    with pytest.raises(ConfigError, match=r"data\.folders"):
+        folders_from([entry])
+
+
+def test_bad_files_are_named_and_the_rest_is_used(tmp_path):
+    root = make_photos(tmp_path / "photos", 3)
+    (root / "empty.png").write_bytes(b"")
+    (root / "text.webp").write_text("no picture")
+    (root / "half.png").write_bytes((root / "000.png").read_bytes()[:200])
+    (root / "001.txt").write_bytes("写真".encode("shift_jis"))
+    os.symlink(".", root / "loop")
+    os.symlink("itself.png", root / "itself.png")
+    os.symlink("absent.jpg", root / "nowhere.jpg")
+    (root / "folder.png").mkdir()
+    made = look(root, tmp_path)
+    assert [entry.found.name for entry in made.pictures] == ["000.png", "002.png"]
+    told = {name: reason.split(":")[0] for name, reason in made.skipped.items()}
+    assert told == {
+        "001.png": "its caption is not in UTF-8",
+        "empty.png": "it is empty",
+        "half.png": "it is broken",
+        "itself.png": "it cannot be read",
+        "nowhere.jpg": "it cannot be read",
+        "text.webp": "it is no picture of a known format",
+    }
+    with pytest.raises(BadPicture, match=r"001\.png: its caption .* data\.on_bad=skip goes on without it"):
+        look(root, tmp_path, stop=True)
+
+
+@pytest.mark.skipif(os.geteuid() == 0, reason="nothing is unreadable to root")
+def test_an_unreadable_file_is_named(tmp_path):
+    root = make_photos(tmp_path / "photos", 2)
+    (root / "000.png").chmod(0)
+    assert look(root, tmp_path).skipped == {"000.png": "it cannot be read: Permission denied"}
+
+
+def test_a_file_is_examined_again_only_when_it_changed(tmp_path, monkeypatch):
+    root, examined = make_photos(tmp_path / "photos", 4), []
+    from ztsnr.data import catalogue as module
+
+    examine = module.examine
+    monkeypatch.setattr(module, "examine", lambda content: examined.append(1) or examine(content))
+    first = look(root, tmp_path)
+    assert (len(examined), len(first.pictures)) == (4, 4)
+    again = look(root, tmp_path)
+    assert len(examined) == 4
+    assert [entry.digest for entry in again.pictures] == [entry.digest for entry in first.pictures]
+    picture(99, (30, 40)).save(root / "002.png")
+    changed = look(root, tmp_path)
+    assert len(examined) == 5
+    assert changed.pictures[2].size == (30, 40)
+    assert changed.pictures[2].digest != first.pictures[2].digest

@@ -1,0 +1,106 @@
+import shutil
+from pathlib import Path
+
+import pytest
+import torch
+from diffusers import StableDiffusionXLPipeline
+from safetensors.torch import load_file, save_file
+
+from tests.tiny import tiny_sdxl
+from ztsnr.errors import CheckpointError, ConfigError
+from ztsnr.models.pretrained import TextEncoders, fingerprint, load_unet, load_vae
+
+LONG = "a long prompt of many letters, each of which is a token of its own here, so that it takes two windows"
+
+
+@pytest.fixture(scope="module")
+def encoders():
+    return TextEncoders(tiny_sdxl())
+
+
+@pytest.fixture(scope="module")
+def pipeline():
+    return StableDiffusionXLPipeline.from_pretrained(tiny_sdxl())
+
+
+@pytest.fixture
+def copied(tmp_path):
+    return Path(shutil.copytree(tiny_sdxl(), tmp_path / "copy"))
+
+
+def test_prompts_are_told_as_sdxl_tells_them(encoders, pipeline):
+    prompts = ["a red house", "", "the Sea, 3 ships!"]
+    said = encoders.encode(prompts)
+    text, _, pooled, _ = pipeline.encode_prompt(prompts, do_classifier_free_guidance=False)
+    torch.testing.assert_close(said["text"], text)
+    torch.testing.assert_close(said["pooled"], pooled)
+
+
+def test_a_long_prompt_is_read_window_by_window(encoders, pipeline):
+    assert encoders.windows([LONG]) == 2
+    said = encoders.encode([LONG, "short"])
+    for i, encoder in enumerate((pipeline.text_encoder, pipeline.text_encoder_2)):
+        tokenizer = (pipeline.tokenizer, pipeline.tokenizer_2)[i]
+        ids = tokenizer(LONG, add_special_tokens=False).input_ids
+        last = [*ids[75:], tokenizer.eos_token_id]
+        last += [tokenizer.pad_token_id] * (76 - len(last))
+        for window, told in enumerate(([*ids[:75], tokenizer.eos_token_id], last)):
+            read = encoder(torch.tensor([[tokenizer.bos_token_id, *told]]), output_hidden_states=True)
+            place = said["text"][0, 77 * window : 77 * (window + 1)].split([32, 64], -1)[i]
+            torch.testing.assert_close(place, read.hidden_states[-2][0])
+    torch.testing.assert_close(said["pooled"][1], encoders.encode(["short"])["pooled"][0])
+    with pytest.raises(ConfigError, match="is longer than 1 windows of 75"):
+        encoders.encode([LONG], windows=1)
+
+
+def test_many_prompts_are_as_each_alone(encoders):
+    prompts = [f"picture {number}" for number in range(20)]
+    together = encoders.encode(prompts)
+    alone = torch.cat([encoders.encode([prompt])["text"] for prompt in prompts])
+    torch.testing.assert_close(together["text"], alone)
+
+
+def test_parts_come_frozen_in_float32(encoders):
+    vae = load_vae(tiny_sdxl())
+    for network in (vae, encoders):
+        assert not network.training
+        assert {(p.dtype, p.requires_grad) for p in network.parameters()} == {(torch.float32, False)}
+    assert load_unet(tiny_sdxl()).config.addition_embed_type == "text_time"
+
+
+def test_a_fingerprint_is_of_the_weights_and_of_nothing_else(copied):
+    before = {part: fingerprint(tiny_sdxl(), part) for part in ("vae", "text_encoder", "text_encoder_2")}
+    assert len(set(before.values())) == 3
+    assert {part: fingerprint(str(copied), part) for part in before} == before
+    file = copied / "vae" / "diffusion_pytorch_model.safetensors"
+    weights = load_file(file)
+    weights["decoder.conv_in.bias"][0] += 1e-3
+    save_file(weights, file)
+    assert fingerprint(str(copied), "vae") != before["vae"]
+    assert fingerprint(str(copied), "text_encoder") == before["text_encoder"]
+
+
+def test_what_cannot_be_loaded_is_refused_by_name(copied, tmp_path):
+    for name in ("model.ckpt", "model.bin"):
+        with pytest.raises(CheckpointError, match="is a pickle, which can run anything"):
+            load_vae(str(tmp_path / name))
+    with pytest.raises(CheckpointError, match="is not there"):
+        load_vae(str(tmp_path / "absent"))
+    shutil.rmtree(copied / "vae")
+    with pytest.raises(CheckpointError, match="is no whole model: vae is missing in it"):
+        load_vae(str(copied))
+    file = copied / "unet" / "diffusion_pytorch_model.safetensors"
+    file.write_bytes(file.read_bytes()[:1000])
+    with pytest.raises(CheckpointError, match="cannot be loaded as UNet2DConditionModel"):
+        load_unet(str(copied))
+
+
+@pytest.mark.parametrize("part", ["unet", "text_encoder"])
+def test_missing_extra_and_misshapen_tensors_are_refused_by_name(copied, part):
+    (file,) = (copied / part).glob("*.safetensors")
+    weights = load_file(file)
+    name = sorted(weights)[0]
+    for change in ({name: None}, {"extra": torch.zeros(1)}, {name: torch.zeros(3)}):
+        save_file({key: value for key, value in (weights | change).items() if value is not None}, file)
+        with pytest.raises(CheckpointError, match=f"{name}|extra"):
+            load_unet(str(copied)) if part == "unet" else TextEncoders(str(copied))

@@ -1,0 +1,167 @@
+"""Previews and the health metric, and whole runs of the tiny SDXL on latents held in memory."""
+
+import math
+from dataclasses import dataclass
+from types import SimpleNamespace
+
+import pytest
+import torch
+from torch import nn
+
+from tests.tiny import tiny_sdxl
+from ztsnr.errors import ConfigError
+from ztsnr.models.pretrained import TextEncoders, load_vae
+from ztsnr.randomness import normal, order
+from ztsnr.registry import build, compose
+from ztsnr.training.monitor import Monitor
+
+WORDS = ["a red house", "", "a blue ship at sea"]
+
+
+@dataclass
+class Latents:
+    """Random latents with prompts, as a data set that trains on latents gives them."""
+
+    count: int = 8
+
+    def __post_init__(self):
+        self.x0 = normal(0, "latents", 0, range(self.count), (4, 8, 8))
+        told = TextEncoders(tiny_sdxl()).encode([WORDS[i % len(WORDS)] for i in range(self.count)])
+        self.cond = told | {"time_ids": torch.tensor([[64.0, 64, 0, 0, 64, 64]]).repeat(self.count, 1)}
+
+    def size(self, step, batch_size):
+        return batch_size
+
+    def held_out_batches(self, samples, batch_size):
+        yield range(self.count), self.x0, self.cond
+
+    def batch(self, step, rows, batch_size):
+        index = order(0, range(step * batch_size + rows.start, step * batch_size + rows.stop), self.count)
+        return self.x0[index], {name: value[index] for name, value in self.cond.items()}
+
+    @property
+    def facts(self):
+        return {"latents": {"mean": [0.0] * 4, "std": [1 / 0.13025] * 4}}
+
+
+class Hearing(Monitor):
+    def __init__(self):
+        self.losses, self.metrics, self.pictures = [], [], []
+
+    def stepped(self, step, loss, norm, lr):
+        self.losses.append(loss)
+
+    def sampled(self, step, pictures):
+        self.pictures.append(pictures)
+
+    def measured(self, step, metrics):
+        self.metrics.append(metrics)
+
+
+@pytest.fixture(scope="module")
+def file(tmp_path_factory):
+    path = tmp_path_factory.mktemp("prompts") / "prompts.txt"
+    path.write_text("a red house\n\n a blue ship at sea \n", encoding="utf-8")
+    return path
+
+
+def composed_for(file, *overrides):
+    few = ["samples.steps=2", "samples.columns=2", "samples.size=[64,64]", "trainer=smoke", "optimizer.lr=1e-3"]
+    few += ["trainer.batch_size=4", "trainer.steps=3", "tracking=none"]
+    place = [f"model.pretrained={tiny_sdxl()}", "samples=prompts", f"samples.file={file}"]
+    return compose("model=sdxl", *place, *few, *overrides)
+
+
+def fit(file, *overrides):
+    composed, monitor = composed_for(file, *overrides), Hearing()
+    torch.manual_seed(0)
+    network = build(composed.model)
+    parts = {name: build(composed[name]) for name in ("objective", "optimizer", "lr_schedule", "samples", "validation")}
+    settings = {"data": Latents(), "monitor": monitor, "network": network}
+    return build(composed.trainer).fit(**parts, **settings), monitor
+
+
+@pytest.mark.slow
+def test_a_picture_of_each_prompt_and_seed(file):
+    composed = composed_for(file)
+    prompts, objective, network = build(composed.samples), build(composed.objective), build(composed.model).eval()
+    assert prompts.prompts == ["a red house", "a blue ship at sea"]
+    with torch.no_grad():
+        drawn = prompts.draw(objective, network, Latents(1).facts["latents"], 3.0)
+        again = prompts(objective, network, Latents(1))
+    assert drawn.shape == (4, 3, 64, 64)
+    assert drawn.abs().max() <= 1
+    assert len({picture.sum().item() for picture in drawn}) == 4
+    assert again.keys() == {5.0}
+    assert again[5.0].size == (2 * 68 + 4, 2 * 68 + 4)
+
+
+class Answers(nn.Module):
+    """Of v at sigma = inf, whose ideal is -x0: the noise, or what was asked for."""
+
+    def __init__(self, answer):
+        super().__init__()
+        self.answer, self.device = answer, nn.Parameter(torch.zeros(()))
+
+    def forward(self, z, t, text, pooled, time_ids):
+        return -self.answer(z, text)
+
+
+def test_health_is_0_of_a_network_that_ignores_the_noise_and_1_of_one_that_answers_with_it(file):
+    composed = composed_for(file)
+    prompts, objective = build(composed.samples), build(composed.objective)
+    with torch.no_grad():
+        noisy = prompts.metrics(objective, Answers(lambda z, _: z), Latents(1))
+        still = prompts.metrics(objective, Answers(lambda z, _: torch.full_like(z, 0.3)), Latents(1))
+    assert noisy["health/noise_variance"] == pytest.approx(1, abs=0.15)
+    assert still["health/noise_variance"] == 0
+    picture = load_vae(tiny_sdxl()).decode(torch.full((1, 4, 8, 8), 0.3 / 0.13025)).sample.clamp(-1, 1)
+    brightness = (picture.mean().item() + 1) / 2
+    assert still["health/black"] == still["health/white"] == pytest.approx(brightness, abs=1e-5)
+
+
+@pytest.mark.slow
+def test_full_training_changes_every_weight_and_draws_and_measures(file):
+    trained, monitor = fit(file)
+    before = build(composed_for(file).model).state_dict()
+    after = trained.networks["raw"].state_dict()
+    assert all(not torch.equal(after[name], value) for name, value in before.items() if value.numel() > 1)
+    assert all(math.isfinite(loss) for loss in monitor.losses)
+    assert len(monitor.losses) == 3
+    assert monitor.metrics[-1].keys() == {"health/noise_variance", "health/black", "health/white"}
+    assert monitor.pictures[-1].keys() == {5.0}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("overrides", [[], ["trainer.precision=bf16", "model.train.base=bfloat16"]], ids=["32", "16"])
+def test_lora_training_changes_lora_weights_and_nothing_else(file, overrides):
+    trained, _ = fit(file, "model/train=lora", *overrides)
+    network = trained.networks["raw"]
+    torch.manual_seed(0)
+    before = dict(build(composed_for(file, "model/train=lora", *overrides).model).named_parameters())
+    changed = {name for name, p in network.named_parameters() if not torch.equal(p.cpu(), before[name])}
+    assert changed == network.trained
+    assert trained.networks["ema"].state_dict().keys() == network.state_dict().keys()
+
+
+@pytest.mark.parametrize(
+    ("override", "told"),
+    [
+        ("samples.size=[64,60]", r"samples\.size must be a height and a width, multiples of 8, got \[64, 60\]"),
+        ("samples.size=[64]", r"samples\.size must be a height and a width"),
+        ("samples.file=absent.txt", r"samples\.file=absent\.txt cannot be read as text"),
+        ("samples.file=/dev/null", r"samples\.file=/dev/null holds no prompt\. Write one a line"),
+        ("samples.rescale=2", r"samples\.rescale must be a number of at least 0 and of at most 1"),
+    ],
+)
+def test_refusals(file, override, told):
+    with pytest.raises(ConfigError, match=told):
+        build(composed_for(file, override).samples)
+
+
+def test_a_prompt_of_several_windows_goes_with_a_short_negative(tmp_path):
+    path = tmp_path / "long.txt"
+    path.write_text("x " * 100)
+    prompts = build(composed_for(path).samples)
+    said = prompts._cond("x " * 99 + "x", SimpleNamespace(parameters=lambda: iter([torch.zeros(1)])), 2)
+    assert said["text"].shape == (2, 154, 96)

@@ -1,0 +1,177 @@
+"""The network, what of it is trained, and one step of training against diffusers' own pieces."""
+
+from copy import deepcopy
+
+import pytest
+import torch
+from diffusers import DDPMScheduler
+from diffusers.training_utils import compute_snr
+from torch.nn.functional import mse_loss
+
+from tests.tiny import tiny_sd15, tiny_sdxl
+from ztsnr.errors import CheckpointError, ConfigError
+from ztsnr.models.pretrained import load_unet
+from ztsnr.models.sdxl import SD15, SDXL
+from ztsnr.registry import build, compose
+from ztsnr.training.ema import make_ema
+
+
+def make(*overrides, model="sdxl", pretrained=None):
+    torch.manual_seed(0)
+    return build(compose(f"model={model}", f"model.pretrained={pretrained or tiny_sdxl()}", *overrides).model)
+
+
+def inputs(rows=2):
+    g = torch.Generator().manual_seed(0)
+    cond = {"text": torch.randn(rows, 77, 96, generator=g), "pooled": torch.randn(rows, 64, generator=g)}
+    cond["time_ids"] = torch.tensor([[128.0, 128, 0, 0, 128, 128]]).repeat(rows, 1)
+    return torch.randn(rows, 4, 16, 24, generator=g), torch.linspace(0, 998.5, rows), cond
+
+
+def test_output_depends_on_all_that_sdxl_is_told():
+    net = make().eval().requires_grad_(False)
+    z, t, cond = inputs()
+    output = net(z, t, **cond)
+    assert output.shape == z.shape
+    assert not torch.allclose(net(z, t + 0.5, **cond), output, atol=1e-6)
+    for name, value in cond.items():
+        assert not torch.allclose(net(z, t, **cond | {name: value + 1}), output, atol=1e-6), name
+
+
+def test_1_5_is_told_of_prompts_alone():
+    net = make(model="sd15", pretrained=tiny_sd15()).eval().requires_grad_(False)
+    z, t, cond = inputs()
+    text = cond["text"][..., :32]
+    output = net(z, t, text)
+    assert torch.equal(net(z, t, text, time_ids=cond["time_ids"]), output)
+    assert not torch.allclose(net(z, t, text + 1), output, atol=1e-6)
+
+
+@pytest.mark.parametrize(("cls", "other"), [(SDXL, tiny_sd15), (SD15, tiny_sdxl)])
+def test_another_familys_weights_are_refused(cls, other):
+    train = build(compose("model=sdxl", "model.pretrained=x").model.train)
+    with pytest.raises(CheckpointError, match=r"does not fit model=.*\. Is it "):
+        cls(pretrained=other(), train=train, gradient_checkpointing=False)
+
+
+OBJECTIVES = {
+    "eps": (("schedule=sdxl", "loss=eps"), {"prediction_type": "epsilon"}),
+    "v": (("schedule=sdxl_ztsnr", "loss=vpred"), {"prediction_type": "v_prediction", "rescale_betas_zero_snr": True}),
+    "min-SNR of eps": (("schedule=sdxl", "loss=eps", "weighting=min_snr"), {"prediction_type": "epsilon"}),
+    "min-SNR of v": (
+        ("schedule=sdxl_ztsnr", "loss=novelai_v3"),
+        {"prediction_type": "v_prediction", "rescale_betas_zero_snr": True},
+    ),
+}
+
+
+@pytest.mark.parametrize("name", OBJECTIVES)
+def test_a_step_is_the_step_written_with_diffusers_own_pieces(name):
+    overrides, settings = OBJECTIVES[name]
+    objective = build(compose(*overrides).objective)
+    z, _, cond = inputs(rows=4)
+    x0, noise = z, torch.randn(z.shape, generator=torch.Generator().manual_seed(1))
+    timesteps = torch.tensor([0, 333, 900, 999])
+    net = make()
+    ours = objective.loss(net, x0, noise, (timesteps + 0.5).double() / 1000, cond)
+    ours.mean().backward()
+
+    unet = load_unet(tiny_sdxl()).train()
+    scheduler = DDPMScheduler(beta_start=0.00085, beta_end=0.012, beta_schedule="scaled_linear", **settings)
+    told = {"text_embeds": cond["pooled"], "time_ids": cond["time_ids"]}
+    noisy = scheduler.add_noise(x0, noise, timesteps)
+    output = unet(noisy, timesteps, cond["text"], added_cond_kwargs=told).sample
+    v = settings["prediction_type"] == "v_prediction"
+    ideal = scheduler.get_velocity(x0, noise, timesteps) if v else noise
+    loss = mse_loss(output, ideal, reduction="none").mean([1, 2, 3])
+    if "min-SNR" in name:
+        snr = compute_snr(scheduler, timesteps)
+        loss = loss * snr.clamp(max=5) / (snr + 1 if v else snr)
+    loss.mean().backward()
+    torch.testing.assert_close(ours, loss, rtol=1e-5, atol=1e-7)
+    gradient, wanted = (torch.cat([p.grad.flatten() for p in unit.parameters()]) for unit in (net, unet))
+    assert (gradient - wanted).norm() < 1e-5 * wanted.norm()
+
+
+def trained_names(net):
+    return {name for name, p in net.named_parameters() if p.requires_grad}
+
+
+def test_some_modules_are_trained_by_pattern():
+    net = make("model.train.patterns=[mid_block,up_blocks.*.attentions]")
+    names = trained_names(net)
+    assert names == set(net.state_dict())
+    assert {name.split(".")[1] for name in names} == {"mid_block", "up_blocks"}
+    assert all("attentions" in name for name in names if "up_blocks" in name)
+    assert len(make().state_dict()) == len(load_unet(tiny_sdxl()).state_dict())
+
+
+def test_a_loras_state_is_its_own_weights_and_comes_back_exactly():
+    net, other = make("model/train=lora", "model.train.dora=true"), make("model/train=lora", "model.train.dora=true")
+    for p in filter(lambda p: p.requires_grad, net.parameters()):
+        p.data = torch.randn_like(p)
+    state = net.state_dict()
+    assert set(state) == trained_names(net)
+    assert all("lora_" in name for name in state)
+    other.load_state_dict(state)
+    z, t, cond = inputs()
+    with torch.no_grad():
+        assert torch.equal(net.eval()(z, t, **cond), other.eval()(z, t, **cond))
+    with pytest.raises(RuntimeError, match="Missing key"):
+        other.load_state_dict(dict(list(state.items())[1:]))
+
+
+def test_a_new_lora_changes_nothing_and_reaches_the_layers_it_names():
+    z, t, cond = inputs()
+    modules = '["to_q", "ff.net.*", "resnets.*.conv1", "conv_in"]'
+    net = make("model/train=lora", f"model.train.modules={modules}", "model.train.rank=3")
+    with torch.no_grad():
+        torch.testing.assert_close(net.eval()(z, t, **cond), make().eval()(z, t, **cond))
+    reached = {name.partition(".lora_")[0] for name in net.state_dict()}
+    layers = {name for name, part in make().named_modules() if isinstance(part, torch.nn.Linear | torch.nn.Conv2d)}
+    wanted = {n for n in layers if n.endswith(("to_q", "conv1", "conv_in")) or ".ff.net." in n}
+    assert reached == wanted
+    assert {p.shape[0] for name, p in net.state_dict().items() if "lora_A" in name} == {3}
+
+
+@pytest.mark.parametrize(
+    ("overrides", "told"),
+    [
+        (
+            ["model.train.patterns=[mid_blok]"],
+            r"model\.train\.patterns has 'mid_blok', which matches nothing; there are",
+        ),
+        (["model.train.patterns=mid_block"], r"model\.train\.patterns must be a list of patterns"),
+        (["model/train=lora", "model.train.modules=[to_q,foo]"], r"model\.train\.modules has 'foo'"),
+        (["model/train=lora", "model.train.rank=0"], r"model\.train\.rank must be an integer of 1 or more"),
+        (["model/train=lora", "model.train.base=fp8"], r"model\.train\.base must be one of float32, bfloat16"),
+        (["model.train=null"], r"model\.train must be a Trained"),
+    ],
+)
+def test_refusals(overrides, told):
+    with pytest.raises(ConfigError, match=told):
+        make(*overrides)
+
+
+def test_an_average_of_a_lora_shares_its_base_and_nothing_else():
+    net = make("model/train=lora", "model.train.base=bfloat16")
+    averaged = make_ema(net, 0.5).module
+    frozen = {name: p for name, p in averaged.named_parameters() if name not in net.trained}
+    assert all(p is dict(net.named_parameters())[name] for name, p in frozen.items())
+    assert not any(p is q for p in averaged.state_dict().values() for q in net.state_dict().values())
+    assert averaged.state_dict().keys() == net.state_dict().keys()
+    assert {p.dtype for p in frozen.values()} == {torch.bfloat16}
+    assert {p.dtype for p in averaged.state_dict().values()} == {torch.float32}
+    alone = deepcopy(make())
+    assert not any(p is q for p, q in zip(alone.parameters(), make().parameters(), strict=True))
+
+
+@pytest.mark.parametrize("train", ["full", "lora"])
+def test_gradient_checkpointing_changes_no_gradient(train):
+    gradients = []
+    for checkpointing in ("false", "true"):
+        net = make(f"model/train={train}", f"model.gradient_checkpointing={checkpointing}").train()
+        z, t, cond = inputs()
+        net(z, t, **cond).square().mean().backward()
+        gradients.append(torch.cat([p.grad.flatten() for p in net.parameters() if p.grad is not None]))
+    torch.testing.assert_close(*gradients)

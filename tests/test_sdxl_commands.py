@@ -1,0 +1,77 @@
+"""The tiny SDXL through the commands, as a user gives them: cache, LoRA training with previews, export, doctor."""
+
+import json
+
+import pytest
+import torch
+from diffusers import StableDiffusionXLPipeline
+from PIL import Image
+from safetensors import safe_open
+
+from tests.test_commands import run
+from tests.tiny import tiny_sdxl
+
+SMALL = ["trainer=smoke", "trainer.steps=2", "trainer.batch_size=2", "data.sizes.resolution=128", "data.held_out=0.3"]
+PREVIEWS = ["samples=prompts", "samples.file=prompts.txt", "samples.size=[128,128]", "samples.steps=2"]
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    """Pictures, prompts, and the run of a LoRA on them."""
+    folder = tmp_path_factory.mktemp("sdxl")
+    (folder / "pictures").mkdir()
+    for number in range(8):
+        Image.new("RGB", (128, 128), (30 * number, 90, 200 - 20 * number)).save(folder / "pictures" / f"{number}.png")
+        (folder / "pictures" / f"{number}.txt").write_text(f"a plain picture, number {number}")
+    (folder / "prompts.txt").write_text("a plain picture\n")
+    model = ["model=sdxl", f"model.pretrained={tiny_sdxl()}", "model/train=lora", "data=folder", "data.root=pictures"]
+    words = [*model, *SMALL, *PREVIEWS, "schedule=ztsnr", "loss=vpred", "data.normalise=channel", "hydra.run.dir=run"]
+    done = run(folder, "train", *words)
+    assert done.stdout.startswith("score ")
+    return folder
+
+
+@pytest.mark.slow
+def test_a_run_leaves_its_lora_alone_and_previews(folder):
+    assert {"final.safetensors", "samples_guidance_5.png"} <= {entry.name for entry in (folder / "run").iterdir()}
+    with safe_open(folder / "run" / "final.safetensors", "pt") as file:
+        assert all("lora_" in key for key in file.keys())  # noqa: SIM118 (it is not iterable)
+        assert len(json.loads(file.metadata()["ztsnr.facts"])["latents"]["std"]) == 4
+
+
+@pytest.mark.slow
+def test_what_is_exported_loads_in_diffusers_and_the_doctor_knows_it(folder):
+    checkpoint = "checkpoint=run/final.safetensors"
+    run(folder, "export", checkpoint, "output=model", "format=diffusers", "dtype=fp32")
+    pipeline = StableDiffusionXLPipeline.from_pretrained(folder / "model")
+    drawn = pipeline("a plain picture", num_inference_steps=2, height=128, width=128, output_type="pt").images
+    assert drawn.shape == (1, 3, 128, 128)
+    assert torch.isfinite(drawn).all()
+    run(folder, "export", checkpoint, "output=model.safetensors")
+    told = run(folder, "doctor", "model.safetensors").stdout
+    assert "Stable Diffusion XL, a single file of float16" in told
+    assert "v, sigma_max 4518.76" in told
+    run(folder, "export", checkpoint, "output=lora.safetensors", "format=lora_kohya")
+    pipeline.load_lora_weights(str(folder / "lora.safetensors"))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("module", "words", "told"),
+    [
+        ("export", ["checkpoint=run/final.safetensors", "output=x.bin"], "output must be a .safetensors file"),
+        (
+            "export",
+            ["checkpoint=run/final.safetensors", "output=model", "format=x"],
+            "format must be one of single_file",
+        ),
+        ("export", ["checkpoint=absent", "output=x.safetensors"], "absent is not a file"),
+        ("doctor", ["prompts.txt"], "prompts.txt is not a whole safetensors file"),
+        ("train", ["model=sdxl", "model.pretrained=x.ckpt", "data=folder", "data.root=pictures"], "is a pickle"),
+        ("train", ["model=sdxl"], "model.pretrained must be given"),
+    ],
+)
+def test_a_users_mistake_is_one_message(folder, module, words, told):
+    done = run(folder, module, *words, code=2)
+    assert told in done.stderr
+    assert "Traceback" not in done.stderr

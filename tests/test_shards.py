@@ -1,0 +1,135 @@
+"""A cache that several processes fill, and that may be killed at any time."""
+
+import hashlib
+import multiprocessing
+import os
+import random
+import signal
+import time
+from dataclasses import dataclass
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from ztsnr.data.shards import Shelf
+from ztsnr.errors import CacheError
+
+
+@dataclass(frozen=True)
+class Item:
+    number: int
+
+    @property
+    def group(self):
+        return "even" if self.number % 2 == 0 else "odd"
+
+
+def key(number):
+    return hashlib.blake2b(str(number).encode(), digest_size=16).digest()
+
+
+WANTED = {key(n): Item(n) for n in range(60)}
+
+
+def encode(items):
+    return {"value": torch.tensor([[item.number, item.number**2] for item in items])}
+
+
+def slowly(items):
+    time.sleep(0.002)
+    return encode(items)
+
+
+def contents(folder):
+    """Key -> value, of all shards, each of which must be whole."""
+    found = {}
+    for path in sorted((folder / "things").glob("*.safetensors")):
+        shard = load_file(path)
+        assert len({number % 2 for number in shard["value"][:, 0].tolist()}) == 1
+        for digest, value in zip(shard["key"], shard["value"], strict=True):
+            found.setdefault(digest.numpy().tobytes(), value.tolist())
+    return found
+
+
+EXPECTED = {digest: [item.number, item.number**2] for digest, item in WANTED.items()}
+
+
+def test_what_is_missing_is_made_and_nothing_else(tmp_path):
+    made, shelf = [], Shelf(tmp_path, "things")
+
+    def counting(items):
+        made.extend(item.number for item in items)
+        return encode(items)
+
+    some = dict(list(WANTED.items())[:20])
+    shelf.fill(some, 8, counting)
+    assert sorted(made) == list(range(20))
+    known = shelf.fill(WANTED, 8, counting)
+    assert sorted(made) == list(range(60))
+    assert set(known) == set(WANTED)
+    assert contents(tmp_path) == EXPECTED
+    shard, row = known[key(7)]
+    assert load_file(tmp_path / shard)["value"][row].tolist() == [7, 49]
+    shelf.fill(WANTED, 5, counting)
+    assert len(made) == 60
+
+
+def test_a_broken_shard_is_named(tmp_path):
+    shelf = Shelf(tmp_path, "things")
+    shelf.fill(WANTED, 8, encode)
+    path = next((tmp_path / "things").glob("*.safetensors"))
+    path.write_bytes(path.read_bytes()[:-9])
+    with pytest.raises(CacheError, match=f"{path.name} is not a whole safetensors file.*Delete it"):
+        shelf.keys()
+    path.unlink()
+    shelf.fill(WANTED, 8, encode)
+    assert contents(tmp_path) == EXPECTED
+
+
+def test_what_a_killed_writer_left_is_swept_and_what_a_living_one_writes_is_not(tmp_path):
+    shelf = Shelf(tmp_path, "things")
+    shelf.fill(WANTED, 8, encode)
+    dead, alive = (tmp_path / "things" / f".{name}.safetensors.1" for name in ("dead", "alive"))
+    dead.write_bytes(b"half")
+    alive.write_bytes(b"half")
+    with shelf._lock("alive"):
+        shelf.sweep()
+        assert alive.exists()
+    assert not dead.exists()
+
+
+def fill_slowly(folder):
+    Shelf(folder, "things").fill(WANTED, 4, slowly)
+
+
+def start(folder):
+    process = multiprocessing.get_context("fork").Process(target=fill_slowly, args=(folder,))
+    process.start()
+    return process
+
+
+@pytest.mark.slow
+def test_killed_at_twenty_moments_it_is_what_an_undisturbed_one_is(tmp_path):
+    draw, kills = random.Random(0), 0
+    for _ in range(20):
+        process = start(tmp_path)
+        time.sleep(draw.uniform(0.001, 0.03))
+        if process.is_alive():
+            os.kill(process.pid, signal.SIGKILL)
+            kills += 1
+        process.join()
+    assert kills > 3
+    fill_slowly(tmp_path)
+    assert contents(tmp_path) == EXPECTED
+    assert not list((tmp_path / "things").glob(".*"))
+
+
+@pytest.mark.slow
+def test_four_processes_share_the_work_without_doing_it_twice(tmp_path):
+    processes = [start(tmp_path) for _ in range(4)]
+    for process in processes:
+        process.join(60)
+    assert [process.exitcode for process in processes] == [0] * 4
+    assert contents(tmp_path) == EXPECTED
+    assert sum(len(load_file(path)["key"]) for path in (tmp_path / "things").glob("*.safetensors")) == 60

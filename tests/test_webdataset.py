@@ -1,0 +1,99 @@
+import io
+import json
+import tarfile
+
+import fsspec
+import pytest
+
+from tests.photos import make_data, make_photos
+from ztsnr.data.folder import FolderImages
+from ztsnr.data.webdataset import WebDataset
+from ztsnr.errors import CacheError, ConfigError
+
+
+def add(tar, name, content):
+    member = tarfile.TarInfo(name)
+    member.size = len(content)
+    tar.addfile(member, io.BytesIO(content))
+
+
+def write_shards(photos, folder, each=6):
+    """The folder's pictures in tars, every third caption as JSON."""
+    folder.mkdir(exist_ok=True)
+    files = sorted(photos.glob("*.png"))
+    for number in range(0, len(files), each):
+        with tarfile.open(folder / f"{number:02}.tar", "w") as tar:
+            for i, file in enumerate(files[number : number + each]):
+                text = file.with_suffix(".txt").read_text()
+                add(tar, f"deep/{file.stem}.png", file.read_bytes())
+                if i % 3 == 0:
+                    add(tar, f"deep/{file.stem}.json", json.dumps({"caption": text, "id": 7}).encode())
+                else:
+                    add(tar, f"deep/{file.stem}.txt", text.encode())
+    return folder
+
+
+def of_shards(root, cache, *overrides):
+    return make_data(root, cache, *overrides, "data._target_=ztsnr.data.webdataset.WebDataset")
+
+
+@pytest.fixture
+def shards(tmp_path):
+    return write_shards(make_photos(tmp_path / "photos"), tmp_path / "shards")
+
+
+def listed(data):
+    return {found.name: found for found in data.listing()}
+
+
+def test_members_are_read_where_they_lie(shards, tmp_path):
+    found = listed(of_shards(f"{shards}/*.tar", tmp_path / "cache"))
+    plain = listed(make_data(tmp_path / "photos", tmp_path / "cache"))
+    assert len(found) == 16
+    for name, entry in plain.items():
+        shard = f"{int(name[:3]) // 6 * 6:02}.tar"
+        assert found[f"{shard}/deep/{name}"].read() == entry.read()
+        assert found[f"{shard}/deep/{name}"].captions == entry.captions
+
+
+def test_folders_match_shards_and_broken_ones_are_told(shards, tmp_path):
+    (shards / "06.tar").write_bytes((shards / "06.tar").read_bytes()[:20_000])
+    (shards / "12.tar").write_bytes(b"no tar")
+    data = of_shards(f"{shards}/*.tar", tmp_path / "cache", "data.folders=[{path: 00.tar, repeats: 3}]")
+    found = listed(data)
+    assert found["00.tar/deep/000.png"].folder.repeats == 3
+    assert found["12.tar/"].bad.startswith("it cannot be read as a tar")
+    with pytest.raises(ConfigError, match="names no file"):
+        of_shards(f"{shards}/*.tgz", tmp_path / "cache").listing()
+
+
+def test_shards_elsewhere(shards, tmp_path):
+    elsewhere = fsspec.filesystem("memory")
+    for file in shards.glob("*.tar"):
+        elsewhere.pipe(f"/lake/{file.name}", file.read_bytes())
+    found, plain = (listed(of_shards(root, tmp_path / "cache")) for root in ("memory://lake/*.tar", f"{shards}/*.tar"))
+    assert {name: entry.read() for name, entry in found.items()} == {n: e.read() for n, e in plain.items()}
+    with pytest.raises(ConfigError, match="nosuch"):
+        of_shards("nosuch://lake/*.tar", tmp_path / "cache").listing()
+
+
+@pytest.mark.slow
+def test_shards_and_the_folder_share_their_cache_and_one_elsewhere_is_read(shards, tmp_path):
+    cache = tmp_path / "cache"
+    folder = make_data(tmp_path / "photos", cache)
+    assert isinstance(folder, FolderImages)
+    written = len(folder.train) and {path.name for path in (cache / "latents").iterdir()}
+    data = of_shards(f"{shards}/*.tar", cache)
+    assert isinstance(data, WebDataset)
+    assert len(data.train) == len(folder.train)
+    assert {path.name for path in (cache / "latents").iterdir()} == written
+    elsewhere = fsspec.filesystem("memory")
+    elsewhere.put(str(cache), "/lake/cache", recursive=True)
+    copies = f"data.copies={tmp_path / 'copies'}"
+    remote = of_shards(f"{shards}/*.tar", "memory://lake/cache", "data.refresh=false", copies)
+    assert (remote.batch(0, range(2), 2)[0] == data.batch(0, range(2), 2)[0]).all()
+    assert list((tmp_path / "copies").iterdir())
+    with pytest.raises(ConfigError, match=r"can be read alone: data\.refresh=false"):
+        of_shards(f"{shards}/*.tar", "memory://lake/cache")
+    with pytest.raises(CacheError, match="cannot be read"):
+        len(of_shards(f"{shards}/*.tar", "memory://lake/cache", "data.refresh=false", copies, "data.crops=5").train)

@@ -1,0 +1,22 @@
+"""Encodes pictures and captions once for all trainings: python -m ztsnr.cache model=sdxl data=folder data.root=..."""
+
+from omegaconf import DictConfig
+
+from ztsnr.cli import command
+from ztsnr.errors import ConfigError
+from ztsnr.registry import build
+
+
+@command("cache")
+def main(composed: DictConfig) -> None:
+    from ztsnr.data.cached import CachedImages
+
+    data = build(composed.data)
+    if not isinstance(data, CachedImages):
+        raise ConfigError(f"{type(data).__name__} has nothing to cache. Choose data=folder data.root=FOLDER.")
+    print(data.train.facts["report"])
+    print(data.index_path)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,232 @@
+"""Training on cached latents and texts: what a step shows is index arithmetic, and the next step is read ahead."""
+
+import json
+import os
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from ztsnr import check
+from ztsnr.data.buckets import AutoSizes, Sizes
+from ztsnr.data.captions import Captions
+from ztsnr.data.encode import Encoding
+from ztsnr.data.index import Index, hashed, open_index
+from ztsnr.data.listing import Found, folders_from
+from ztsnr.data.order import LEFTOVERS, Order
+from ztsnr.data.places import is_elsewhere
+from ztsnr.errors import ConfigError
+from ztsnr.randomness import normal, uniform
+
+NORMALISE = ("channel", "scalar", "none")
+Batch = tuple[Tensor, dict[str, Tensor]]
+
+
+@dataclass(frozen=True, kw_only=True)
+class CachedImages:
+    """Captioned pictures of any sizes, as x0 and the conditions of SDXL. `root` says where they are.
+
+    `refresh` looks at the pictures first and encodes what is missing; without it the cache is trained as it was last
+    made with these settings. `normalise` makes x0 of latents: by each channel's mean and standard deviation, by one
+    standard deviation, or by the VAE's own factor alone, as SDXL was trained. `level` null gives each bucket
+    `batch_size`; a number gives buckets of fewer pixels larger batches, multiples of it, so that memory is level.
+    """
+
+    root: str | list[str]
+    folders: list[dict]
+    cache: str
+    copies: str
+    pretrained: str
+    refresh: bool
+    on_bad: str
+    workers: int
+    background: tuple[int, int, int]
+    max_aspect: float
+    max_upscale: float
+    leftovers: str
+    batch_size: int
+    level: int | None
+    crops: int
+    flip: bool
+    sizes: Sizes | AutoSizes
+    captions: Captions
+    caption_dropout: float
+    windows: int
+    encoding: Encoding
+    normalise: str
+    held_out: float
+    seed: int
+
+    def __post_init__(self):
+        for name, options in (("on_bad", ("skip", "stop")), ("leftovers", LEFTOVERS), ("normalise", NORMALISE)):
+            check.one_of(f"data.{name}", getattr(self, name), options)
+        for name, least in (("workers", 0), ("batch_size", 1), ("crops", 1), ("windows", 1), ("seed", 0)):
+            check.integer(f"data.{name}", getattr(self, name), at_least=least)
+        for name in ("refresh", "flip"):
+            check.flag(f"data.{name}", getattr(self, name))
+        if self.level is not None:
+            check.integer("data.level", self.level, at_least=1)
+        check.numbers("data.background", self.background, at_least=0, at_most=255)
+        check.finite("data.max_aspect", self.max_aspect, at_least=1)
+        check.finite("data.max_upscale", self.max_upscale, above=0)
+        check.finite("data.caption_dropout", self.caption_dropout, at_least=0, below=1)
+        check.finite("data.held_out", self.held_out, above=0, below=1)
+        check.instance("data.captions", self.captions, Captions)
+        check.instance("data.encoding", self.encoding, Encoding)
+        object.__setattr__(self, "background", tuple(self.background))
+        folders_from(self.folders)
+        if not self.roots:
+            raise ConfigError(f"data.root must be a path or a list of paths, got {self.root!r}")
+        if self.refresh and is_elsewhere(self.cache):
+            raise ConfigError(f"data.cache={self.cache} can be read alone: data.refresh=false. Fill a folder.")
+
+    @property
+    def roots(self) -> list[str]:
+        given = self.root.split(",") if isinstance(self.root, str) else self.root
+        return [root.strip() for root in given if root.strip()]
+
+    def listing(self) -> Iterator[Found]:
+        """The pictures."""
+        raise NotImplementedError
+
+    def identity(self) -> tuple:
+        """What says which pictures these are."""
+        raise NotImplementedError
+
+    @property
+    def cache_folder(self) -> Path:
+        return Path(self.cache)
+
+    @property
+    def index_name(self) -> str:
+        """Below the cache: of the index that these settings make."""
+        kept = ("pretrained", "background", "max_aspect", "max_upscale", "crops", "flip", "sizes", "captions")
+        kept += ("windows", "encoding", "held_out")
+        merging = self.batch_size if self.leftovers == "merge" else None
+        settings = [getattr(self, name) for name in kept]
+        return f"index/{hashed(self.identity(), merging, *settings).hex()}.safetensors"
+
+    @property
+    def index_path(self) -> Path:
+        return self.cache_folder / self.index_name
+
+    @cached_property
+    def train(self) -> Index:
+        """Its length is the number of samples in an epoch. Makes or opens the index when it is first asked for."""
+        if self.refresh:
+            from ztsnr.data.prepare import Preparation
+            from ztsnr.data.progress import make_progress
+
+            Preparation(self, make_progress(int(os.environ.get("RANK", 0)) > 0)).run(self.index_path)
+        return open_index(self.cache, self.copies, self.index_name)
+
+    @property
+    def facts(self) -> dict:
+        """What a checkpoint must know of the latents: VAE's latent = x0 * std + mean, by channel."""
+        told, channels = self.train.facts, len(self.train.facts["mean"])
+        if self.normalise == "channel":
+            mean, std = told["mean"], told["std"]
+        else:
+            mean = [0.0] * channels
+            std = [told["std_of_all"] if self.normalise == "scalar" else 1 / told["scaling_factor"]] * channels
+        return {"latents": {"mean": mean, "std": std}}
+
+    def to_latents(self, x0: Tensor) -> Tensor:
+        """x0 (B, C, h, w) -> what the VAE decodes."""
+        mean, std = self._scale
+        return x0 * std + mean
+
+    def size(self, step: int, batch_size: int) -> int:
+        """Samples in the step's whole batch, which is `batch_size` unless the bucket has another."""
+        if batch_size != self.batch_size:
+            raise ConfigError(f"data.batch_size must be trainer.batch_size={batch_size}, got {self.batch_size}")
+        return self._order.size(step)
+
+    def batch(self, step: int, rows: range, batch_size: int) -> Batch:
+        """These rows of a training step's whole batch: x0 (len(rows), C, h, w), all of one bucket, and conditions."""
+        made = self._ahead.pop((step, rows, batch_size), None)
+        result = made.result() if made else self._batch(step, rows, batch_size)
+        size = self._order.size(step + 1)
+        following = step + 1, range(rows.start * size // batch_size, rows.stop * size // batch_size), size
+        self._ahead.clear()
+        self._ahead[following] = self._reader.submit(self._batch, *following)
+        return result
+
+    def held_out_batches(self, samples: int, batch_size: int) -> Iterator[tuple[range, Tensor, dict[str, Tensor]]]:
+        """At most about so many of the held-out samples, of each bucket its share: rows, x0, conditions."""
+        index, row = self.train, 0
+        share = min(1.0, samples / index.counts[:, 1].sum())
+        for bucket, (_, count) in enumerate(index.counts):
+            stop = int(np.ceil(count * share))
+            for start in range(0, stop, batch_size):
+                places = index.starts[bucket, 1] + np.arange(start, min(start + batch_size, stop))
+                zeros = np.zeros(len(places), dtype=np.int64)
+                x0, cond = self._samples(bucket, places, zeros, index.text_numbers(places, zeros))
+                yield range(row, row + len(places)), x0, cond
+                row += len(places)
+
+    def order(self, sizes: np.ndarray, counts: np.ndarray) -> Order:
+        """sizes (K, 2), counts (K,): samples to train on."""
+        batches = [self.batch_size] * len(sizes)
+        if self.level is not None:
+            areas = sizes.astype(np.int64).prod(1)
+            largest = (self.batch_size * areas.max(initial=1) // areas).tolist()
+            batches = [max(self.batch_size, size // self.level * self.level) for size in largest]
+        return Order(counts=tuple(counts.tolist()), batches=tuple(batches), leftovers=self.leftovers, seed=self.seed)
+
+    def write_report(self, folder: Path) -> list[Path]:
+        """The plan, and what checkpoints know of the latents."""
+        plan, facts = folder / "plan.txt", folder / "latents.json"
+        plan.write_text(self.train.facts["report"], encoding="utf-8")
+        facts.write_text(json.dumps(self.facts, indent=1), encoding="utf-8")
+        return [plan, facts]
+
+    @cached_property
+    def _order(self) -> Order:
+        return self.order(self.train.sizes.numpy(), self.train.counts[:, 0])
+
+    @cached_property
+    def _scale(self) -> tuple[Tensor, Tensor]:
+        told = self.facts["latents"]
+        return tuple(torch.tensor(told[name])[:, None, None] for name in ("mean", "std"))
+
+    @cached_property
+    def _reader(self) -> ThreadPoolExecutor:
+        return ThreadPoolExecutor(1, "ahead")
+
+    @cached_property
+    def _ahead(self) -> dict:
+        return {}
+
+    def _batch(self, step: int, rows: range, batch_size: int) -> Batch:
+        index = self.train
+        bucket, samples = self._order.batch(step, rows)
+        samples = samples + index.starts[bucket, 0]
+        drawn = {name: uniform(self.seed, name, step, rows, batch_size).numpy() for name in ("view", "text", "dropped")}
+        views = (drawn["view"] * index.arrays["crop"].shape[1]).astype(np.int64)
+        texts = np.where(drawn["dropped"] < self.caption_dropout, 0, index.text_numbers(samples, drawn["text"]))
+        x0, cond = self._samples(bucket, samples, views, texts, (step, rows))
+        if index.is_weighted:
+            cond["weight"] = index.arrays["weight"][torch.from_numpy(samples)]
+        return x0, cond
+
+    def _samples(
+        self, bucket: int, samples: np.ndarray, views: np.ndarray, texts: np.ndarray, draw: tuple = ()
+    ) -> Batch:
+        """`draw`, a step and its rows, where a latent is to be drawn from its distribution; else it is the mean."""
+        index = self.train
+        latents, (mean, std) = index.latents(samples, views), self._scale
+        if self.encoding.kind == "distribution":
+            latents, logvar = latents.chunk(2, 1)
+            if draw:
+                latents = latents + (logvar / 2).exp() * normal(self.seed, "latent", *draw, latents.shape[1:])
+        target = index.sizes[bucket].expand(len(samples), 2)
+        place = torch.from_numpy(samples)
+        ids = index.arrays["original"][place], index.arrays["crop"][place, torch.from_numpy(views)], target
+        cond = {"time_ids": torch.cat([part.float() for part in ids], 1), **index.texts(texts)}
+        return (latents - mean) / std, cond

@@ -1,0 +1,113 @@
+"""Pictures of any format Pillow knows, as upright 8-bit RGB of a given size."""
+
+import io
+import warnings
+from dataclasses import dataclass
+
+import numpy as np
+from PIL import ExifTags, Image
+from PIL.Image import Transpose
+
+from ztsnr.errors import BadPicture
+
+SUFFIXES = (".png", ".jpg", ".jpeg", ".jpe", ".jfif", ".webp", ".avif", ".tif", ".tiff", ".bmp", ".gif", ".jxl")
+UPRIGHT = {
+    2: Transpose.FLIP_LEFT_RIGHT,
+    3: Transpose.ROTATE_180,
+    4: Transpose.FLIP_TOP_BOTTOM,
+    5: Transpose.TRANSPOSE,
+    6: Transpose.ROTATE_270,
+    7: Transpose.TRANSVERSE,
+    8: Transpose.ROTATE_90,
+}
+"""EXIF orientation -> what undoes it."""
+SIDEWAYS = (5, 6, 7, 8)
+
+warnings.filterwarnings("ignore", category=Image.DecompressionBombWarning)  # such pictures are refused
+
+
+@dataclass(frozen=True)
+class View:
+    """Which part of a picture is shown: it is resized to `resized`, of which the `size` at `crop` is kept.
+
+    All are (vertical, horizontal) in pixels of the upright picture; `flip` mirrors what was kept.
+    """
+
+    resized: tuple[int, int]
+    crop: tuple[int, int]
+    size: tuple[int, int]
+    flip: bool
+
+
+def examine(content: bytes) -> tuple[int, int]:
+    """Height and width of the upright picture, whose every byte was decoded once. Raises BadPicture."""
+    with _opened(content) as image:
+        width, height = image.size
+        orientation = _load(image, (1, 1))  # of a JPEG, all is read and little is computed
+        if _range_is_unknown(image):
+            raise BadPicture(f"its pixels are of mode {image.mode}, beyond 16 bits, without a known range")
+    return (width, height) if orientation in SIDEWAYS else (height, width)
+
+
+def decode(content: bytes, view: View, background: tuple[int, int, int]) -> np.ndarray:
+    """The view, (h, w, 3) uint8; what is transparent shows the background. Raises BadPicture."""
+    with _opened(content) as image:
+        orientation = _load(image, view.resized)
+        upright = to_rgb(image.transpose(UPRIGHT[orientation]) if orientation in UPRIGHT else image, background)
+    scale = upright.height / view.resized[0], upright.width / view.resized[1]
+    top, left = view.crop[0] * scale[0], view.crop[1] * scale[1]
+    bottom, right = top + view.size[0] * scale[0], left + view.size[1] * scale[1]
+    box = left, top, min(right, upright.width), min(bottom, upright.height)  # rounding may pass the edge by 1e-13
+    shown = upright.resize(view.size[::-1], Image.Resampling.LANCZOS, box, reducing_gap=2.0)
+    pixels = np.asarray(shown)
+    return np.ascontiguousarray(pixels[:, ::-1]) if view.flip else pixels
+
+
+def to_rgb(image: Image.Image, background: tuple[int, int, int]) -> Image.Image:
+    """The picture as 8-bit RGB, over the background where it is transparent."""
+    if image.mode.startswith("I"):  # 16 bits
+        image = Image.fromarray((np.asarray(image, dtype=np.float64) / 257).round().clip(0, 255).astype(np.uint8))
+    if image.has_transparency_data:
+        image = image.convert("RGBA")
+        below = Image.new("RGBA", image.size, (*background, 255))
+        return Image.alpha_composite(below, image).convert("RGB")
+    return image if image.mode == "RGB" else image.convert("RGB")
+
+
+def _opened(content: bytes) -> Image.Image:
+    """Its first frame, with nothing decoded yet."""
+    if not content:
+        raise BadPicture("it is empty")
+    try:
+        image = Image.open(io.BytesIO(content))
+        many = image.width * image.height > Image.MAX_IMAGE_PIXELS
+    except Image.DecompressionBombError:
+        many = True
+    except Image.UnidentifiedImageError as error:
+        raise BadPicture("it is no picture of a known format") from error
+    except Exception as error:
+        raise BadPicture(f"it is broken: {error}") from error
+    if many:
+        raise BadPicture(f"it has more than {Image.MAX_IMAGE_PIXELS / 1e6:.0f} million pixels")
+    return image
+
+
+def _load(image: Image.Image, least: tuple[int, int]) -> int:
+    """Decodes it; its orientation, 1 to 8. A JPEG may come at 1/2, 1/4 or 1/8 of its size, if that is still `least`.
+
+    `least` is the height and width of the upright picture.
+    """
+    try:
+        orientation = image.getexif().get(ExifTags.Base.Orientation)
+        image.draft("RGB", least if orientation in SIDEWAYS else least[::-1])
+        image.load()
+    except Exception as error:  # of a decoder that meets a broken file: whatever it is, the report tells it
+        raise BadPicture(f"it is broken: {error}") from error
+    return orientation if orientation in UPRIGHT else 1
+
+
+def _range_is_unknown(image: Image.Image) -> bool:
+    if image.mode == "I":  # 16 bits in some formats, 32 in others
+        low, high = image.getextrema()
+        return low < 0 or high >= 2**16
+    return image.mode == "F"

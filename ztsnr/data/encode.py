@@ -1,0 +1,210 @@
+"""Pictures through the VAE and texts through the text encoders, in batches as large as memory lets them be."""
+
+import bisect
+import os
+from collections.abc import Callable
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import nullcontext
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from ztsnr import check
+from ztsnr.data.catalogue import Picture, content_digest
+from ztsnr.data.decode import View, decode
+from ztsnr.data.statistics import all_finite, moments_of
+from ztsnr.errors import BadPicture, CacheError
+from ztsnr.models.pretrained import TextEncoders
+from ztsnr.randomness import generator
+
+KINDS = ("mean", "draw", "distribution")
+GROW_AFTER = 16
+"""Batches that went well after which a size that was halved is doubled again."""
+
+
+@dataclass(frozen=True, slots=True)
+class Shown:
+    """A picture as it is to be encoded."""
+
+    picture: Picture
+    view: View
+    key: bytes
+
+    @property
+    def group(self) -> str:
+        return "{}x{}".format(*self.view.size)
+
+
+@dataclass(frozen=True, slots=True)
+class Text:
+    text: str
+    group = "texts"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Encoding:
+    """How pictures become latents. `kind`: the mean of what the VAE says, one draw from it, or mean and log-variance.
+
+    `precision` is that in which the VAE computes; what is not finite in bfloat16 is done again in float32.
+    Pictures with a side above `tile` pixels go through it in overlapping tiles. `batch_size` is the largest.
+    """
+
+    kind: str
+    precision: str
+    dtype: str
+    tile: int | None
+    batch_size: int
+
+    def __post_init__(self):
+        check.one_of("data.encoding.kind", self.kind, KINDS)
+        check.one_of("data.encoding.precision", self.precision, ("float32", "bfloat16"))
+        check.one_of("data.encoding.dtype", self.dtype, ("float32", "float16", "bfloat16"))
+        check.integer("data.encoding.batch_size", self.batch_size, at_least=1)
+        if self.tile is not None:
+            check.integer("data.encoding.tile", self.tile, at_least=64)
+
+    def key(self, size: tuple[int, int]) -> tuple:
+        """What a latent of this size depends on here."""
+        return self.kind, self.precision, self.dtype, self.tile if self.tile and max(size) > self.tile else None
+
+
+class Adaptive:
+    """Work in parts as large as memory lets them be: halved where it does not suffice, and grown back."""
+
+    def __init__(self, largest: int):
+        self.largest = self.size = largest
+        self.well = 0
+
+    def over(self, count: int, work: Callable[[range], dict[str, Tensor]]) -> dict[str, Tensor]:
+        """work(range of items) -> tensors with as many rows; all of them together. Raises CacheError."""
+        done, parts = 0, []
+        while done < count:
+            items = range(done, min(done + self.size, count))
+            try:
+                parts.append(work(items))
+            except (torch.OutOfMemoryError, MemoryError):
+                self._shrink(len(items))
+            except RuntimeError as error:  # as torch has it on CPUs
+                if "can't allocate memory" not in str(error):
+                    raise
+                self._shrink(len(items))
+            else:
+                done = items.stop
+                self._went_well()
+        return {name: torch.cat([part[name] for part in parts]) for name in parts[0]}
+
+    def _shrink(self, tried: int) -> None:
+        if tried == 1:
+            raise CacheError("The memory does not suffice for one picture. Set data.encoding.tile, such as 512.")
+        self.size, self.well = tried // 2, 0
+        if torch.cuda.is_available():
+            torch.cuda.empty_cache()
+
+    def _went_well(self) -> None:
+        self.well += 1
+        if self.well >= GROW_AFTER and self.size < self.largest:
+            self.size, self.well = min(2 * self.size, self.largest), 0
+
+
+class LatentEncoder:
+    """encoder(shown) -> {"latent" (N, C, h, w), "mean" (N, C), "distance" (N, C)}, of pictures of one bucket.
+
+    Mean and distance are the moments of each, of what training will see of it.
+    """
+
+    def __init__(self, vae: torch.nn.Module, encoding: Encoding, background: tuple[int, int, int], workers: int):
+        self.vae, self.encoding, self.background = vae.to(device()), encoding, background
+        self.pool, self.parts = ThreadPoolExecutor(workers), Adaptive(encoding.batch_size)
+        if encoding.tile:
+            vae.enable_tiling()
+            vae.tile_sample_min_size = encoding.tile
+            vae.tile_latent_min_size = encoding.tile // 2 ** (len(vae.config.block_out_channels) - 1)
+
+    def __call__(self, shown: list[Shown]) -> dict[str, Tensor]:
+        ready: dict[int, Future[np.ndarray]] = {}
+
+        def work(items: range) -> dict[str, Tensor]:
+            for i in range(items.start, min(items.stop + 2 * len(items), len(shown))):  # the next ones meanwhile
+                if i not in ready:
+                    ready[i] = self.pool.submit(self._pixels, shown[i])
+            pixels = torch.from_numpy(np.stack([ready[i].result() for i in items]))
+            encoded = self._encode(pixels, [shown[i] for i in items])
+            for i in items:
+                del ready[i]
+            return encoded
+
+        return self.parts.over(len(shown), work)
+
+    def _pixels(self, shown: Shown) -> np.ndarray:
+        found = shown.picture.found
+        try:
+            content = found.read()
+            if content_digest(content) != shown.picture.digest:
+                raise BadPicture("it has changed since it was examined; start again")
+            return decode(content, shown.view, self.background)
+        except BadPicture as error:
+            raise CacheError(f"{found.name}: {error}") from error
+
+    @torch.no_grad()
+    def _encode(self, pixels: Tensor, shown: list[Shown]) -> dict[str, Tensor]:
+        x = pixels.to(device()).permute(0, 3, 1, 2).float() / 127.5 - 1
+        said = self._said(x, self.encoding.precision)
+        if not (finite := all_finite(said)).all():
+            said[~finite] = self._said(x[~finite], "float32")
+        mean, logvar = said.chunk(2, 1)
+        variance = logvar.exp()
+        if self.encoding.kind == "draw":
+            noise = [
+                torch.randn(mean.shape[1:], generator=generator(0, f"latent {entry.key.hex()}")) for entry in shown
+            ]
+            mean = mean + variance.sqrt() * torch.stack(noise).to(mean)
+        latent = said if self.encoding.kind == "distribution" else mean
+        stored = latent.to(getattr(torch, self.encoding.dtype)).cpu()
+        if not (finite := all_finite(stored)).all():
+            names = ", ".join(entry.picture.found.name for entry, fine in zip(shown, finite, strict=True) if not fine)
+            raise CacheError(f"The VAE's answer is not finite in {self.encoding.dtype} for {names}. Leave them out.")
+        means, distances = moments_of(mean)
+        if self.encoding.kind == "distribution":
+            distances = distances + variance.double().flatten(2).sum(2)
+        return {"latent": stored, "mean": means.cpu(), "distance": distances.cpu()}
+
+    def _said(self, x: Tensor, precision: str) -> Tensor:
+        """Mean and log-variance, (N, 2C, h, w) float32."""
+        low = precision == "bfloat16"
+        with torch.autocast(device().type, torch.bfloat16) if low else nullcontext():
+            dist = self.vae.encode(x).latent_dist
+        return torch.cat([dist.mean, dist.logvar], 1).float()
+
+
+class TextEncoder:
+    """encoder(texts) -> {"text" (N, L, W), ...}, each of so many windows of tokens, in the cache's dtype."""
+
+    def __init__(self, encoders: TextEncoders, windows: int, dtype: str, batch_size: int):
+        self.encoders, self.windows, self.dtype = encoders.to(device()), windows, getattr(torch, dtype)
+        self.parts = Adaptive(batch_size)
+
+    def __call__(self, texts: list[Text]) -> dict[str, Tensor]:
+        def work(items: range) -> dict[str, Tensor]:
+            said = self.encoders.encode([self.cut(texts[i].text) for i in items], self.windows)
+            return {name: value.to(self.dtype).cpu() for name, value in said.items()}
+
+        return self.parts.over(len(texts), work)
+
+    def cut(self, text: str) -> str:
+        """The text, less as many of its last words as do not fit."""
+        if self.encoders.windows([text]) <= self.windows:
+            return text
+        words = text.split()
+        fits = bisect.bisect(
+            range(1, len(words)), self.windows, key=lambda n: self.encoders.windows([" ".join(words[:n])])
+        )
+        return " ".join(words[:fits])
+
+
+def device() -> torch.device:
+    """Of several GPUs that torchrun shares out, this process's; without a GPU the CPU."""
+    if torch.cuda.is_available():
+        return torch.device("cuda", int(os.environ.get("LOCAL_RANK", 0)) % torch.cuda.device_count())
+    return torch.device("cpu")

@@ -1,0 +1,111 @@
+"""What a training reads of a cache: one file of arrays, read by memory map, whatever the number of pictures."""
+
+import hashlib
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import cached_property, lru_cache
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from ztsnr.data.places import local
+from ztsnr.errors import CacheError, CheckpointError
+from ztsnr.training.files import open_tensors, write_tensors
+
+FORMAT = 1
+"""Of shards and indices, and of the code that decodes and encodes: all is made anew when it is raised."""
+OPEN_SHARDS = 128
+
+
+def hashed(*parts: object) -> bytes:
+    """16 bytes that change with any of the parts."""
+    return hashlib.blake2b(repr((FORMAT, *parts)).encode(), digest_size=16).digest()
+
+
+@dataclass(frozen=True)
+class Index:
+    """Samples stand bucket by bucket, in each the trained ones first, as often as repeated, then those held out.
+
+    Arrays, M samples, V views of each: `original` (M, 2), `weight` (M,), `view_shard`, `view_row` (M, V), `crop`
+    (M, V, 2), `text_start`, `text_count` (M,) into `text`, which numbers the texts, whose `text_shard` and `text_row`
+    say where they are. Text 0 is the empty one.
+    """
+
+    cache: str
+    """A folder, or what fsspec reads, shard by shard, of which copies lie in the folder `copies`."""
+    copies: str
+    arrays: Mapping[str, Tensor]
+    facts: Mapping
+
+    @property
+    def sizes(self) -> Tensor:
+        """(K, 2): the buckets' height and width in pixels."""
+        return self.arrays["sizes"]
+
+    @cached_property
+    def counts(self) -> np.ndarray:
+        """(K, 2): samples to train on and held out."""
+        return self.arrays["counts"].numpy()
+
+    @cached_property
+    def starts(self) -> np.ndarray:
+        """(K, 2): where they begin."""
+        return (self.counts.ravel().cumsum() - self.counts.ravel()).reshape(-1, 2)
+
+    @cached_property
+    def is_weighted(self) -> bool:
+        return bool((self.arrays["weight"] != 1).any())
+
+    def __len__(self) -> int:
+        """Samples to train on."""
+        return int(self.counts[:, 0].sum())
+
+    def latents(self, samples: np.ndarray, views: np.ndarray) -> Tensor:
+        """(B, C, h, w) float32, as the VAE said them."""
+        shards, rows = (self.arrays[name].numpy()[samples, views] for name in ("view_shard", "view_row"))
+        return self._read("latent", self.facts["latents"], shards, rows)
+
+    def texts(self, numbers: np.ndarray) -> dict[str, Tensor]:
+        """What the text encoders said of these texts, float32."""
+        shards, rows = (self.arrays[name].numpy()[numbers] for name in ("text_shard", "text_row"))
+        return {name: self._read(name, self.facts["texts"], shards, rows) for name in ("text", "pooled")}
+
+    def text_numbers(self, samples: np.ndarray, draws: np.ndarray) -> np.ndarray:
+        """Of each sample the text that a draw in [0, 1) chooses."""
+        starts, counts = (self.arrays[name].numpy()[samples] for name in ("text_start", "text_count"))
+        return self.arrays["text"].numpy()[starts + (draws * counts).astype(np.int64)]
+
+    def _read(self, name: str, paths: list[str], shards: np.ndarray, rows: np.ndarray) -> Tensor:
+        parts = [
+            _shard(self.cache, self.copies, paths[s]).get_slice(name)[int(r)] for s, r in zip(shards, rows, strict=True)
+        ]
+        return torch.stack(parts).float()
+
+
+@lru_cache(OPEN_SHARDS)
+def _shard(cache: str, copies: str, path: str):
+    try:
+        return open_tensors(local(f"{cache}/{path}", copies))
+    except CheckpointError as error:
+        raise CacheError(f"{error}. data.refresh=true makes it again.") from error
+
+
+def save_index(path: Path, arrays: Mapping[str, Tensor], facts: Mapping) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    write_tensors(path, arrays, {"ztsnr.index": json.dumps(facts)})
+
+
+def open_index(cache: str, copies: str, name: str) -> Index:
+    """Maps it into memory; what is not asked for is not read. Raises CacheError."""
+    path = local(f"{cache}/{name}", copies)
+    if not path.is_file():
+        raise CacheError(f"data.cache={cache} has no index of these pictures and settings. data.refresh=true makes it.")
+    try:
+        with open_tensors(path) as file:
+            arrays = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (it is not iterable)
+            return Index(cache, copies, arrays, json.loads(file.metadata()["ztsnr.index"]))
+    except (CheckpointError, KeyError, TypeError, ValueError) as error:
+        raise CacheError(f"{path} is no whole index of a cache ({error}). data.refresh=true makes it.") from error

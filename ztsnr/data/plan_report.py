@@ -1,0 +1,77 @@
+"""The plan in words: which buckets there are, what becomes of each picture, and what is skipped and why."""
+
+from collections import Counter
+from collections.abc import Mapping
+
+import numpy as np
+
+from ztsnr.data.buckets import TOO_LONG, TOO_SMALL, USED, Plan
+from ztsnr.data.catalogue import Catalogue
+from ztsnr.data.order import Order
+from ztsnr.data.statistics import Moments
+
+NAMED = 40
+"""So many files are named in the report; all of them in the list beside the index."""
+REASONS = {TOO_SMALL: "too small: shown {:.3g} times its size", TOO_LONG: "too long: {:.3g} times its other side"}
+
+
+def plan_report(found: Catalogue, plan: Plan, counts: np.ndarray, order: Order) -> str:
+    """counts (K, 2): samples to train on and held out."""
+    used = plan.fate == USED
+    lines = [f"{len(found.pictures) + len(found.skipped)} files, {int(used.sum())} pictures used", ""]
+    heads = ("bucket", "pictures", "samples", "held out", "batch", "batches", "shown", "upscaled", "cropped", "merged")
+    rows = [heads, *(_bucket(k, plan, counts, order) for k in range(len(plan.sizes)))]
+    widths = [max(len(row[column]) for row in rows) for column in range(len(heads))]
+    lines += ["  ".join(cell.rjust(width) for cell, width in zip(row, widths, strict=True)) for row in rows]
+    lines += ["", "bucket: height x width. samples: with repeats. batches: of one epoch. shown: times that a sample is"]
+    lines += [
+        f"shown in an epoch (leftovers: {order.leftovers}). upscaled: pictures smaller than their bucket. cropped:"
+    ]
+    lines += ["mean share cut off. merged: pictures whose own bucket was smaller than a batch.", ""]
+    left = reasons(found, plan)
+    kinds = Counter(reason.split(":")[0] for reason in left.values())
+    lines += [f"left out: {len(left)}" + "".join(f"; {count} {kind}" for kind, count in kinds.most_common(8))]
+    lines += [some(left)] if left else []
+    bare = [picture.found.name for picture in found.pictures if not picture.found.captions]
+    lines += [f"without a caption: {len(bare)}" + (f", such as {bare[0]}" if bare else "")]
+    return "\n".join(lines) + "\n"
+
+
+def reasons(found: Catalogue, plan: Plan) -> dict[str, str]:
+    """File name -> why it is not trained on."""
+    left = dict(found.skipped)
+    for i in np.flatnonzero(plan.fate != USED):
+        picture = found.pictures[i]
+        measure = plan.upscaled[i] if plan.fate[i] == TOO_SMALL else max(picture.size) / min(picture.size)
+        left[picture.found.name] = REASONS[int(plan.fate[i])].format(measure)
+    return left
+
+
+def some(left: Mapping[str, str]) -> str:
+    """The first of them, a line each."""
+    lines = [f"  {name}: {reason}" for name, reason in list(left.items())[:NAMED]]
+    return "\n".join(lines + ([f"  and {len(left) - NAMED} more"] if len(left) > NAMED else []))
+
+
+def left_out(found: Catalogue, plan: Plan) -> str:
+    """A line a file: name, tab, why."""
+    return "".join(f"{name}\t{reason}\n" for name, reason in reasons(found, plan).items())
+
+
+def _bucket(k: int, plan: Plan, counts: np.ndarray, order: Order) -> tuple[str, ...]:
+    inside = plan.bucket == k
+    samples, held_out = counts[k]
+    batches, size = order.mean_steps()[k], order.batches[k]
+    shown = order.shown()[k]
+    upscaled, cropped = int((plan.upscaled[inside] > 1).sum()), plan.cropped[inside].mean()
+    size_name = "{}x{}".format(*plan.sizes[k])
+    told = size_name, int(inside.sum()), samples, held_out, size, f"{batches:.3g}", f"{shown:.3g}", upscaled
+    return tuple(map(str, (*told, f"{cropped:.1%}", int(plan.merged[inside].sum()))))
+
+
+def tell_moments(moments: Moments) -> str:
+    """The latents' statistics, as the VAE says them."""
+    told = [f"{' '.join(f'{value:9.4f}' for value in values.tolist())}" for values in (moments.mean, moments.std)]
+    pooled = moments.pooled
+    whole = f"of all channels {pooled.mean.item():.4f} and {pooled.std.item():.4f}"
+    return f"latents, by channel: mean {told[0]}\n                      std {told[1]}\n{whole}\n"

@@ -1,0 +1,141 @@
+"""From pictures on the disk to an index: what is missing in the cache is encoded, nothing else."""
+
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+import torch
+
+from ztsnr.data.buckets import USED, Plan, plan
+from ztsnr.data.catalogue import Catalogue, Picture, catalogue, threads
+from ztsnr.data.contents import Contents
+from ztsnr.data.encode import LatentEncoder, Shown, Text, TextEncoder
+from ztsnr.data.index import hashed, save_index
+from ztsnr.data.plan_report import left_out, plan_report, reasons, some, tell_moments
+from ztsnr.data.progress import Progress
+from ztsnr.data.shards import Keys, Shelf
+from ztsnr.errors import ConfigError
+from ztsnr.models.pretrained import TextEncoders, fingerprint, load_vae
+from ztsnr.models.source import find_source
+from ztsnr.randomness import generator
+
+if TYPE_CHECKING:
+    from ztsnr.data.cached import CachedImages
+
+SHARD_BYTES = 2**27
+"""About the size of a shard, which is what a killed process has to do again."""
+ENCODERS = ("text_encoder", "text_encoder_2")
+
+
+@dataclass(frozen=True)
+class Preparation:
+    data: "CachedImages"
+    progress: Progress
+
+    def run(self, path: Path) -> None:
+        """Writes the index there. Raises BadPicture, CacheError, ConfigError."""
+        data, found = self.data, self.examine()
+        held_out = np.array([picture.fraction < data.held_out for picture in found.pictures])
+        if not found.pictures:
+            raise ConfigError(f"data.root={data.root} holds no picture that can be used.\n{some(found.skipped)}")
+        made = self.plan(found.pictures, held_out)
+        used = made.fate == USED
+        if not (used & ~held_out).any():
+            left = some(reasons(found, made))
+            raise ConfigError(f"data.root={data.root} holds no picture to train on: all are left out.\n{left}")
+        if not (used & held_out).any():
+            raise ConfigError(f"data.held_out={data.held_out} holds out none of {used.sum()} pictures. Raise it.")
+        views, latents = self.encode_latents(found.pictures, made)
+        texts, said = self.encode_texts(found.pictures, made)
+        contents = Contents(found.pictures, made, held_out, views, texts, self.text_key(""), latents | said)
+        arrays, moments = contents.arrays(), contents.moments(data.cache_folder)
+        order = data.order(arrays["sizes"].numpy(), arrays["counts"].numpy()[:, 0])
+        facts = {
+            "latents": contents.view_places.paths,
+            "texts": contents.text_places.paths,
+            "kind": data.encoding.kind,
+            "scaling_factor": float(find_source(data.pretrained).config("vae")["scaling_factor"]),
+            "mean": moments.mean.tolist(),
+            "std": moments.std.tolist(),
+            "std_of_all": moments.pooled.std.item(),
+            "report": plan_report(found, made, arrays["counts"].numpy(), order) + tell_moments(moments),
+        }
+        save_index(path, arrays, facts)
+        path.with_suffix(".left_out.tsv").write_text(left_out(found, made), encoding="utf-8")
+
+    def examine(self) -> Catalogue:
+        data = self.data
+        with self.progress.counting("pictures examined") as tell:
+            stop = data.on_bad == "stop"
+            return catalogue(data.listing(), data.cache_folder / "pictures.db", threads(data.workers), stop, tell)
+
+    def plan(self, pictures: list[Picture], held_out: np.ndarray) -> Plan:
+        data = self.data
+        counts = np.array([picture.found.folder.repeats for picture in pictures]) * ~held_out
+        return plan(
+            np.array([picture.size for picture in pictures], dtype=np.int64),
+            counts,
+            data.sizes.all(),
+            max_aspect=data.max_aspect,
+            max_upscale=data.max_upscale,
+            least=data.batch_size if data.leftovers == "merge" else 1,
+        )
+
+    def encode_latents(self, pictures: list[Picture], made: Plan) -> tuple[list[list[Shown]], Keys]:
+        """Each picture's views, none of one that is left out, and where their latents are."""
+        views = [self._views(i, picture, made) for i, picture in enumerate(pictures)]
+        wanted = {shown.key: shown for several in views for shown in several}
+        cells = 16 * np.prod(made.sizes, axis=1).max(initial=1) // 64  # of float32, at most
+        with self.progress.counting("latents", len(wanted), "pictures") as tell:
+            shelf = Shelf(self.data.cache_folder, "latents")
+            return views, shelf.fill(wanted, max(1, int(SHARD_BYTES // cells)), lambda s: self.latent_encoder(s), tell)
+
+    def encode_texts(self, pictures: list[Picture], made: Plan) -> tuple[list[list[bytes]], Keys]:
+        """Keys of each picture's texts, and where what the encoders say of them is; the empty text is there too."""
+        captions, parts = self.data.captions, zip(pictures, made.fate, strict=True)
+        texts = [
+            captions.texts(picture.found.captions, picture.found.folder.trigger, picture.digest) if fate == USED else []
+            for picture, fate in parts
+        ]
+        wanted = {self.text_key(text): Text(text) for text in ["", *(text for several in texts for text in several)]}
+        with self.progress.counting("texts", len(wanted), "texts") as tell:
+            shelf = Shelf(self.data.cache_folder, "texts")
+            known = shelf.fill(wanted, 256, lambda t: self.text_encoder(t), tell)
+        return [[self.text_key(text) for text in several] for several in texts], known
+
+    def text_key(self, text: str) -> bytes:
+        return hashed("text", text, self.data.windows, self.data.encoding.dtype, self._text_weights)
+
+    def _views(self, number: int, picture: Picture, made: Plan) -> list[Shown]:
+        if made.fate[number] != USED:
+            return []
+        data, shown = self.data, []
+        for crop in range(data.crops):
+            # The first shows the middle, the others are where the content's digest says.
+            place = torch.rand(2, generator=generator(0, f"crop {picture.digest.hex()}", crop)).tolist()
+            for flip in (False, True) if data.flip else (False,):
+                view = made.view(number, picture.size, (0.5, 0.5) if crop == 0 else place, flip)
+                depends = picture.digest, view, data.background, data.encoding.key(view.size), self._vae_weights
+                shown.append(Shown(picture, view, hashed("latent", *depends)))
+        return shown
+
+    @cached_property
+    def latent_encoder(self) -> LatentEncoder:
+        data = self.data
+        return LatentEncoder(load_vae(data.pretrained), data.encoding, data.background, threads(data.workers))
+
+    @cached_property
+    def text_encoder(self) -> TextEncoder:
+        data = self.data
+        return TextEncoder(TextEncoders(data.pretrained), data.windows, data.encoding.dtype, 64)
+
+    @cached_property
+    def _vae_weights(self) -> str:
+        return fingerprint(self.data.pretrained, "vae")
+
+    @cached_property
+    def _text_weights(self) -> tuple[str, ...]:
+        source = find_source(self.data.pretrained)
+        return tuple(fingerprint(self.data.pretrained, part) for part in ENCODERS if source.has(part))

@@ -1,0 +1,110 @@
+"""A cache of encoded things, in safetensors files that are each written whole and never changed.
+
+Several processes may fill one at the same time: a unit of work is a file that is to be; who holds its lock makes it.
+"""
+
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
+from itertools import islice
+from pathlib import Path
+
+import torch
+from filelock import FileLock, Timeout
+
+from ztsnr.errors import CacheError, CheckpointError
+from ztsnr.training.files import open_tensors, write_tensors
+
+KEY_BYTES = 16
+Keys = dict[bytes, tuple[str, int]]
+"""Key -> shard (path below the cache) and row."""
+
+
+@dataclass(frozen=True)
+class Shelf:
+    """The shards of one kind. An entry's key is a hash of all that it depends on."""
+
+    cache: Path
+    kind: str
+
+    @property
+    def folder(self) -> Path:
+        return self.cache / self.kind
+
+    def keys(self, known: Keys | None = None) -> Keys:
+        """Where each entry is; of one that is there twice, the first. `known` spares reading its shards again."""
+        found, read = dict(known or {}), {shard for shard, _ in (known or {}).values()}
+        for path in sorted(self.folder.glob("*.safetensors")):
+            shard = f"{self.kind}/{path.name}"
+            if shard not in read:
+                for row, key in enumerate(_keys(path)):
+                    found.setdefault(key, (shard, row))
+        return found
+
+    def fill(
+        self, wanted: Mapping[bytes, object], unit: int, encode: Callable, tell: Callable = lambda n: None
+    ) -> Keys:
+        """Encodes what is wanted and missing, by units of about so many; wanted maps a key to what encode takes.
+
+        encode(items) -> tensors with len(items) rows; items of one unit have one `group`. Others' units are waited for.
+        """
+        self.folder.mkdir(parents=True, exist_ok=True)
+        self.sweep()
+        known = self.keys()
+        while units := self._units({key: item for key, item in wanted.items() if key not in known}, unit):
+            waiting = []
+            for name, keys in units.items():
+                try:
+                    with self._lock(name).acquire(timeout=0):
+                        known = self._make(name, keys, wanted, known, encode, tell)
+                except Timeout:
+                    waiting.append(name)
+            if len(waiting) == len(units):  # all that is left is in work elsewhere
+                with self._lock(waiting[0]):
+                    pass
+            known = self.keys(known)
+        return known
+
+    def sweep(self) -> None:
+        """Deletes what killed processes left half written."""
+        for path in self.folder.glob(".*.safetensors.*"):
+            try:
+                with self._lock(path.name[1:].partition(".")[0]).acquire(timeout=0):
+                    path.unlink(missing_ok=True)
+            except Timeout:
+                continue  # its writer lives
+
+    def _make(self, name: str, keys: list[bytes], wanted, known: Keys, encode, tell) -> Keys:
+        """Writes the unit, less what others have written meanwhile."""
+        known = self.keys(known)
+        if missing := [key for key in keys if key not in known]:
+            tensors = encode([wanted[key] for key in missing])
+            stored = torch.frombuffer(bytearray(b"".join(missing)), dtype=torch.uint8).view(-1, KEY_BYTES)
+            whole = {"key": stored} | {kind: tensor.contiguous() for kind, tensor in tensors.items()}
+            write_tensors(self.folder / f"{name}.safetensors", whole, {"ztsnr.rows": str(len(missing))})
+            tell(len(missing))
+        return known
+
+    def _units(self, missing: Mapping[bytes, object], unit: int) -> dict[str, list[bytes]]:
+        """Name -> keys. The same missing entries give the same units in every process."""
+        groups: dict[str, list[bytes]] = {}
+        for key in sorted(missing):
+            groups.setdefault(missing[key].group, []).append(key)
+        units = {}
+        for group in sorted(groups):
+            keys = iter(groups[group])
+            while part := list(islice(keys, unit)):
+                units[f"{group}-{part[0].hex()}"] = part
+        return units
+
+    def _lock(self, name: str) -> FileLock:
+        (self.cache / "locks").mkdir(exist_ok=True)
+        return FileLock(self.cache / "locks" / f"{self.kind}-{name}.lock")
+
+
+def _keys(path: Path) -> Iterable[bytes]:
+    try:
+        with open_tensors(path) as file:
+            content = file.get_tensor("key").numpy().tobytes()
+    except CheckpointError as error:
+        raise CacheError(f"{error}. Delete it: what it held is encoded again.") from error
+    return (content[start : start + KEY_BYTES] for start in range(0, len(content), KEY_BYTES))

@@ -1,0 +1,47 @@
+"""Writes a checkpoint as other programs read it: python -m ztsnr.export checkpoint=FILE output=model.safetensors"""
+
+from pathlib import Path
+
+from omegaconf import DictConfig
+
+from ztsnr import check
+from ztsnr.cli import command
+from ztsnr.errors import ConfigError
+
+
+@command("export")
+def main(composed: DictConfig) -> None:
+    from ztsnr.doctor import examine, tell
+    from ztsnr.models.export import DTYPES, FORMATS, Export
+    from ztsnr.sample import load
+    from ztsnr.training.checkpoint import read_checkpoint
+
+    check.one_of("format", composed.format, FORMATS)
+    check.one_of("dtype", composed.dtype, DTYPES)
+    output = checked_output(str(composed.output), composed.format)
+    read = read_checkpoint(composed.checkpoint)
+    model = read.config.get("model", {})
+    if "pretrained" not in model:
+        raise ConfigError(f"{composed.checkpoint} is of a network that no other program knows. Only sdxl and sd15 are")
+    if composed.pretrained is not None:
+        model["pretrained"] = composed.pretrained
+    objective, network, _ = load(composed.checkpoint, composed.weights, composed.pretrained)
+    export = Export(network.cpu(), objective, read.config, read.facts.get("latents"), composed.dtype)
+    export.write(composed.format, output)
+    print(output)
+    tell(examine(output))
+
+
+def checked_output(output: str, format: str) -> Path:
+    path = Path(output)
+    wanted = "" if format == "diffusers" else ".safetensors"
+    if (path.suffix != wanted and wanted) or not path.parent.is_dir():
+        kind = "a .safetensors file" if wanted else "a folder's name"
+        raise ConfigError(f"output must be {kind} in an existing folder for format={format}, got {output!r}")
+    if path.exists() and not wanted:
+        raise ConfigError(f"output={output} is there already. Give the name of a new folder")
+    return path
+
+
+if __name__ == "__main__":
+    main()
