@@ -10,9 +10,11 @@ from pathlib import Path
 
 import torch
 from filelock import FileLock, Timeout
+from safetensors.torch import save
+from torch import Tensor
 
 from ztsnr.errors import CacheError, CheckpointError
-from ztsnr.training.files import open_tensors, write_tensors
+from ztsnr.training.files import open_tensors, write_whole
 
 KEY_BYTES = 16
 Keys = dict[bytes, tuple[str, int]]
@@ -80,7 +82,7 @@ class Shelf:
             tensors = encode([wanted[key] for key in missing])
             stored = torch.frombuffer(bytearray(b"".join(missing)), dtype=torch.uint8).view(-1, KEY_BYTES)
             whole = {"key": stored} | {kind: tensor.contiguous() for kind, tensor in tensors.items()}
-            write_tensors(self.folder / f"{name}.safetensors", whole, {"ztsnr.rows": str(len(missing))})
+            write_shard(self.folder / f"{name}.safetensors", whole, {"ztsnr.rows": str(len(missing))})
             tell(len(missing))
         return known
 
@@ -99,6 +101,17 @@ class Shelf:
     def _lock(self, name: str) -> FileLock:
         (self.cache / "locks").mkdir(exist_ok=True)
         return FileLock(self.cache / "locks" / f"{self.kind}-{name}.lock")
+
+
+def write_shard(path: Path, tensors: Mapping[str, Tensor], metadata: Mapping[str, str]) -> None:
+    """Whole or not at all. Raises CacheError."""
+    content = save(dict(tensors), dict(metadata))  # its save_file would leave a file of its own where it is killed
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        write_whole(path, lambda temporary: temporary.write_bytes(content))
+    except OSError as error:
+        needed = f"It needs {len(content) / 1e6:.1f} MB; what is cached already stays."
+        raise CacheError(f"{path} could not be written: {error.strerror}. {needed}") from error
 
 
 def _keys(path: Path) -> Iterable[bytes]:
