@@ -58,6 +58,7 @@ def theirs(pipeline, prompt, size, guidance, rescale=0.0):
     return pipeline(prompt, num_inference_steps=4, latents=z, output_type="latent", **told).images
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("overrides", "rescale"), [(V, 0.7), (EPS, 0.0), (("schedule=sdxl_ztsnr", "loss=x0"), 0.0)])
 def test_a_folder_samples_in_diffusers_as_our_sampler_does(tmp_path, overrides, rescale):
     export = exported(*overrides)
@@ -67,6 +68,7 @@ def test_a_folder_samples_in_diffusers_as_our_sampler_does(tmp_path, overrides, 
     torch.testing.assert_close(theirs(pipeline, "a red house", 128, 3.0, rescale), wanted, rtol=1e-3, atol=2e-4)
 
 
+@pytest.mark.slow
 def test_a_single_file_is_the_same_model_and_says_what_it_is(tmp_path):
     export, path = exported(*V), tmp_path / "model.safetensors"
     export.single_file(path)
@@ -98,6 +100,7 @@ def test_metadata_is_plain_enough_for_readers_without_our_classes(tmp_path):
     assert json.loads(told["ztsnr.config"])["schedule"]["_target_"] == "ztsnr.schedule.Schedule"
 
 
+@pytest.mark.slow
 def test_export_import_export_is_the_identity(tmp_path):
     first, second = tmp_path / "first.safetensors", tmp_path / "second.safetensors"
     exported(*V).single_file(first)
@@ -127,6 +130,7 @@ def test_a_unet_alone_keeps_its_markers_where_comfyui_looks(tmp_path):
 MODULES = 'model.train.modules=["to_q","ff.net.*","resnets.*.conv1","proj_in","downsamplers.0.conv","time_emb_proj"]'
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("format", ["lora_kohya", "lora_peft"])
 @pytest.mark.parametrize("modules", [(), (MODULES,)], ids=["attention", "convolutions"])
 def test_a_lora_loads_in_diffusers_and_does_there_what_it_does_here(tmp_path, format, modules):
@@ -159,6 +163,7 @@ def test_a_lora_is_read_back_exactly(tmp_path, format):
     assert all(torch.equal(value, load_file(path)[key]) for key, value in again.items())
 
 
+@pytest.mark.slow
 def test_a_merged_lora_is_the_network_with_it(tmp_path):
     z, t, cond = inputs()
     for dora in ("false", "true"):
@@ -171,6 +176,7 @@ def test_a_merged_lora_is_the_network_with_it(tmp_path):
         torch.testing.assert_close(output, wanted, rtol=1e-4, atol=1e-5)
 
 
+@pytest.mark.slow
 def test_latents_normalised_by_channel_decode_right_in_stock_readers(tmp_path):
     mean, std = [4.8, 0.2, 1.4, -1.8], [9.9, 6.3, 7.6, 6.0]
     pictures = torch.rand(1, 3, 64, 64, generator=torch.Generator().manual_seed(0)) * 2 - 1
@@ -206,6 +212,7 @@ def test_what_cannot_be_written_is_refused(tmp_path):
     assert list(tmp_path.iterdir()) == []
 
 
+@pytest.mark.slow
 def test_a_table_of_ones_own_is_told_to_diffusers_by_its_betas(tmp_path):
     export = exported("schedule=sdxl_ztsnr", "loss=vpred", "schedule.table.terminal=20000")
     wanted = ours(export, "x", 64, 1.0)
@@ -235,6 +242,21 @@ def test_other_trainers_loras_are_read(trainer):
     found = lora.read(foreign(wanted, trainer), export.network.layers, trainer)
     assert found.keys() == wanted.keys()
     assert all(torch.equal(found[m].up, wanted[m].up) and found[m].alpha == 3 for m in wanted)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("format", ["lora_kohya", "lora_peft"])
+def test_training_goes_on_from_an_exported_lora(tmp_path, format):
+    export, path = exported(*V, *LORA, MODULES), tmp_path / "lora.safetensors"
+    export.write(format, path)
+    z, t, cond = inputs()
+    settings = ["model/train=lora", "model.train.rank=3", MODULES, f"model.train.start={path}"]
+    with torch.no_grad():
+        output = make(*settings, "model.train.alpha=6").eval()(z, t, **cond)
+        torch.testing.assert_close(output, export.network(z, t, **cond), rtol=1e-4, atol=1e-5)
+    for other in (settings[:2] + settings[3:], ["model.train.rank=4", *settings[:1], *settings[2:]]):
+        with pytest.raises(CheckpointError, match=r"does not fit model\.train: set its rank, dora and modules"):
+            make(*other)
 
 
 def test_a_lora_for_another_network_is_refused_by_name():

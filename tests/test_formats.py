@@ -37,6 +37,7 @@ def test_names_there_and_back_are_the_identity(part):
     assert all(torch.equal(back[name], state[name]) for name in state)
 
 
+@pytest.mark.slow
 def test_diffusers_reads_our_single_file_whole_and_bit_for_bit():
     read = StableDiffusionXLPipeline.from_single_file(tiny_sdxl_file(), config=tiny_sdxl(), local_files_only=True)
     for part in PARTS:

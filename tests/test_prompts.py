@@ -81,6 +81,7 @@ def fit(file, *overrides):
     return build(composed.trainer).fit(**parts, **settings), monitor
 
 
+@pytest.mark.slow
 def test_a_picture_of_each_prompt_and_seed(file):
     composed = composed_for(file)
     prompts, objective, network = build(composed.samples), build(composed.objective), build(composed.model).eval()

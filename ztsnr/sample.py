@@ -56,6 +56,8 @@ def load(checkpoint: str | Path, weights: str = "best", pretrained: str | None =
         raise CheckpointError(f"{read.path} does not say how it was made: {error!r} in its config") from error
     if pretrained is not None:
         nodes["model"] = nodes["model"] | {"pretrained": pretrained}
+    if "start" in nodes["model"].get("train", {}):  # which the weights have left behind
+        nodes["model"] = nodes["model"] | {"train": nodes["model"]["train"] | {"start": None}}
     parts = {name: build_from_file(node, read.path) for name, node in nodes.items()}
     network = parts.pop("model")
     read.load_into(network, ("ema" if "ema" in read.names else "raw") if weights == "best" else weights)

@@ -68,7 +68,7 @@ class Preparation:
 
     def examine(self) -> Catalogue:
         data = self.data
-        with self.progress.counting("pictures examined") as tell:
+        with self.progress.counting("files examined", unit="files") as tell:
             stop = data.on_bad == "stop"
             return catalogue(data.listing(), data.cache_folder / "pictures.db", threads(data.workers), stop, tell)
 

@@ -5,12 +5,14 @@ In memory a LoRA is a dict from a module of the U-Net, by diffusers' name, to it
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from pathlib import Path
 
 import torch
 from torch import Tensor
 
 from ztsnr.errors import CheckpointError
 from ztsnr.formats.ldm import State, ldm_names
+from ztsnr.training.files import open_tensors
 
 SPELLINGS = {
     "down": ("lora_down.weight", "lora_A.weight", "lora.down.weight", "lora_A.default.weight"),
@@ -64,6 +66,13 @@ def to_peft(lora: Mapping[str, Update]) -> State:
         if update.magnitude is not None:
             state[f"unet.{module}.lora_magnitude_vector"] = update.magnitude
     return state
+
+
+def read_file(path: Path, modules: Iterable[str], source: str) -> LoRA:
+    """`read` of a .safetensors file, which `source` names in messages."""
+    with open_tensors(path) as file:
+        state = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118 (it is not iterable)
+    return read(state, modules, source)
 
 
 def read(state: Mapping[str, Tensor], modules: Iterable[str], source: str, alpha: float | None = None) -> LoRA:

@@ -29,6 +29,11 @@ class PretrainedUNet(Adapted):
         if gradient_checkpointing:
             self.unet.enable_gradient_checkpointing()
 
+    @property
+    def kind(self) -> torch.dtype:
+        """Of the weights; diffusers' own property walks through all modules, a twentieth of a tiny step."""
+        return self.unet.conv_in.weight.dtype
+
     @torch.no_grad()
     def merged(self) -> nn.Module:
         """The U-Net in float32, its LoRA merged into its weights. It is this network's own, which has done its work."""
@@ -49,7 +54,7 @@ class SDXL(PretrainedUNet):
 
         time_ids are the original size (h, w), the crop (top, left) and the target size (h, w), in pixels.
         """
-        kind = self.unet.dtype
+        kind = self.kind
         told = {"text_embeds": pooled.to(kind), "time_ids": time_ids}
         return self.unet(z.to(kind), t, text.to(kind), added_cond_kwargs=told, return_dict=False)[0].to(z.dtype)
 
@@ -61,5 +66,5 @@ class SD15(PretrainedUNet):
 
     def forward(self, z: Tensor, t: Tensor, text: Tensor, time_ids: Tensor | None = None) -> Tensor:
         """z (B, 4, h, w), t (B,), text (B, L, 768) -> (B, 4, h, w). The sizes are not for this network."""
-        kind = self.unet.dtype
+        kind = self.kind
         return self.unet(z.to(kind), t, text.to(kind), return_dict=False)[0].to(z.dtype)

@@ -4,12 +4,14 @@ from collections.abc import Iterable
 from copy import deepcopy
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
+from pathlib import Path
 
 import torch
 from torch import nn
 
 from ztsnr import check
-from ztsnr.errors import ConfigError
+from ztsnr.errors import CheckpointError, ConfigError
+from ztsnr.formats.lora import Update, read_file
 
 BASES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
 
@@ -41,7 +43,8 @@ class LoRA(Trained):
     """Low-rank updates of linear and convolutional layers (arXiv 2106.09685), by peft; `dora` as arXiv 2402.09353.
 
     `modules`: patterns (fnmatch) of the layers' names or of their last parts, such as to_q or resnets.*.conv1.
-    The update's scale is alpha / rank. `base` is the type of the frozen weights.
+    The update's scale is alpha / rank. `base` is the type of the frozen weights. `start` is the file of a LoRA to go on
+    from, of any trainer whose names formats.lora reads; null starts at no change.
     """
 
     rank: int
@@ -50,6 +53,7 @@ class LoRA(Trained):
     dora: bool
     modules: list[str]
     base: str
+    start: str | None
 
     def __post_init__(self):
         check.integer("model.train.rank", self.rank, at_least=1)
@@ -77,6 +81,25 @@ class LoRA(Trained):
         )
         for p in filter(lambda p: p.requires_grad, network.parameters()):
             p.data = p.data.float()
+        if self.start is not None:
+            self._fill(network, read_file(Path(self.start), layers, f"model.train.start={self.start}"))
+
+    @torch.no_grad()
+    def _fill(self, network: nn.Module, updates: dict[str, Update]) -> None:
+        trained = dict(network.named_parameters())
+        for module, update in updates.items():
+            scale = (update.alpha / update.rank) / (self.alpha / self.rank)
+            given = {"lora_A.default.weight": update.down, "lora_B.default.weight": update.up * scale}
+            if update.magnitude is not None:
+                given["lora_magnitude_vector.default.weight"] = update.magnitude
+            for name, value in given.items():
+                p = trained.get(f"{module}.{name}")
+                if p is None or p.shape != value.shape:
+                    raise CheckpointError(
+                        f"model.train.start={self.start} has {name} {tuple(value.shape)} for {module}, which does not "
+                        f"fit model.train: set its rank, dora and modules as they are in the file"
+                    )
+                p.copy_(value)
 
 
 def matching(key: str, patterns: list[str], names: Iterable[str], forms: tuple[str, ...]) -> list[str]:

@@ -33,7 +33,8 @@ class Loop:
         self.take(trainer.batch_size)
         check_optimizer(optimizer, trainer.weights, trainer.groups)
         network.to(self.accelerator.device).train()
-        for p in filter(lambda p: p.requires_grad, network.parameters()):
+        self.trained = [p for p in network.parameters() if p.requires_grad]
+        for p in self.trained:
             p.data = p.data.to(getattr(torch, trainer.weights))
         self.ema = make_ema(network, trainer.ema) if trainer.ema is not None else None
         self.networks = {"raw": network} | ({"ema": self.ema.module} if self.ema else {})
@@ -63,13 +64,13 @@ class Loop:
         seed_torch(seed, "network", step, process)
         losses, watched = self._backward(x0, noise, u, cond)
         self.accelerator.unscale_gradients()
-        norm = get_total_norm([p.grad for p in self.network.parameters() if p.grad is not None])
+        norm = get_total_norm([p.grad for p in self.trained if p.grad is not None])
         loss, norm_value = losses.mean().item(), norm.item()
         overflow_is_normal = self.trainer.precision == "fp16"  # its gradient scaler skips that step
         if not (math.isfinite(loss) and (math.isfinite(norm_value) or overflow_is_normal)):
             raise NonFinite(what_is_not_finite(step, losses.cpu(), self.objective, u, self.network))
         if self.trainer.clip is not None:
-            clip_grads_with_norm_(self.network.parameters(), self.trainer.clip, norm)
+            clip_grads_with_norm_(self.trained, self.trainer.clip, norm)
         seed_torch(seed, "optimizer", step)  # the same in every process: they must stay equal
         self.stepper.step()
         if self.ema is not None:
