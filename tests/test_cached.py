@@ -286,3 +286,16 @@ def test_what_overflows_in_bfloat16_is_done_again_in_float32(own, monkeypatch):
     again = samples_of(data, 6)
     assert sum(redone) >= 8
     assert max((a - b).abs().max() for a, b in zip(plain, again, strict=True)) < 0.02
+
+
+def test_rare_tags_weigh_more_in_the_loss(own):
+    root, _ = own
+    for number in range(12):
+        (root / f"{number:03}.txt").write_text("common, everyday")
+    for number in range(12, 16):
+        (root / f"{number:03}.txt").write_text(f"rare {number}")
+    data = make_data(*own, "data.rarity.strength=0.5", "data.rarity.high=4.0")
+    weights = torch.cat([whole(data, step)[1]["weight"] for step in range(len(data.train))])
+    assert weights.min() < 1 < weights.max()
+    assert "common" in data.train.facts["report"]
+    assert make_data(*own).train.is_weighted is False

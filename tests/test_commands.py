@@ -1,5 +1,6 @@
 """The commands as a user gives them: in a process and a folder of their own."""
 
+import json
 import os
 import shutil
 import socket
@@ -11,10 +12,14 @@ import pytest
 from PIL import Image
 from safetensors import safe_open
 
+from tests.photos import SMALL as PHOTOS
+from tests.photos import make_photos
 from tests.test_registry import GROUPS, write_plug_in
+from tests.tiny import tiny_sdxl
 from ztsnr.registry import options
 
 ROOT = Path(__file__).parent.parent
+TRAIN = ["trainer.steps=2", "samples=none", "tracking=none", "validation.sigmas=[1.0]", "validation.samples=4"]
 SMALL = ["trainer=smoke", "trainer.steps=4", "model.width=16", "samples.steps=2", "samples.columns=2"]
 SMALL += ["quality.samples=20", "quality.guidances=[1.0]", "quality/features=classifier", "quality.features.steps=5"]
 
@@ -75,6 +80,22 @@ def test_a_users_option_trains_and_samples(tmp_path):
     run(tmp_path, "sample", *own, f"checkpoint={weights}", "steps=2", path=[tmp_path])
     refused = run(tmp_path, "sample", f"checkpoint={weights}", path=[tmp_path], code=2)
     assert "names the class 'my_plug_in.MyMinSNR'" in refused.stderr
+
+
+@pytest.mark.slow
+def test_pictures_are_cached_then_trained(tmp_path):
+    make_photos(tmp_path / "photos")
+    model = ["model=sdxl", f"model.pretrained={tiny_sdxl()}", "data=folder", "data.root=photos", *PHOTOS]
+    cached = run(tmp_path, "cache", *model)
+    assert "16 files, 16 pictures used" in cached.stdout
+    done = run(tmp_path, "train", *model, "data.refresh=false", *TRAIN)
+    assert done.stdout.startswith("score ")
+    (weights,) = tmp_path.glob("runs/*/*/final.safetensors")
+    assert {"plan.txt", "latents.json"} <= {entry.name for entry in weights.parent.iterdir()}
+    with safe_open(weights, "pt") as file:
+        assert set(json.loads(file.metadata()["ztsnr.facts"])["latents"]) == {"mean", "std"}
+    refused = run(tmp_path, "cache", "model=mlp", "data=digits", code=2)
+    assert "has nothing to cache" in refused.stderr
 
 
 @pytest.mark.slow

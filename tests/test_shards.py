@@ -133,3 +133,23 @@ def test_four_processes_share_the_work_without_doing_it_twice(tmp_path):
     assert [process.exitcode for process in processes] == [0] * 4
     assert contents(tmp_path) == EXPECTED
     assert sum(len(load_file(path)["key"]) for path in (tmp_path / "things").glob("*.safetensors")) == 60
+
+
+def test_a_full_disk_is_told_and_what_was_written_stays(tmp_path, monkeypatch):
+    from pathlib import Path
+
+    write, written = Path.write_bytes, []
+
+    def filling(self, content):
+        if len(written) == 3:
+            raise OSError(28, "No space left on device")
+        written.append(self)
+        return write(self, content)
+
+    monkeypatch.setattr(Path, "write_bytes", filling)
+    with pytest.raises(CacheError, match=r"No space left on device.*what is cached already stays"):
+        Shelf(tmp_path, "things").fill(WANTED, 8, encode)
+    monkeypatch.undo()
+    assert len(contents(tmp_path)) == 24
+    Shelf(tmp_path, "things").fill(WANTED, 8, encode)
+    assert contents(tmp_path) == EXPECTED

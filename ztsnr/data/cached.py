@@ -20,6 +20,7 @@ from ztsnr.data.index import Index, hashed, open_index
 from ztsnr.data.listing import Found, folders_from
 from ztsnr.data.order import LEFTOVERS, Order
 from ztsnr.data.places import is_elsewhere
+from ztsnr.data.rarity import Rarity
 from ztsnr.errors import ConfigError
 from ztsnr.randomness import normal, uniform
 
@@ -55,6 +56,7 @@ class CachedImages:
     flip: bool
     sizes: Sizes | AutoSizes
     captions: Captions
+    rarity: Rarity
     caption_dropout: float
     windows: int
     encoding: Encoding
@@ -78,6 +80,7 @@ class CachedImages:
         check.finite("data.held_out", self.held_out, above=0, below=1)
         check.instance("data.captions", self.captions, Captions)
         check.instance("data.encoding", self.encoding, Encoding)
+        check.instance("data.rarity", self.rarity, Rarity)
         object.__setattr__(self, "background", tuple(self.background))
         folders_from(self.folders)
         if not self.roots:
@@ -106,7 +109,7 @@ class CachedImages:
     def index_name(self) -> str:
         """Below the cache: of the index that these settings make."""
         kept = ("pretrained", "background", "max_aspect", "max_upscale", "crops", "flip", "sizes", "captions")
-        kept += ("windows", "encoding", "held_out")
+        kept += ("windows", "encoding", "held_out", "rarity")
         merging = self.batch_size if self.leftovers == "merge" else None
         settings = [getattr(self, name) for name in kept]
         return f"index/{hashed(self.identity(), merging, *settings).hex()}.safetensors"

@@ -66,8 +66,14 @@ class Contents:
         """Of each text once, the empty one first."""
         return Places.of(self._text_numbers, self.known)
 
-    def arrays(self) -> dict[str, Tensor]:
-        """See Index."""
+    @property
+    def times(self) -> np.ndarray:
+        """(N,): how often an epoch trains each picture."""
+        trained = self.samples[~self.held_out[self.samples]]
+        return np.bincount(trained, minlength=len(self.pictures))
+
+    def arrays(self, weights: np.ndarray) -> dict[str, Tensor]:
+        """See Index. weights (N,) are the pictures' own."""
         samples, bucket = self.samples, self.plan.bucket[self.samples]
         counts = np.zeros((len(self.plan.sizes), 2), dtype=np.int64)
         np.add.at(counts, (bucket, self.held_out[samples].astype(int)), 1)
@@ -77,7 +83,7 @@ class Contents:
             "sizes": self.plan.sizes,
             "counts": counts,
             "original": np.array([self.pictures[i].size for i in samples], dtype=np.int32),
-            "weight": np.array([self.pictures[i].found.folder.weight for i in samples], dtype=np.float32),
+            "weight": weights[samples].astype(np.float32),
             "view_shard": self.view_places.shard.reshape(len(samples), -1),
             "view_row": self.view_places.row.reshape(len(samples), -1),
             "crop": np.array(crops, dtype=np.int32).reshape(len(samples), -1, 2),

@@ -12,8 +12,9 @@ import torch
 from torch import Tensor
 
 from ztsnr.data.places import local
+from ztsnr.data.shards import write_shard
 from ztsnr.errors import CacheError, CheckpointError
-from ztsnr.training.files import open_tensors, write_tensors
+from ztsnr.training.files import open_tensors
 
 FORMAT = 1
 """Of shards and indices, and of the code that decodes and encodes: all is made anew when it is raised."""
@@ -79,10 +80,8 @@ class Index:
         return self.arrays["text"].numpy()[starts + (draws * counts).astype(np.int64)]
 
     def _read(self, name: str, paths: list[str], shards: np.ndarray, rows: np.ndarray) -> Tensor:
-        parts = [
-            _shard(self.cache, self.copies, paths[s]).get_slice(name)[int(r)] for s, r in zip(shards, rows, strict=True)
-        ]
-        return torch.stack(parts).float()
+        files = [_shard(self.cache, self.copies, paths[shard]) for shard in shards]
+        return torch.stack([file.get_slice(name)[int(row)] for file, row in zip(files, rows, strict=True)]).float()
 
 
 @lru_cache(OPEN_SHARDS)
@@ -94,8 +93,7 @@ def _shard(cache: str, copies: str, path: str):
 
 
 def save_index(path: Path, arrays: Mapping[str, Tensor], facts: Mapping) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    write_tensors(path, arrays, {"ztsnr.index": json.dumps(facts)})
+    write_shard(path, arrays, {"ztsnr.index": json.dumps(facts)})
 
 
 def open_index(cache: str, copies: str, name: str) -> Index:

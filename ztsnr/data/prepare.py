@@ -50,7 +50,8 @@ class Preparation:
         views, latents = self.encode_latents(found.pictures, made)
         texts, said = self.encode_texts(found.pictures, made)
         contents = Contents(found.pictures, made, held_out, views, texts, self.text_key(""), latents | said)
-        arrays, moments = contents.arrays(), contents.moments(data.cache_folder)
+        weights, told = self.weights(contents)
+        arrays, moments = contents.arrays(weights), contents.moments(data.cache_folder)
         order = data.order(arrays["sizes"].numpy(), arrays["counts"].numpy()[:, 0])
         facts = {
             "latents": contents.view_places.paths,
@@ -60,14 +61,14 @@ class Preparation:
             "mean": moments.mean.tolist(),
             "std": moments.std.tolist(),
             "std_of_all": moments.pooled.std.item(),
-            "report": plan_report(found, made, arrays["counts"].numpy(), order) + tell_moments(moments),
+            "report": plan_report(found, made, arrays["counts"].numpy(), order) + tell_moments(moments) + told,
         }
         save_index(path, arrays, facts)
         path.with_suffix(".left_out.tsv").write_text(left_out(found, made), encoding="utf-8")
 
     def examine(self) -> Catalogue:
         data = self.data
-        with self.progress.counting("pictures examined") as tell:
+        with self.progress.counting("files examined", unit="files") as tell:
             stop = data.on_bad == "stop"
             return catalogue(data.listing(), data.cache_folder / "pictures.db", threads(data.workers), stop, tell)
 
@@ -104,6 +105,17 @@ class Preparation:
             shelf = Shelf(self.data.cache_folder, "texts")
             known = shelf.fill(wanted, 256, lambda t: self.text_encoder(t), tell)
         return [[self.text_key(text) for text in several] for several in texts], known
+
+    def weights(self, contents: Contents) -> tuple[np.ndarray, str]:
+        """Each picture's, of its folder and its tags' rarity (N,), and what to tell of them."""
+        found = [picture.found for picture in contents.pictures]
+        own = np.array([entry.folder.weight for entry in found])
+        rarity = self.data.rarity
+        if not rarity.strength:
+            return own, ""
+        tags = [frozenset(tag for c in entry.captions for tag in self.data.captions.split(c)) for entry in found]
+        rare, commonest = rarity.weights(tags, contents.times)
+        return own * rare, rarity.tell(commonest, rare[contents.times > 0])
 
     def text_key(self, text: str) -> bytes:
         return hashed("text", text, self.data.windows, self.data.encoding.dtype, self._text_weights)

@@ -10,9 +10,11 @@ from pathlib import Path
 
 import torch
 from filelock import FileLock, Timeout
+from safetensors.torch import save
+from torch import Tensor
 
 from ztsnr.errors import CacheError, CheckpointError
-from ztsnr.training.files import open_tensors, write_tensors
+from ztsnr.training.files import open_tensors, write_whole
 
 KEY_BYTES = 16
 Keys = dict[bytes, tuple[str, int]]
@@ -30,15 +32,19 @@ class Shelf:
     def folder(self) -> Path:
         return self.cache / self.kind
 
-    def keys(self, known: Keys | None = None) -> Keys:
-        """Where each entry is; of one that is there twice, the first. `known` spares reading its shards again."""
-        found, read = dict(known or {}), {shard for shard, _ in (known or {}).values()}
+    def keys(self) -> Keys:
+        """Where each entry is; of one that is there twice, the first."""
+        known: Keys = {}
+        self._look(known, set())
+        return known
+
+    def _look(self, known: Keys, read: set[str]) -> None:
+        """Adds the entries of shards that were not read yet."""
         for path in sorted(self.folder.glob("*.safetensors")):
-            shard = f"{self.kind}/{path.name}"
-            if shard not in read:
+            if path.name not in read:
+                read.add(path.name)
                 for row, key in enumerate(_keys(path)):
-                    found.setdefault(key, (shard, row))
-        return found
+                    known.setdefault(key, (f"{self.kind}/{path.name}", row))
 
     def fill(
         self, wanted: Mapping[bytes, object], unit: int, encode: Callable, tell: Callable = lambda n: None
@@ -49,19 +55,23 @@ class Shelf:
         """
         self.folder.mkdir(parents=True, exist_ok=True)
         self.sweep()
-        known = self.keys()
+        known, read = {}, set()
+        self._look(known, read)
         while units := self._units({key: item for key, item in wanted.items() if key not in known}, unit):
             waiting = []
             for name, keys in units.items():
                 try:
                     with self._lock(name).acquire(timeout=0):
-                        known = self._make(name, keys, wanted, known, encode, tell)
+                        self._look(known, read)  # others may have written meanwhile
+                        if missing := [key for key in keys if key not in known]:
+                            self._write(name, missing, encode([wanted[key] for key in missing]))
+                            tell(len(missing))
                 except Timeout:
                     waiting.append(name)
             if len(waiting) == len(units):  # all that is left is in work elsewhere
                 with self._lock(waiting[0]):
                     pass
-            known = self.keys(known)
+            self._look(known, read)
         return known
 
     def sweep(self) -> None:
@@ -73,16 +83,10 @@ class Shelf:
             except Timeout:
                 continue  # its writer lives
 
-    def _make(self, name: str, keys: list[bytes], wanted, known: Keys, encode, tell) -> Keys:
-        """Writes the unit, less what others have written meanwhile."""
-        known = self.keys(known)
-        if missing := [key for key in keys if key not in known]:
-            tensors = encode([wanted[key] for key in missing])
-            stored = torch.frombuffer(bytearray(b"".join(missing)), dtype=torch.uint8).view(-1, KEY_BYTES)
-            whole = {"key": stored} | {kind: tensor.contiguous() for kind, tensor in tensors.items()}
-            write_tensors(self.folder / f"{name}.safetensors", whole, {"ztsnr.rows": str(len(missing))})
-            tell(len(missing))
-        return known
+    def _write(self, name: str, keys: list[bytes], tensors: Mapping[str, Tensor]) -> None:
+        stored = torch.frombuffer(bytearray(b"".join(keys)), dtype=torch.uint8).view(-1, KEY_BYTES)
+        whole = {"key": stored} | {kind: tensor.contiguous() for kind, tensor in tensors.items()}
+        write_shard(self.folder / f"{name}.safetensors", whole, {"ztsnr.rows": str(len(keys))})
 
     def _units(self, missing: Mapping[bytes, object], unit: int) -> dict[str, list[bytes]]:
         """Name -> keys. The same missing entries give the same units in every process."""
@@ -99,6 +103,17 @@ class Shelf:
     def _lock(self, name: str) -> FileLock:
         (self.cache / "locks").mkdir(exist_ok=True)
         return FileLock(self.cache / "locks" / f"{self.kind}-{name}.lock")
+
+
+def write_shard(path: Path, tensors: Mapping[str, Tensor], metadata: Mapping[str, str]) -> None:
+    """Whole or not at all. Raises CacheError."""
+    content = save(dict(tensors), dict(metadata))  # its save_file would leave a file of its own where it is killed
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        write_whole(path, lambda temporary: temporary.write_bytes(content))
+    except OSError as error:
+        needed = f"It needs {len(content) / 1e6:.1f} MB; what is cached already stays."
+        raise CacheError(f"{path} could not be written: {error.strerror}. {needed}") from error
 
 
 def _keys(path: Path) -> Iterable[bytes]:

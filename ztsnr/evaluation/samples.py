@@ -71,6 +71,9 @@ class NoSamples:
     def __call__(self, objective: Objective, network: nn.Module, data: Data) -> dict[float, Image.Image]:
         return {}
 
+    def metrics(self, objective: Objective, network: nn.Module, data: Data) -> dict[str, float]:
+        return {}
+
 
 def to_picture(x0: Tensor, columns: int, tile: int = 48, gap: int = 4) -> Image.Image:
     """x0 (N, C, H, W) in [-1, 1] as one picture, `columns` to a row; small ones are enlarged to about `tile` pixels."""
