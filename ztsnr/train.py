@@ -49,6 +49,7 @@ def run(composed: DictConfig, tracker: "Tracker", title: str, tags: dict[str, st
     began = time.perf_counter()
     objective = build(composed.objective)
     parts = {name: build(composed[name]) for name in PARTS}  # all that is cheap: bad values are refused before a model
+    refuse_absent_classes(parts)
 
     import torch
 
@@ -98,6 +99,15 @@ def run(composed: DictConfig, tracker: "Tracker", title: str, tags: dict[str, st
         console.print(f"draw    python -m ztsnr.sample checkpoint={weights}", highlight=False)
         console.print(f"compare {tracker.how_to_open()}" if tracker.how_to_open() else "", highlight=False)
     return trained.score
+
+
+def refuse_absent_classes(parts: Mapping) -> None:
+    for name in ("samples", "quality"):
+        if getattr(parts[name], "needs_classes", False) and not hasattr(parts["data"], "classes"):
+            chosen = choices((name, "data"))
+            raise ConfigError(
+                f"{name}={chosen[name]} draws pictures of classes, and data={chosen['data']} has none. Use {name}=none."
+            )
 
 
 def choices(groups: Iterable[str]) -> dict[str, str]:

@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import ClassVar
 
 import torch
 from torch import Tensor, nn
@@ -39,6 +40,7 @@ class Quality:
     neighbours: int
     neighbourhood: int
     seed: int
+    needs_classes: ClassVar[bool] = True
 
     def __post_init__(self):
         check.instance("quality.features", self.features, Features)

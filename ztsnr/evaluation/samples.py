@@ -1,6 +1,7 @@
 """Sample grids: one row a class, one column a seed, drawn on the schedule that is trained."""
 
 from dataclasses import dataclass
+from typing import ClassVar
 
 import torch
 from PIL import Image
@@ -23,6 +24,7 @@ class SampleGrid:
     rescale: float
     columns: int
     seed: int
+    needs_classes: ClassVar[bool] = True
 
     def __post_init__(self):
         check.numbers("samples.guidances", self.guidances, at_least=0)
