@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -227,10 +228,18 @@ def copied(tensors: Mapping[str, Tensor], room: Mapping[str, Tensor]) -> dict[st
         place = room.get(name)
         if place is None or (place.shape, place.dtype) != (tensor.shape, tensor.dtype):
             place = torch.empty(tensor.shape, dtype=tensor.dtype, pin_memory=tensor.is_cuda)
-        copies[name] = place.copy_(tensor, non_blocking=True)
+        if tensor.is_cuda:
+            place.copy_(tensor, non_blocking=True)
+        else:  # by one thread: on a busy machine torch's wait for each other longer than they copy
+            _bytes(place)[:] = _bytes(tensor)
+        copies[name] = place
     if torch.cuda.is_available():
         torch.cuda.synchronize()
     return copies
+
+
+def _bytes(tensor: Tensor) -> np.ndarray:
+    return tensor.contiguous().reshape(-1).view(torch.uint8).numpy()
 
 
 def read_best(folder: Path) -> tuple[int | None, float | None]:
