@@ -66,11 +66,14 @@ class SweepRecord(Callback):
         results = read_results(self.folder)
         counts = Counter(result["outcome"] for result in results.values())
         told = tell_sweep(results, time.perf_counter() - self.began)
-        self.tracker.close_summary(self.sweep["run_id"], told, counts)
         print(f"results {self.folder}", file=sys.stderr)
-        if self.tracker.how_to_open():
-            self._compare()
-            print(f"charts  {self.tracker.how_to_open(self.sweep['id'])}", file=sys.stderr)
+        try:
+            self.tracker.close_summary(self.sweep["run_id"], told, counts)
+            if self.tracker.how_to_open():
+                self._compare()
+                print(f"charts  {self.tracker.how_to_open(self.sweep['id'])}", file=sys.stderr)
+        except ZtsnrError as error:
+            print(f"no comparison: {error}", file=sys.stderr)
         if counts[FAILED]:
             print(f"{counts[FAILED]} failed; sweep.resume=true tries them again", file=sys.stderr)
             sys.exit(1)
@@ -79,13 +82,9 @@ class SweepRecord(Callback):
         from ztsnr.compare import compare
         from ztsnr.evaluation.report import make_console
 
-        try:
-            report, page = compare(self.tracker, sweep=self.sweep["id"])
-        except ZtsnrError as error:
-            print(f"no comparison: {error}", file=sys.stderr)
-        else:
-            report.tell(make_console(sys.stderr))
-            print(f"report  {page}", file=sys.stderr)
+        report, page = compare(self.tracker, sweep=self.sweep["id"])
+        report.tell(make_console(sys.stderr))
+        print(f"report  {page}", file=sys.stderr)
 
 
 def axes(overrides: list[str]) -> dict[str, list[str]]:

@@ -12,7 +12,7 @@ from mlflow.entities import Run as Entry
 from mlflow.exceptions import MlflowException
 
 from ztsnr.errors import ConfigError, TrackingError
-from ztsnr.record import CHOICES, FAILED, FINISHED, INTERRUPTED
+from ztsnr.record import CHOICES, FAILED, FINISHED, INCOMPATIBLE, INTERRUPTED
 from ztsnr.training.tracking import MLflow
 
 BY_STATUS = {"FINISHED": FINISHED, "FAILED": FAILED, "KILLED": INTERRUPTED}
@@ -102,10 +102,13 @@ def _run(entry: Entry) -> Run:
     settings = axes | {name: tags[name] for name in CHOICES if name in tags and name not in axes}
     settings |= {name: value for name, value in sorted(entry.data.params.items()) if name not in settings}
     note = tags.get("mlflow.note.content", "").split("\n")[0]
+    outcome = BY_STATUS.get(info.status, INTERRUPTED)
+    if outcome == FINISHED and tags.get("ztsnr.outcome") == INCOMPATIBLE:
+        outcome = INCOMPATIBLE
     return Run(
         id=info.run_id,
         name=info.run_name,
-        outcome=(outcome := tags.get("ztsnr.outcome") or BY_STATUS.get(info.status, INTERRUPTED)),
+        outcome=outcome,
         message="" if outcome == FINISHED else re.sub(r"^(\w+Error|\w*Objective|NonFinite): ", "", note),
         started=info.start_time,
         settings=settings,

@@ -83,7 +83,7 @@ class Tracker:
         """How far a sweep is: runs by what became of them. What cannot be delivered is told at its end alone."""
 
     def close_summary(self, run_id: str, text: str, counts: Mapping[str, int]) -> None:
-        """text: Markdown; counts: runs by what became of them."""
+        """text: Markdown; counts: runs by what became of them. Raises TrackingError."""
 
     def end_orphans(self, sweep: str) -> None:
         """Closes runs of a sweep whose processes are gone."""
@@ -207,19 +207,24 @@ class MLflow(Tracker):
         return run.info.run_id
 
     def tally(self, run_id, counts):
-        client = make_client(self.uri)
         try:
+            self.check()
+            client = make_client(self.uri)
             for outcome, count in counts.items():
                 client.log_metric(run_id, f"runs/{outcome}", count, step=sum(counts.values()))
         except Exception as error:  # of MLflow, its database or its server
             logging.getLogger(__name__).warning("the sweep's summary was not brought up to date: %s", error)
 
     def close_summary(self, run_id, text, counts):
-        client = make_client(self.uri)
-        self.experiment_id = client.get_run(run_id).info.experiment_id
         self.tally(run_id, counts)
-        client.set_tag(run_id, "mlflow.note.content", text)
-        client.set_terminated(run_id, "FINISHED")
+        try:
+            self.check()
+            client = make_client(self.uri)
+            self.experiment_id = client.get_run(run_id).info.experiment_id
+            client.set_tag(run_id, "mlflow.note.content", text)
+            client.set_terminated(run_id, "FINISHED")
+        except Exception as error:  # as above
+            raise TrackingError(f"The sweep's summary run in {self.uri} could not be ended: {error}") from error
 
     def end_orphans(self, sweep):
         client = make_client(self.uri)
