@@ -60,7 +60,7 @@ def build(node: DictConfig | dict):
     if "_target_" not in node:
         return {str(key): build(value) if OmegaConf.is_dict(value) else value for key, value in node.items()}
     try:
-        plain = OmegaConf.to_container(node, resolve=True) if OmegaConf.is_config(node) else node
+        plain = OmegaConf.to_container(node, resolve=True, throw_on_missing=True) if OmegaConf.is_config(node) else node
         return instantiate(plain, _convert_="all")  # given the node itself, it would resolve that in place
     except InstantiationException as error:
         if isinstance(error.__cause__, ZtsnrError):
