@@ -155,6 +155,17 @@ def test_each_setting_redoes_what_depends_on_it(own, encoded, override, latents,
     assert (len(encoded["latents"]), len(encoded["texts"])) == (latents, texts)
 
 
+def test_two_resolutions_share_a_cache_and_each_steps_batch_is_its_own(own, encoded):
+    larger = "data.sizes.resolution=96"
+    through = make_data(*own, larger)
+    for step in range(6):
+        last = whole(through, step)[0]
+    assert (len(encoded["latents"]), encoded["texts"]) == (16, [])
+    assert torch.equal(whole(make_data(*own, larger), 5)[0], last)  # as one that begins there has it
+    assert len(make_data(*own).train)
+    assert len(encoded["latents"]) == 16
+
+
 def test_more_crops_are_encoded_of_those_that_have_other_parts(own, encoded):
     make_data(*own, "data.crops=3").train  # noqa: B018 (it prepares)
     square = {f"{number:03}.png" for number in range(16) if number % 6 in (0, 3)}
