@@ -9,6 +9,7 @@ import sys
 from pathlib import Path
 
 import pytest
+import yaml
 from PIL import Image
 from safetensors import safe_open
 
@@ -93,7 +94,10 @@ def test_pictures_are_cached_then_trained(tmp_path):
     (weights,) = tmp_path.glob("runs/*/*/final.safetensors")
     assert {"plan.txt", "latents.json"} <= {entry.name for entry in weights.parent.iterdir()}
     with safe_open(weights, "pt") as file:
-        assert set(json.loads(file.metadata()["ztsnr.facts"])["latents"]) == {"mean", "std"}
+        metadata = file.metadata()
+    assert set(json.loads(metadata["ztsnr.facts"])["latents"]) == {"mean", "std"}
+    for told in (json.loads(metadata["ztsnr.config"]), yaml.safe_load((weights.parent / "config.yaml").read_text())):
+        assert not {"root", "cache", "copies"} & set(told["data"])
     refused = run(tmp_path, "cache", "model=mlp", "data=digits", code=2)
     assert "has nothing to cache" in refused.stderr
 
