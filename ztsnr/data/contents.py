@@ -14,7 +14,7 @@ from ztsnr.data.catalogue import Picture
 from ztsnr.data.encode import Shown
 from ztsnr.data.shards import Keys
 from ztsnr.data.statistics import Moments, merged, stacked
-from ztsnr.training.files import open_tensors
+from ztsnr.files import open_tensors
 
 
 @dataclass(frozen=True)

@@ -14,7 +14,7 @@ from torch import Tensor
 from ztsnr.data.places import local
 from ztsnr.data.shards import write_shard
 from ztsnr.errors import CacheError, CheckpointError
-from ztsnr.training.files import open_tensors
+from ztsnr.files import open_tensors
 
 FORMAT = 1
 """Of shards and indices, and of the code that decodes and encodes: all is made anew when it is raised."""
