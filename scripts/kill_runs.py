@@ -26,7 +26,7 @@ import torch
 import ztsnr.train
 import ztsnr.training.monitor
 import ztsnr.training.trainer  # here, so that no child has to
-from ztsnr.training.files import checksum, open_tensors
+from ztsnr.files import checksum, open_tensors
 from ztsnr.training.state_file import saved_steps
 from ztsnr.training.tracking import make_client
 

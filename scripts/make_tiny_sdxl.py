@@ -15,10 +15,10 @@ import torch
 from diffusers import AutoencoderKL, EulerDiscreteScheduler, StableDiffusionXLPipeline, UNet2DConditionModel
 from transformers import CLIPTextConfig, CLIPTextModel, CLIPTextModelWithProjection, CLIPTokenizer
 
+from ztsnr.files import write_tensors
 from ztsnr.formats.single_file import join
 from ztsnr.models.architectures import told_of
 from ztsnr.models.source import plain_state
-from ztsnr.training.files import write_tensors
 
 TEXT, TEXT_2, TIME = 32, 64, 8
 """Widths of the encoders' states, unequal, since readers of single files tell them apart so; and of a time id's."""

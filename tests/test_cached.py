@@ -5,11 +5,13 @@ import shutil
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 
-from tests.photos import make_data, make_photos, picture
+from tests.photos import SHAPES, make_data, make_photos, picture
 from tests.tiny import tiny_sdxl
 from ztsnr.data.decode import decode
 from ztsnr.data.encode import LatentEncoder, TextEncoder
+from ztsnr.data.masks import MaskEncoder
 from ztsnr.data.prepare import Preparation
 from ztsnr.data.progress import make_progress
 from ztsnr.errors import BadPicture, CacheError, ConfigError
@@ -151,6 +153,17 @@ def test_what_changes_is_encoded_again_and_nothing_else(own, encoded):
 def test_each_setting_redoes_what_depends_on_it(own, encoded, override, latents, texts):
     make_data(*own, override).train  # noqa: B018 (it prepares)
     assert (len(encoded["latents"]), len(encoded["texts"])) == (latents, texts)
+
+
+def test_two_resolutions_share_a_cache_and_each_steps_batch_is_its_own(own, encoded):
+    larger = "data.sizes.resolution=96"
+    through = make_data(*own, larger)
+    for step in range(6):
+        last = whole(through, step)[0]
+    assert (len(encoded["latents"]), encoded["texts"]) == (16, [])
+    assert torch.equal(whole(make_data(*own, larger), 5)[0], last)  # as one that begins there has it
+    assert len(make_data(*own).train)
+    assert len(encoded["latents"]) == 16
 
 
 def test_more_crops_are_encoded_of_those_that_have_other_parts(own, encoded):
@@ -299,3 +312,69 @@ def test_rare_tags_weigh_more_in_the_loss(own):
     assert weights.min() < 1 < weights.max()
     assert "common" in data.train.facts["report"]
     assert make_data(*own).train.is_weighted is False
+
+
+def add_masks(root, numbers, left=0):
+    """Each picture's left half has this grey, its right one is white."""
+    for number in numbers:
+        mask = np.full(SHAPES[number % len(SHAPES)], 255, dtype=np.uint8)
+        mask[:, : mask.shape[1] // 2] = left
+        Image.fromarray(mask).save(root / f"{number:03}-masklabel.png")
+
+
+def masks_of(data, steps):
+    """Each latent's mask, by the latent."""
+    batches = [whole(data, step) for step in range(steps)]
+    return {x0.numpy().tobytes(): mask for rows, cond in batches for x0, mask in zip(rows, cond["mask"], strict=True)}
+
+
+def test_masks_are_cached_beside_the_latents_and_nothing_else_is_redone(own, encoded):
+    root, _ = own
+    add_masks(root, range(8))
+    data = make_data(*own, "data.masks=files")
+    assert len(data.train) == len(make_data(*own).train)
+    assert encoded == {"latents": [], "texts": []}
+    found = masks_of(data, 2 * len(data.train))
+    whole_ones = sum(bool((mask == 1).all()) for mask in found.values())
+    assert 0 < whole_ones < len(found) == len(data.train)
+    for mask in found.values():
+        assert mask.shape[0] == 1
+        assert (mask[..., -1] == 1).all()
+        assert (mask == 1).all() or (mask[..., 0] == 0).all()
+    assert "with a mask: 8" in data.train.facts["report"]
+    assert all("mask" not in cond for _, _, cond in data.held_out_batches(100, 3))
+
+
+def test_a_changed_mask_is_redone_and_no_other(own, encoded, monkeypatch):
+    root, _ = own
+    add_masks(root, range(8))
+    redone, cells = [], MaskEncoder._cells
+    monkeypatch.setattr(MaskEncoder, "_cells", lambda self, s: redone.append(s.picture.found.name) or cells(self, s))
+    before = masks_of(make_data(*own, "data.masks=files"), 40)
+    redone.clear()
+    add_masks(root, [3], left=100)
+    after = masks_of(make_data(*own, "data.masks=files"), 40)
+    assert redone == ["003.png"]
+    assert sum(not torch.equal(before[latent], after[latent]) for latent in before) <= 1
+    assert not encoded["latents"]
+
+
+def test_a_flipped_view_has_a_flipped_mask(own):
+    add_masks(own[0], range(16))
+    data = make_data(*own, "data.masks=files", "data.flip=true")
+    masks = list(masks_of(data, 8 * len(data.train)).values())
+    assert {(mask[0, 0, 0] == 0).item() for mask in masks} == {True, False}
+    assert all((mask[..., 0] == 0).all() != (mask[..., -1] == 0).all() for mask in masks)
+
+
+def test_what_is_transparent_is_not_trained(own, encoded):
+    root, _ = own
+    for number in range(4):
+        image = picture(number, SHAPES[number])
+        alpha = Image.new("L", image.size, 255)
+        alpha.paste(0, (0, 0, image.width // 2, image.height))
+        image.putalpha(alpha)
+        image.save(root / f"{number:03}.png")
+    data = make_data(*own, "data.masks=alpha")
+    assert "with a mask: 4" in data.train.facts["report"]
+    assert {mask[..., 0].max().item() for mask in masks_of(data, 2 * len(data.train)).values()} == {0.0, 1.0}

@@ -9,6 +9,7 @@ import sys
 from pathlib import Path
 
 import pytest
+import yaml
 from PIL import Image
 from safetensors import safe_open
 
@@ -93,9 +94,32 @@ def test_pictures_are_cached_then_trained(tmp_path):
     (weights,) = tmp_path.glob("runs/*/*/final.safetensors")
     assert {"plan.txt", "latents.json"} <= {entry.name for entry in weights.parent.iterdir()}
     with safe_open(weights, "pt") as file:
-        assert set(json.loads(file.metadata()["ztsnr.facts"])["latents"]) == {"mean", "std"}
+        metadata = file.metadata()
+    assert set(json.loads(metadata["ztsnr.facts"])["latents"]) == {"mean", "std"}
+    for told in (json.loads(metadata["ztsnr.config"]), yaml.safe_load((weights.parent / "config.yaml").read_text())):
+        assert not {"root", "cache", "copies"} & set(told["data"])
     refused = run(tmp_path, "cache", "model=mlp", "data=digits", code=2)
     assert "has nothing to cache" in refused.stderr
+
+
+@pytest.mark.slow
+def test_a_second_phase_goes_on_at_another_resolution(tmp_path):
+    make_photos(tmp_path / "photos")
+    model = ["model=sdxl", f"model.pretrained={tiny_sdxl()}", "model/train=lora", "data=folder", "data.root=photos"]
+    run(tmp_path, "train", *model, *PHOTOS, *TRAIN, "trainer.checkpoint.every=2", "hydra.run.dir=run")
+    cache, plan = tmp_path / "cache", tmp_path / "run" / "plan.txt"
+    first, latents = plan.read_text(), {path.name for path in (cache / "latents").iterdir()}
+    (texts,) = (cache / "texts").iterdir()
+    larger = ["resume=run", "data.sizes.resolution=96", "trainer.steps=4"]
+    assert "data.sizes.resolution: 64 -> 96" in run(tmp_path, "train", *larger, code=2).stderr
+    done = run(tmp_path, "train", *larger, "allow_changes=true")
+    assert "resumed after step 2" in done.stderr
+    assert "64x64" in first
+    assert "96x96" in plan.read_text()
+    assert latents < {path.name for path in (cache / "latents").iterdir()}
+    assert list((cache / "texts").iterdir()) == [texts]
+    with safe_open(tmp_path / "run" / "final.safetensors", "pt") as file:
+        assert json.loads(file.metadata()["ztsnr.config"])["data"]["sizes"]["resolution"] == 96
 
 
 @pytest.mark.slow

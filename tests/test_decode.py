@@ -5,7 +5,7 @@ import pytest
 from PIL import Image
 
 from tests.photos import picture
-from ztsnr.data.decode import UPRIGHT, View, decode, examine, to_rgb
+from ztsnr.data.decode import UPRIGHT, View, decode, decode_mask, examine, examine_mask, to_rgb
 from ztsnr.errors import BadPicture
 
 WHITE = (255, 255, 255)
@@ -124,3 +124,45 @@ def test_every_truncation_and_many_flipped_bytes_are_refused_or_decoded():
         assert decode(bytes(broken), View((9, 14), (0, 0), (9, 14), False), WHITE).shape == (9, 14, 3)
         assert height > 0
         assert width > 0
+
+
+def masked(mask):
+    """The picture with this mask (H, W) as its transparency, and the mask as a file."""
+    image = CAT.copy()
+    image.putalpha(Image.fromarray(mask))
+    return {"alpha": saved(image), "files": saved(Image.fromarray(mask))}
+
+
+@pytest.mark.parametrize("flip", [False, True])
+@pytest.mark.parametrize("masks", ["files", "alpha"])
+def test_a_mask_is_the_mean_of_each_cell_of_the_view(masks, flip):
+    mask = np.random.default_rng(0).integers(0, 256, (90, 140), dtype=np.uint8)
+    cells = decode_mask(masked(mask)[masks], masks, View((90, 140), (10, 20), (64, 96), flip), 8)
+    expected = mask[10:74, 20:116].reshape(8, 8, 12, 8).mean((1, 3))
+    assert np.abs(cells - (expected[:, ::-1] if flip else expected)).max() < 1  # rounded along each axis
+
+
+def test_a_mask_follows_its_picture_through_resize_crop_and_flip():
+    """White where the picture is, black elsewhere: at every view the two agree cell by cell."""
+    half = np.zeros((90, 140), dtype=np.uint8)
+    half[30:, :70] = 255
+    content, files = saved(Image.fromarray(half).convert("RGB")), masked(half)["files"]
+    for view in (View((45, 70), (5, 6), (40, 64), False), View((180, 280), (40, 80), (128, 96), True)):
+        seen = decode(content, view, WHITE)[..., 0].astype(float)
+        cells = seen.reshape(view.size[0] // 8, 8, -1, 8).mean((1, 3))
+        assert np.abs(decode_mask(files, "files", view, 8) - cells).max() < 8
+
+
+def test_masks_that_take_nothing_away_and_those_that_cannot_be_used():
+    size, half = (90, 140), np.full((90, 140), 255, dtype=np.uint8)
+    assert not any(examine_mask(content, masks, size) for masks, content in masked(half).items())
+    assert not examine_mask(saved(CAT, "JPEG"), "alpha", size)
+    half[:9] = 127
+    assert all(examine_mask(content, masks, size) for masks, content in masked(half).items())
+    for content, told in [
+        (saved(Image.new("L", (140, 80), 9)), "its mask is of another size: 80 x 140 for 90 x 140 pixels"),
+        (saved(Image.new("L", (140, 90))), "its mask is black throughout"),
+        (b"x", "its mask cannot be used: it is no picture"),
+    ]:
+        with pytest.raises(BadPicture, match=told):
+            examine_mask(content, "files", size)

@@ -4,8 +4,9 @@ import os
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from PIL import Image
 
-from tests.photos import make_photos, picture
+from tests.photos import SHAPES, make_photos, picture
 from ztsnr.data.catalogue import catalogue
 from ztsnr.data.listing import find_pictures, folders_from
 from ztsnr.errors import BadPicture, ConfigError
@@ -19,8 +20,8 @@ def captions(root):
     return {name: found.captions for name, found in listed(root).items()}
 
 
-def look(root, memory, stop=False):
-    return catalogue(find_pictures([root], []), memory / "pictures.db", 2, stop, lambda more: None)
+def look(root, memory, stop=False, masks="none"):
+    return catalogue(find_pictures([root], []), masks, memory / "pictures.db", 2, stop, lambda more: None)
 
 
 def test_texts_beside_the_pictures(tmp_path):
@@ -142,3 +143,28 @@ def test_a_file_is_examined_again_only_when_it_changed(tmp_path, monkeypatch):
     assert len(examined) == 5
     assert changed.pictures[2].size == (30, 40)
     assert changed.pictures[2].digest != first.pictures[2].digest
+
+
+def test_masks_are_no_pictures_and_bad_ones_are_named(tmp_path):
+    root = make_photos(tmp_path / "photos", 4)
+    for number in range(3):
+        Image.new("L", SHAPES[number][::-1], 200).save(root / f"{number:03}-masklabel.png")
+    Image.new("L", (5, 5), 200).save(root / "001-masklabel.png")
+    (root / "002-masklabel.png").write_bytes(b"")
+    Image.new("L", (5, 5)).save(root / "nothing-masklabel.png")
+    found = listed(root)
+    assert found.pop("nothing-masklabel.png").bad.startswith("by its name it is a mask")
+    assert {name: entry.mask and entry.mask.name for name, entry in found.items()} == {
+        **{f"{number:03}.png": f"{number:03}-masklabel.png" for number in range(3)},
+        "003.png": None,
+    }
+    plain, made = look(root, tmp_path), look(root, tmp_path, masks="files")
+    assert [bool(entry.mask) for entry in plain.pictures] == [False] * 4
+    assert {entry.found.name: bool(entry.mask) for entry in made.pictures} == {"000.png": True, "003.png": False}
+    del made.skipped["nothing-masklabel.png"]
+    assert made.skipped == {
+        "001.png": "its mask is of another size: 5 x 5 for 80 x 60 pixels",
+        "002.png": "its mask cannot be used: it is empty",
+    }
+    Image.new("L", (64, 64), 100).save(root / "000-masklabel.png")
+    assert look(root, tmp_path, masks="files").pictures[0].mask != made.pictures[0].mask

@@ -130,6 +130,36 @@ def test_loss_is_unreduced_and_each_sample_has_its_own(distance, zero_terminal, 
     torch.testing.assert_close(loss, torch.cat(alone))
 
 
+@pytest.mark.parametrize("distance", [MSE(), MAE(), Huber(delta=0.1), PseudoHuber(threshold=BySNR(c=0.1))], ids=repr)
+def test_a_mask_cuts_the_gradient_off_and_one_of_ones_changes_no_bit(distance, zero_terminal, make_schedule):
+    objective = make_objective(make_schedule(zero_terminal), V(), MIN_SNR, distance)
+    (x0, noise), u, seen = pair(5), mid_draws(5), []
+
+    def network(z, t):
+        seen.append(torch.full_like(z, 0.3).requires_grad_())
+        return seen[-1]
+
+    mask = torch.tensor([0.0, 1.0, 0.25]).reshape(1, 1, 3, 1).expand(5, 1, 3, 2)
+    plain, ones, masked = (
+        objective.loss(network, x0, noise, u, {}, mask=m) for m in (None, torch.ones_like(mask), mask)
+    )
+    assert torch.equal(plain, ones)
+    whole, part = (torch.autograd.grad(loss.sum(), seen[i])[0] for i, loss in ((0, plain), (2, masked)))
+    assert whole[MIN_SNR(objective.schedule.density.sigma(u), V()) > 0].abs().min() > 0
+    torch.testing.assert_close(part, mask * whole)
+    assert (part[:, :, 0] == 0).all()
+
+
+def test_what_watches_hears_the_errors_inside_the_mask(zero_terminal, make_schedule):
+    objective = make_objective(make_schedule(zero_terminal), V())
+    (x0, noise), heard = pair(3), []
+    mask = torch.tensor([1.0, 0.0, 0.0]).reshape(1, 1, 3, 1)
+    objective.loss(toy_network, x0, noise, mid_draws(3), {}, heard.append)
+    objective.loss(toy_network, x0, noise, mid_draws(3), {}, heard.append, mask)
+    assert (heard[1][:, 1] < heard[0][:, 1]).all()
+    assert torch.equal(heard[1][:, 0], heard[0][:, 0])
+
+
 def test_loss_is_a_function_of_its_arguments_alone(zero_terminal, make_schedule):
     objective = make_objective(make_schedule(zero_terminal), V())
     x0, noise = pair(4)

@@ -62,6 +62,28 @@ def test_training_lowers_the_held_out_error():
     assert heard.losses[-1][1] < 0.5 * heard.losses[0][1]
 
 
+class Masked:
+    """A data set whose every sample has this mask."""
+
+    def __init__(self, mask, data):
+        self.mask, self.data = mask, data
+
+    def __getattr__(self, name):
+        return getattr(self.data, name)
+
+    def batch(self, step, rows, batch_size):
+        x0, cond = self.data.batch(step, rows, batch_size)
+        return x0, cond | {"mask": self.mask.expand(len(rows), 1, *x0.shape[2:])}
+
+
+def test_a_mask_of_ones_changes_no_bit_and_one_of_zeros_trains_nothing(straight):
+    assert torch.equal(weights(fit(data=partial(Masked, torch.ones(1, 1, 1, 1)))), straight)
+    heard = Listening()
+    trained = fit("optimizer.weight_decay=0", listener=heard, data=partial(Masked, torch.zeros(1, 1, 1, 1)))
+    assert [(loss, norm) for _, loss, norm, _ in heard.losses] == [(0.0, 0.0)] * 4
+    assert torch.equal(weights(trained), weights(fit("optimizer.lr=0", "optimizer.weight_decay=0")))
+
+
 def test_the_same_seeds_give_the_same_weights_to_the_bit(straight):
     assert torch.equal(weights(fit()), straight)
 

@@ -56,6 +56,19 @@ def test_members_are_read_where_they_lie(shards, tmp_path):
         assert found[f"{shard}/deep/{name}"].captions == entry.captions
 
 
+def test_masks_lie_beside_their_pictures(shards, tmp_path):
+    with tarfile.open(shards / "masked.tar", "w") as tar:
+        for name in ("a-masklabel.png", "a.png", "a.txt", "b.png", "b-masklabel.png", "c.png"):
+            add(tar, name, name.encode())
+    found = listed(of_shards(f"{shards}/masked.tar", tmp_path / "cache"))
+    assert {name: entry.mask and entry.mask.read() for name, entry in found.items()} == {
+        "masked.tar/a.png": b"a-masklabel.png",
+        "masked.tar/b.png": b"b-masklabel.png",
+        "masked.tar/c.png": None,
+    }
+    assert found["masked.tar/a.png"].captions == ("a.txt",)
+
+
 def test_folders_match_shards_and_broken_ones_are_told(shards, tmp_path):
     (shards / "06.tar").write_bytes((shards / "06.tar").read_bytes()[:20_000])
     (shards / "12.tar").write_bytes(b"no tar")

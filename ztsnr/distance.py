@@ -16,10 +16,16 @@ from ztsnr.schedule.table import SigmaTable
 
 
 class Distance:
-    def __call__(self, output: Tensor, ideal: Tensor, sigma: Tensor) -> Tensor:
-        """(B, ...), (B, ...), (B,) -> (B,), in float32 or better."""
+    def __call__(self, output: Tensor, ideal: Tensor, sigma: Tensor, mask: Tensor | None = None) -> Tensor:
+        """(B, ...), (B, ...), (B,) -> (B,), in float32 or better.
+
+        A mask, (B, ...) or what broadcasts to that, in [0, 1], multiplies each element's distance; the mean is over all
+        elements none the less (as in sd-scripts). So each element weighs the same in every sample, where divided by
+        the mask's sum the few of one sample would weigh as much as the many of another; and 0 / 0 cannot come about.
+        """
         wide = torch.promote_types(output.dtype, torch.float32)
-        return self.of(output.to(wide) - ideal.to(wide), sigma).flatten(1).mean(1)
+        found = self.of(output.to(wide) - ideal.to(wide), sigma)
+        return (found if mask is None else mask.to(wide) * found).flatten(1).mean(1)
 
     def of(self, d: Tensor, sigma: Tensor) -> Tensor:
         """Each element's distance: d (B, ...), sigma (B,) -> (B, ...)."""

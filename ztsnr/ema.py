@@ -7,6 +7,7 @@ from omegaconf import DictConfig
 from ztsnr import check
 from ztsnr.cli import command
 from ztsnr.errors import CheckpointError, ConfigError
+from ztsnr.record import published
 
 
 @command("ema")
@@ -29,7 +30,7 @@ def main(composed: DictConfig) -> None:
     shares = combination(places, (read[-1].step, gamma_of(composed.std)))
     made = combine([snapshot.state(name) for snapshot, name in kept], shares)
     facts = {"posthoc_std": composed.std, "snapshots": len(read)}
-    write_checkpoint(output, {"ema": made}, read[-1].config, read[-1].step, float("nan"), facts)
+    write_checkpoint(output, {"ema": made}, published(read[-1].config), read[-1].step, float("nan"), facts)
     print(output)
 
 

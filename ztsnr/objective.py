@@ -69,16 +69,26 @@ class Objective:
             )
 
     def loss(
-        self, network: Network, x0: Tensor, noise: Tensor, u: Tensor, cond: Mapping[str, Tensor], watch: Watch = None
+        self,
+        network: Network,
+        x0: Tensor,
+        noise: Tensor,
+        u: Tensor,
+        cond: Mapping[str, Tensor],
+        watch: Watch = None,
+        mask: Tensor | None = None,
     ) -> Tensor:
-        """x0, noise (B, ...), u (B,) float64 in [0, 1) -> (B,), weighted, not reduced, a function of these alone."""
+        """x0, noise (B, ...), u (B,) float64 in [0, 1) -> (B,), weighted, not reduced, a function of these alone.
+
+        `mask` is the distance's, and that of the errors which `watch` hears.
+        """
         sigma = self.schedule.density.sigma(u)
         output = self.output(network, add_noise(x0, noise, sigma), sigma, cond)
         ideal = self.target.output(x0, noise, sigma)
-        distance = self.distance(output, ideal, sigma)
+        distance = self.distance(output, ideal, sigma, mask)
         weight = self.weighting(sigma, self.target) * self.scale
         if watch is not None:
-            error = MSE()(output.detach(), ideal, sigma).to(sigma)
+            error = MSE()(output.detach(), ideal, sigma, mask).to(sigma)
             watch(torch.stack([sigma, self.target.c_out(sigma).square() * error], 1))
         return weight.to(distance) * distance + self.weighting.penalty(sigma).to(distance)
 

@@ -15,17 +15,24 @@ FINISHED, INCOMPATIBLE, FAILED, INTERRUPTED = "finished", "incompatible", "faile
 """What becomes of a run."""
 UNIMPORTANT = ("log_every", "checkpoint")
 """Keys of the trainer that change no result."""
+ADDRESSES = ("cache", "copies")
+"""Keys of the data that say where what is made of it lies, and change no result."""
 
 
 def science(config: DictConfig) -> dict:
-    """The part that a checkpoint carries: all that made the weights, and nothing of the machine or its addresses."""
+    """All that made the weights; a run is resumed and told apart by what is important of it."""
     return {name: _plain(config[name]) for name in SCIENCE}
+
+
+def published(science: dict) -> dict:
+    """The part that goes with the weights to others: nothing of where pictures and their cache are."""
+    return science | {"data": _without(("root", *ADDRESSES), science["data"])}
 
 
 def important(science: dict) -> dict:
     """Without what changes no result: equal for runs that would be the same."""
-    trainer = {key: value for key, value in science["trainer"].items() if key not in UNIMPORTANT}
-    return science | {"trainer": trainer}
+    trainer, data = _without(UNIMPORTANT, science["trainer"]), _without(ADDRESSES, science["data"])
+    return science | {"trainer": trainer, "data": data}
 
 
 def differences(then: dict, now: dict) -> list[str]:
@@ -63,6 +70,10 @@ def flatten(config: DictConfig) -> dict[str, object]:
 
     walk(config, RECORDED, "")
     return flat
+
+
+def _without(keys: tuple[str, ...], node: dict) -> dict:
+    return {key: value for key, value in node.items() if key not in keys}
 
 
 def _plain(value):

@@ -13,7 +13,7 @@ from omegaconf import DictConfig, OmegaConf
 from ztsnr import check
 from ztsnr.cli import command
 from ztsnr.errors import ConfigError
-from ztsnr.record import CHOICES, flatten, science
+from ztsnr.record import CHOICES, flatten, published, science
 from ztsnr.registry import build
 from ztsnr.resume import changes, find_state, to_repeat, with_earlier
 from ztsnr.sweep import attempt, digest, sweeping
@@ -170,7 +170,7 @@ def keep(
     from ztsnr.evaluation.summary import Summary
     from ztsnr.training.checkpoint import save_checkpoint
 
-    folder, config = run_folder(), science(composed)
+    folder, config = run_folder(), published(science(composed))
     networks = trained.networks | ({"objective": trained.learned} if trained.learned else {})
     save_checkpoint(folder / "final.safetensors", networks, config, trained.step, trained.score, facts)
     (folder / "config.yaml").write_text(OmegaConf.to_yaml(OmegaConf.create(config)))

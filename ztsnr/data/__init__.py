@@ -28,7 +28,8 @@ class Data(Protocol):
     def batch(self, step: int, rows: range, batch_size: int) -> tuple[Tensor, dict[str, Tensor]]:
         """These rows of the step's batch, whose size `batch_size` is: x0 (len(rows), C, H, W) and cond.
 
-        All rows of a step have one shape. A `weight` (len(rows),) among the conditions multiplies their losses.
+        All rows of a step have one shape. Among the conditions, a `weight` (len(rows),) multiplies their losses, and a
+        `mask` (len(rows), 1, H, W) in [0, 1] their distances, element by element.
         """
 
     def held_out_batches(self, samples: int, batch_size: int) -> Iterator[tuple[range, Tensor, dict[str, Tensor]]]:

@@ -15,6 +15,7 @@ from torch import Tensor
 from ztsnr import check
 from ztsnr.data.buckets import AutoSizes, Sizes
 from ztsnr.data.captions import Captions
+from ztsnr.data.decode import MASKS
 from ztsnr.data.encode import Encoding
 from ztsnr.data.index import Index, hashed, open_index
 from ztsnr.data.listing import Found, folders_from
@@ -47,6 +48,7 @@ class CachedImages:
     on_bad: str
     workers: int
     background: tuple[int, int, int]
+    masks: str
     max_aspect: float
     max_upscale: float
     leftovers: str
@@ -65,7 +67,8 @@ class CachedImages:
     seed: int
 
     def __post_init__(self):
-        for name, options in (("on_bad", ("skip", "stop")), ("leftovers", LEFTOVERS), ("normalise", NORMALISE)):
+        choices = {"on_bad": ("skip", "stop"), "leftovers": LEFTOVERS, "normalise": NORMALISE, "masks": MASKS}
+        for name, options in choices.items():
             check.one_of(f"data.{name}", getattr(self, name), options)
         for name, least in (("workers", 0), ("batch_size", 1), ("crops", 1), ("windows", 1), ("seed", 0)):
             check.integer(f"data.{name}", getattr(self, name), at_least=least)
@@ -109,7 +112,7 @@ class CachedImages:
     def index_name(self) -> str:
         """Below the cache: of the index that these settings make."""
         kept = ("pretrained", "background", "max_aspect", "max_upscale", "crops", "flip", "sizes", "captions")
-        kept += ("windows", "encoding", "held_out", "rarity")
+        kept += ("windows", "encoding", "held_out", "rarity", "masks")
         merging = self.batch_size if self.leftovers == "merge" else None
         settings = [getattr(self, name) for name in kept]
         return f"index/{hashed(self.identity(), merging, *settings).hex()}.safetensors"
@@ -216,6 +219,8 @@ class CachedImages:
         x0, cond = self._samples(bucket, samples, views, texts, (step, rows))
         if index.is_weighted:
             cond["weight"] = index.arrays["weight"][torch.from_numpy(samples)]
+        if index.is_masked:
+            cond["mask"] = index.masks(samples, views)
         return x0, cond
 
     def _samples(

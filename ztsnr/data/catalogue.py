@@ -8,14 +8,14 @@ from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
 from dataclasses import astuple, dataclass, field
-from itertools import islice
+from itertools import islice, repeat
 from pathlib import Path
 
-from ztsnr.data.decode import examine
+from ztsnr.data.decode import examine, examine_mask
 from ztsnr.data.listing import Found
 from ztsnr.errors import BadPicture, CacheError
 
-VERSION = 1
+VERSION = 2
 """Of the memory of what was examined; raised when examine() comes to judge otherwise."""
 CHUNK = 256
 
@@ -27,6 +27,8 @@ class Picture:
     """16 bytes, of the file's content."""
     size: tuple[int, int]
     """Height and width of the upright picture."""
+    mask: bytes = b""
+    """The digest of what holds its mask; b"" where all of it is trained."""
 
     @property
     def fraction(self) -> float:
@@ -48,11 +50,12 @@ class Seen:
     digest: bytes
     height: int
     width: int
+    mask: bytes
     bad: str
 
 
 def catalogue(
-    listing: Iterable[Found], memory: Path, workers: int, stop: bool, tell: Callable[[int], object]
+    listing: Iterable[Found], masks: str, memory: Path, workers: int, stop: bool, tell: Callable[[int], object]
 ) -> Catalogue:
     """Examines what is listed, by `workers` threads; what the memory knows of an unchanged file is not done again.
 
@@ -61,26 +64,27 @@ def catalogue(
     made, listing, done = Catalogue(), iter(listing), 0
     with closing(_opened(memory)) as known, ThreadPoolExecutor(workers) as pool:
         while chunk := list(islice(listing, CHUNK)):
-            for found, seen in zip(chunk, _seen(chunk, known, pool), strict=True):
+            for found, seen in zip(chunk, _seen(chunk, masks, known, pool), strict=True):
                 if bad := found.bad or seen.bad:
                     if stop:
                         raise BadPicture(f"{found.name}: {bad}. data.on_bad=skip goes on without it.")
                     made.skipped[found.name] = bad
                 else:
-                    made.pictures.append(Picture(found, seen.digest, (seen.height, seen.width)))
+                    made.pictures.append(Picture(found, seen.digest, (seen.height, seen.width), seen.mask))
             done += len(chunk)
             tell(done)
     return made
 
 
-def _seen(chunk: list[Found], known: sqlite3.Connection, pool: ThreadPoolExecutor) -> Iterator[Seen | None]:
+def _seen(chunk: list[Found], masks: str, known: sqlite3.Connection, pool: ThreadPoolExecutor) -> Iterator[Seen | None]:
     """One for each of the chunk, None for what is bad already."""
-    remembered = {found.place: _recall(known, found) for found in chunk if not found.bad}
+    identity = {found.place: _identity(found, masks) for found in chunk}
+    remembered = {found.place: _recall(known, found.place, identity[found.place]) for found in chunk if not found.bad}
     new = [found for found in chunk if not found.bad and remembered[found.place] is None]
-    looked = dict(zip((found.place for found in new), pool.map(_look, new), strict=True))
-    rows = [(found.place, json.dumps(found.identity), *astuple(looked[found.place])) for found in new]
+    looked = dict(zip((found.place for found in new), pool.map(_look, new, repeat(masks)), strict=True))
+    rows = [(found.place, identity[found.place], *astuple(looked[found.place])) for found in new]
     with known:
-        known.executemany("INSERT OR REPLACE INTO pictures VALUES (?, ?, ?, ?, ?, ?)", rows)
+        known.executemany("INSERT OR REPLACE INTO pictures VALUES (?, ?, ?, ?, ?, ?, ?)", rows)
     return (None if found.bad else remembered[found.place] or looked[found.place] for found in chunk)
 
 
@@ -88,18 +92,40 @@ def content_digest(content: bytes) -> bytes:
     return hashlib.blake2b(content, digest_size=16).digest()
 
 
-def _look(found: Found) -> Seen:
+def unchanged(found: Found, digest: bytes) -> bytes:
+    """The content that was examined. Raises BadPicture."""
+    content = found.read()
+    if content_digest(content) != digest:
+        raise BadPicture("it has changed since it was examined; start again")
+    return content
+
+
+def _look(found: Found, masks: str) -> Seen:
     try:
         content = found.read()
-        return Seen(content_digest(content), *examine(content), "")
+        size = examine(content)
+        return Seen(content_digest(content), *size, _mask_digest(found, masks, size), "")
     except BadPicture as error:
-        return Seen(b"", 0, 0, str(error))
+        return Seen(b"", 0, 0, b"", str(error))
 
 
-def _recall(known: sqlite3.Connection, found: Found) -> Seen | None:
-    query = "SELECT digest, height, width, bad FROM pictures WHERE path = ? AND identity = ?"
-    row = known.execute(query, (found.place, json.dumps(found.identity))).fetchone()
-    return Seen(*row) if row and not row[3] else None  # what was bad may have been so for want of a right or a plug-in
+def _mask_digest(found: Found, masks: str, size: tuple[int, int]) -> bytes:
+    if (file := found.mask_file(masks)) is None:
+        return b""
+    content = file.read()
+    return content_digest(content) if examine_mask(content, masks, size) else b""
+
+
+def _identity(found: Found, masks: str) -> str:
+    """What changes when the picture or its mask does, or where that is."""
+    file = found.mask_file(masks)
+    return json.dumps([*found.identity, masks, *file.identity] if file else found.identity)
+
+
+def _recall(known: sqlite3.Connection, place: str, identity: str) -> Seen | None:
+    query = "SELECT digest, height, width, mask, bad FROM pictures WHERE path = ? AND identity = ?"
+    row = known.execute(query, (place, identity)).fetchone()
+    return Seen(*row) if row and not row[4] else None  # what was bad may have been so for want of a right or a plug-in
 
 
 def _opened(memory: Path) -> sqlite3.Connection:
@@ -112,8 +138,8 @@ def _opened(memory: Path) -> sqlite3.Connection:
             if version != VERSION:
                 known.execute("DROP TABLE IF EXISTS pictures")
                 known.execute(f"PRAGMA user_version = {VERSION}")
-            columns = "path TEXT PRIMARY KEY, identity TEXT, digest BLOB, height INTEGER, width INTEGER, bad TEXT"
-            known.execute(f"CREATE TABLE IF NOT EXISTS pictures ({columns})")
+            columns = "identity TEXT, digest BLOB, height INTEGER, width INTEGER, mask BLOB, bad TEXT"
+            known.execute(f"CREATE TABLE IF NOT EXISTS pictures (path TEXT PRIMARY KEY, {columns})")
         return known
     except (OSError, sqlite3.Error) as error:
         reason = error.strerror if isinstance(error, OSError) else error

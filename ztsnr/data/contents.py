@@ -14,7 +14,7 @@ from ztsnr.data.catalogue import Picture
 from ztsnr.data.encode import Shown
 from ztsnr.data.shards import Keys
 from ztsnr.data.statistics import Moments, merged, stacked
-from ztsnr.training.files import open_tensors
+from ztsnr.files import open_tensors
 
 
 @dataclass(frozen=True)
@@ -42,6 +42,7 @@ class Contents:
     plan: Plan
     held_out: np.ndarray
     views: list[list[Shown]]
+    masks: list[list[Shown]]
     texts: list[list[bytes]]
     """Their keys."""
     empty: bytes
@@ -60,6 +61,11 @@ class Contents:
     def view_places(self) -> Places:
         """Of the samples' views, one sample after the other."""
         return Places.of((shown.key for i in self.samples for shown in self.views[i]), self.known)
+
+    @cached_property
+    def mask_places(self) -> Places:
+        """Of the views' masks, in the same order; there are none where every picture is trained whole."""
+        return Places.of((shown.key for i in self.samples for shown in self.masks[i]), self.known)
 
     @cached_property
     def text_places(self) -> Places:
@@ -93,6 +99,9 @@ class Contents:
             "text_shard": self.text_places.shard,
             "text_row": self.text_places.row,
         }
+        if self.mask_places.paths:
+            arrays["mask_shard"] = self.mask_places.shard.reshape(len(samples), -1)
+            arrays["mask_row"] = self.mask_places.row.reshape(len(samples), -1)
         return {name: torch.from_numpy(array) for name, array in arrays.items()}
 
     def moments(self, cache: Path) -> Moments:

@@ -1,7 +1,8 @@
-"""Pictures of any format Pillow knows, as upright 8-bit RGB of a given size."""
+"""Pictures of any format Pillow knows, as upright 8-bit RGB of a given size, and their masks."""
 
 import io
 import warnings
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
@@ -22,6 +23,8 @@ UPRIGHT = {
 }
 """EXIF orientation -> what undoes it."""
 SIDEWAYS = (5, 6, 7, 8)
+MASKS = ("none", "files", "alpha")
+"""Where masks are: nowhere, in files of their own, in the pictures' transparency."""
 
 warnings.filterwarnings("ignore", category=Image.DecompressionBombWarning)  # such pictures are refused
 
@@ -51,16 +54,30 @@ def examine(content: bytes) -> tuple[int, int]:
 
 def decode(content: bytes, view: View, background: tuple[int, int, int]) -> np.ndarray:
     """The view, (h, w, 3) uint8; what is transparent shows the background. Raises BadPicture."""
-    with _opened(content) as image:
-        orientation = _load(image, view.resized)
-        upright = to_rgb(image.transpose(UPRIGHT[orientation]) if orientation in UPRIGHT else image, background)
-    scale = upright.height / view.resized[0], upright.width / view.resized[1]
-    top, left = view.crop[0] * scale[0], view.crop[1] * scale[1]
-    bottom, right = top + view.size[0] * scale[0], left + view.size[1] * scale[1]
-    box = left, top, min(right, upright.width), min(bottom, upright.height)  # rounding may pass the edge by 1e-13
-    shown = upright.resize(view.size[::-1], Image.Resampling.LANCZOS, box, reducing_gap=2.0)
-    pixels = np.asarray(shown)
-    return np.ascontiguousarray(pixels[:, ::-1]) if view.flip else pixels
+    upright = _upright(content, view.resized, lambda image: to_rgb(image, background))
+    shown = upright.resize(view.size[::-1], Image.Resampling.LANCZOS, _box(upright, view), reducing_gap=2.0)
+    return _mirrored(shown, view)
+
+
+def examine_mask(content: bytes, masks: str, size: tuple[int, int]) -> bool:
+    """Whether it leaves out anything of a picture of this height and width. Raises BadPicture."""
+    try:
+        mask = _mask(content, masks)
+    except BadPicture as error:
+        raise BadPicture(f"its mask cannot be used: {error}") from error
+    if (mask.height, mask.width) != size:
+        raise BadPicture(f"its mask is of another size: {mask.height} x {mask.width} for {size[0]} x {size[1]} pixels")
+    least, most = mask.getextrema()
+    if not most:
+        raise BadPicture("its mask is black throughout: nothing of it would be trained")
+    return least < 255
+
+
+def decode_mask(content: bytes, masks: str, view: View, factor: int) -> np.ndarray:
+    """The view's mask, (h, w) uint8, each cell the mean of its factor x factor pixels. Raises BadPicture."""
+    mask = _mask(content, masks)
+    cells = view.size[1] // factor, view.size[0] // factor
+    return _mirrored(mask.resize(cells, Image.Resampling.BOX, _box(mask, view)), view)
 
 
 def to_rgb(image: Image.Image, background: tuple[int, int, int]) -> Image.Image:
@@ -72,6 +89,41 @@ def to_rgb(image: Image.Image, background: tuple[int, int, int]) -> Image.Image:
         below = Image.new("RGBA", image.size, (*background, 255))
         return Image.alpha_composite(below, image).convert("RGB")
     return image if image.mode == "RGB" else image.convert("RGB")
+
+
+def _mask(content: bytes, masks: str) -> Image.Image:
+    """0 where nothing is trained, 255 where all is."""
+    return _upright(content, (2**16, 2**16), _alpha if masks == "alpha" else _grey)
+
+
+def _alpha(image: Image.Image) -> Image.Image:
+    if image.has_transparency_data:
+        return image.convert("RGBA").getchannel("A")
+    return Image.new("L", image.size, 255)
+
+
+def _grey(image: Image.Image) -> Image.Image:
+    return to_rgb(image, (0, 0, 0)).convert("L")
+
+
+def _upright(content: bytes, least: tuple[int, int], convert: Callable[[Image.Image], Image.Image]) -> Image.Image:
+    """The converted picture, which may be smaller than it is in the file, if not than `least`."""
+    with _opened(content) as image:
+        orientation = _load(image, least)
+        return convert(image.transpose(UPRIGHT[orientation]) if orientation in UPRIGHT else image)
+
+
+def _box(image: Image.Image, view: View) -> tuple[float, float, float, float]:
+    """What the view keeps of an upright picture, in that one's pixels: left, top, right, bottom."""
+    scale = image.height / view.resized[0], image.width / view.resized[1]
+    top, left = view.crop[0] * scale[0], view.crop[1] * scale[1]
+    bottom, right = top + view.size[0] * scale[0], left + view.size[1] * scale[1]
+    return left, top, min(right, image.width), min(bottom, image.height)  # rounding may pass the edge by 1e-13
+
+
+def _mirrored(image: Image.Image, view: View) -> np.ndarray:
+    pixels = np.asarray(image)
+    return np.ascontiguousarray(pixels[:, ::-1]) if view.flip else pixels
 
 
 def _opened(content: bytes) -> Image.Image:

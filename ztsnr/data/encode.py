@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from ztsnr import check
-from ztsnr.data.catalogue import Picture, content_digest
+from ztsnr.data.catalogue import Picture, unchanged
 from ztsnr.data.decode import View, decode
 from ztsnr.data.statistics import all_finite, moments_of
 from ztsnr.errors import BadPicture, CacheError
@@ -140,10 +140,7 @@ class LatentEncoder:
     def _pixels(self, shown: Shown) -> np.ndarray:
         found = shown.picture.found
         try:
-            content = found.read()
-            if content_digest(content) != shown.picture.digest:
-                raise BadPicture("it has changed since it was examined; start again")
-            return decode(content, shown.view, self.background)
+            return decode(unchanged(found, shown.picture.digest), shown.view, self.background)
         except BadPicture as error:
             raise CacheError(f"{found.name}: {error}") from error
 

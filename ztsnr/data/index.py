@@ -14,7 +14,7 @@ from torch import Tensor
 from ztsnr.data.places import local
 from ztsnr.data.shards import write_shard
 from ztsnr.errors import CacheError, CheckpointError
-from ztsnr.training.files import open_tensors
+from ztsnr.files import open_tensors
 
 FORMAT = 1
 """Of shards and indices, and of the code that decodes and encodes: all is made anew when it is raised."""
@@ -32,7 +32,7 @@ class Index:
 
     Arrays, M samples, V views of each: `original` (M, 2), `weight` (M,), `view_shard`, `view_row` (M, V), `crop`
     (M, V, 2), `text_start`, `text_count` (M,) into `text`, which numbers the texts, whose `text_shard` and `text_row`
-    say where they are. Text 0 is the empty one.
+    say where they are. Text 0 is the empty one. `mask_shard`, `mask_row` (M, V) where some picture has a mask.
     """
 
     cache: str
@@ -60,6 +60,10 @@ class Index:
     def is_weighted(self) -> bool:
         return bool((self.arrays["weight"] != 1).any())
 
+    @property
+    def is_masked(self) -> bool:
+        return "mask_shard" in self.arrays
+
     def __len__(self) -> int:
         """Samples to train on."""
         return int(self.counts[:, 0].sum())
@@ -68,6 +72,11 @@ class Index:
         """(B, C, h, w) float32, as the VAE said them."""
         shards, rows = (self.arrays[name].numpy()[samples, views] for name in ("view_shard", "view_row"))
         return self._read("latent", self.facts["latents"], shards, rows)
+
+    def masks(self, samples: np.ndarray, views: np.ndarray) -> Tensor:
+        """(B, 1, h, w) float32 in [0, 1]."""
+        shards, rows = (self.arrays[name].numpy()[samples, views] for name in ("mask_shard", "mask_row"))
+        return self._read("mask", self.facts["masks"], shards, rows) / 255
 
     def texts(self, numbers: np.ndarray) -> dict[str, Tensor]:
         """What the text encoders said of these texts, float32."""

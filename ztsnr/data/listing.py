@@ -13,6 +13,8 @@ from ztsnr.data.tables import TABLES, read_tables
 from ztsnr.errors import BadPicture, ConfigError
 
 TEXTS = (".txt", ".caption")
+MASK = "-masklabel.png"
+"""The mask of NAME.jpg is NAME-masklabel.png: OneTrainer's convention."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -65,11 +67,17 @@ class Found:
     start: int = 0
     """Where in the file it begins, and how long it is; -1 to its end."""
     size: int = -1
+    mask: "Found | None" = None
+    """A file beside it: black where nothing of it is to be trained, white where all is."""
 
     @property
     def place(self) -> str:
         """One of its own."""
         return f"{self.path}#{self.start}" if self.start else self.path
+
+    def mask_file(self, masks: str) -> "Found | None":
+        """What its mask is read from, of these `masks`."""
+        return {"none": None, "files": self.mask, "alpha": self}[masks]
 
     def read(self) -> bytes:
         """Raises BadPicture."""
@@ -103,6 +111,7 @@ def _below(
     paths = place or ".", os.path.join(root.name, place).rstrip(os.sep)
     folder = next((entry for entry in folders if any(fnmatch(path, entry.path) for path in paths)), PLAIN)
     names = {entry.name for entry in entries}
+    pictures = {stem for stem, suffix in map(os.path.splitext, names) if suffix.lower() in SUFFIXES}
     tables = read_tables(here, [name for name in names if name in TABLES or name.endswith(".parquet")])
     tables |= {name: tables.get(name, ()) + captions for name, captions in told.items()}
     for entry in entries:
@@ -114,15 +123,20 @@ def _below(
                 yield from _below(root, os.path.join(place, entry.name), label, folders, inner, seen)
         elif suffix.lower() in SUFFIXES:
             found = Found(os.path.join(label, place, entry.name), entry.path, (), (), folder)
-            _complete(found, entry, [here / f"{stem}{end}" for end in TEXTS if f"{stem}{end}" in names], tables)
-            yield found
+            if not entry.name.endswith(MASK):
+                _complete(found, entry, [here / f"{stem}{end}" for end in TEXTS if f"{stem}{end}" in names], tables)
+                found.mask = _mask(here / f"{stem}{MASK}") if f"{stem}{MASK}" in names else None
+                yield found
+            elif entry.name.removesuffix(MASK) not in pictures:
+                found.bad = "by its name it is a mask, and there is no picture that it belongs to"
+                yield found
 
 
 def _complete(found: Found, entry: os.DirEntry, texts: list[Path], tables: Mapping[str, tuple[str, ...]]) -> None:
     """Adds what the file system and the captions beside it say."""
     try:
         status = entry.stat()
-        found.identity = status.st_ino, status.st_size, status.st_mtime_ns, status.st_ctime_ns
+        found.identity = _identity(status)
         captions = tuple(path.read_bytes().decode("utf-8-sig").strip() for path in texts)
         found.captions = tuple(filter(None, (*captions, *tables.get(entry.name, ()))))
     except OSError as error:
@@ -131,6 +145,17 @@ def _complete(found: Found, entry: os.DirEntry, texts: list[Path], tables: Mappi
         found.bad = f"its caption is not in UTF-8: byte {error.object[error.start]:#x} at {error.start}"
     if not found.captions and found.folder.class_token:
         found.captions = (found.folder.class_token,)
+
+
+def _mask(path: Path) -> Found:
+    try:
+        return Found(path.name, str(path), _identity(path.stat()), ())
+    except OSError:  # told when it is read, which only some settings do
+        return Found(path.name, str(path), (), ())
+
+
+def _identity(status: os.stat_result) -> tuple[int, ...]:
+    return status.st_ino, status.st_size, status.st_mtime_ns, status.st_ctime_ns
 
 
 def _is_folder(entry: os.DirEntry) -> bool:

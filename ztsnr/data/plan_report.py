@@ -34,6 +34,8 @@ def plan_report(found: Catalogue, plan: Plan, counts: np.ndarray, order: Order) 
     lines += [some(left)] if left else []
     bare = [picture.found.name for picture in found.pictures if not picture.found.captions]
     lines += [f"without a caption: {len(bare)}" + (f", such as {bare[0]}" if bare else "")]
+    masked = sum(bool(picture.mask) for picture in found.pictures)
+    lines += [f"with a mask: {masked}"] if masked else []
     return "\n".join(lines) + "\n"
 
 

@@ -13,6 +13,7 @@ from ztsnr.data.catalogue import Catalogue, Picture, catalogue, threads
 from ztsnr.data.contents import Contents
 from ztsnr.data.encode import LatentEncoder, Shown, Text, TextEncoder
 from ztsnr.data.index import hashed, save_index
+from ztsnr.data.masks import MaskEncoder
 from ztsnr.data.plan_report import left_out, plan_report, reasons, some, tell_moments
 from ztsnr.data.progress import Progress
 from ztsnr.data.shards import Keys, Shelf
@@ -48,13 +49,16 @@ class Preparation:
         if not (used & held_out).any():
             raise ConfigError(f"data.held_out={data.held_out} holds out none of {used.sum()} pictures. Raise it.")
         views, latents = self.encode_latents(found.pictures, made)
+        masks, cells = self.encode_masks(views)
         texts, said = self.encode_texts(found.pictures, made)
-        contents = Contents(found.pictures, made, held_out, views, texts, self.text_key(""), latents | said)
+        known = latents | cells | said
+        contents = Contents(found.pictures, made, held_out, views, masks, texts, self.text_key(""), known)
         weights, told = self.weights(contents)
         arrays, moments = contents.arrays(weights), contents.moments(data.cache_folder)
         order = data.order(arrays["sizes"].numpy(), arrays["counts"].numpy()[:, 0])
         facts = {
             "latents": contents.view_places.paths,
+            "masks": contents.mask_places.paths,
             "texts": contents.text_places.paths,
             "kind": data.encoding.kind,
             "scaling_factor": float(find_source(data.pretrained).config("vae")["scaling_factor"]),
@@ -69,8 +73,8 @@ class Preparation:
     def examine(self) -> Catalogue:
         data = self.data
         with self.progress.counting("files examined", unit="files") as tell:
-            stop = data.on_bad == "stop"
-            return catalogue(data.listing(), data.cache_folder / "pictures.db", threads(data.workers), stop, tell)
+            memory, stop = data.cache_folder / "pictures.db", data.on_bad == "stop"
+            return catalogue(data.listing(), data.masks, memory, threads(data.workers), stop, tell)
 
     def plan(self, pictures: list[Picture], held_out: np.ndarray) -> Plan:
         data = self.data
@@ -92,6 +96,18 @@ class Preparation:
         with self.progress.counting("latents", len(wanted), "pictures") as tell:
             shelf = Shelf(self.data.cache_folder, "latents")
             return views, shelf.fill(wanted, max(1, int(SHARD_BYTES // cells)), lambda s: self.latent_encoder(s), tell)
+
+    def encode_masks(self, views: list[list[Shown]]) -> tuple[list[list[Shown]], Keys]:
+        """Each view's mask, none of any if no picture has one, and where they are."""
+        if not any(shown.picture.mask for several in views for shown in several):
+            return [[] for _ in views], {}
+        data, config = self.data, find_source(self.data.pretrained).config("vae")
+        factor = 2 ** (len(config["block_out_channels"]) - 1)
+        masks = [[self._mask(shown, factor) for shown in several] for several in views]
+        wanted = {shown.key: shown for several in masks for shown in several}
+        encoder = MaskEncoder(data.masks, factor, threads(data.workers))
+        with self.progress.counting("masks", len(wanted), "pictures") as tell:
+            return masks, Shelf(data.cache_folder, "masks").fill(wanted, 4096, encoder, tell)
 
     def encode_texts(self, pictures: list[Picture], made: Plan) -> tuple[list[list[bytes]], Keys]:
         """Keys of each picture's texts, and where what the encoders say of them is; the empty text is there too."""
@@ -132,6 +148,11 @@ class Preparation:
                 depends = picture.digest, view, data.background, data.encoding.key(view.size), self._vae_weights
                 shown.append(Shown(picture, view, hashed("latent", *depends)))
         return shown
+
+    def _mask(self, shown: Shown, factor: int) -> Shown:
+        picture, view = shown.picture, shown.view
+        depends = (picture.mask, self.data.masks, view) if picture.mask else (view.size,)
+        return Shown(picture, view, hashed("mask", factor, *depends))
 
     @cached_property
     def latent_encoder(self) -> LatentEncoder:

@@ -14,7 +14,7 @@ from safetensors.torch import save
 from torch import Tensor
 
 from ztsnr.errors import CacheError, CheckpointError
-from ztsnr.training.files import open_tensors, write_whole
+from ztsnr.files import open_tensors, write_whole
 
 KEY_BYTES = 16
 Keys = dict[bytes, tuple[str, int]]

@@ -10,7 +10,7 @@ from itertools import groupby
 
 from ztsnr.data.cached import CachedImages
 from ztsnr.data.decode import SUFFIXES
-from ztsnr.data.listing import PLAIN, TEXTS, Folder, Found, folders_from
+from ztsnr.data.listing import MASK, PLAIN, TEXTS, Folder, Found, folders_from
 from ztsnr.data.places import matching, opened
 from ztsnr.data.tables import COLUMNS
 from ztsnr.errors import ConfigError
@@ -46,9 +46,8 @@ def _members(place: str, identity: tuple, folders: list[Folder]) -> Iterator[Fou
 def _sample(place: str, identity: tuple, folder: Folder, members: dict, tar: tarfile.TarFile) -> Iterator[Found]:
     for ending, member in members.items():
         if ending in SUFFIXES:
-            name = f"{place.rsplit('/', 1)[-1]}/{member.name}"
-            found = Found(name, place, (*identity, member.offset_data, member.size), (), folder)
-            found.start, found.size = member.offset_data, member.size
+            found = _found(place, identity, folder, member)
+            found.mask = _found(place, identity, folder, members[MASK]) if MASK in members else None
             try:
                 found.captions = tuple(filter(None, _captions(members, tar)))
             except UnicodeDecodeError as error:
@@ -58,6 +57,12 @@ def _sample(place: str, identity: tuple, folder: Folder, members: dict, tar: tar
             if not found.captions and folder.class_token:
                 found.captions = (folder.class_token,)
             yield found
+
+
+def _found(place: str, identity: tuple, folder: Folder, member: tarfile.TarInfo) -> Found:
+    lies = member.offset_data, member.size
+    name = f"{place.rsplit('/', 1)[-1]}/{member.name}"
+    return Found(name, place, (*identity, *lies), (), folder, start=lies[0], size=lies[1])
 
 
 def _captions(members: dict, tar: tarfile.TarFile) -> Iterator[str]:
@@ -74,8 +79,8 @@ def _captions(members: dict, tar: tarfile.TarFile) -> Iterator[str]:
 
 def _key(name: str) -> str:
     folder, base = os.path.split(name)
-    return os.path.join(folder, base.split(".", 1)[0])
+    return os.path.join(folder, base.removesuffix(MASK).split(".", 1)[0])
 
 
 def _ending(name: str) -> str:
-    return "." + os.path.basename(name).partition(".")[2].lower()
+    return MASK if name.endswith(MASK) else "." + os.path.basename(name).partition(".")[2].lower()

@@ -11,8 +11,8 @@ import torch
 from torch import Tensor
 
 from ztsnr.errors import CheckpointError
+from ztsnr.files import open_tensors
 from ztsnr.formats.ldm import State, ldm_names
-from ztsnr.training.files import open_tensors
 
 SPELLINGS = {
     "down": ("lora_down.weight", "lora_A.weight", "lora.down.weight", "lora_A.default.weight"),

@@ -10,6 +10,7 @@ from safetensors import SafetensorError
 from torch import nn
 
 from ztsnr.errors import CheckpointError, ConfigError
+from ztsnr.files import write_tensors
 from ztsnr.formats import lora
 from ztsnr.formats.ldm import State, to_ldm
 from ztsnr.formats.metadata import markers, metadata_of, scheduler_config
@@ -20,7 +21,6 @@ from ztsnr.models.sdxl import PretrainedUNet
 from ztsnr.models.source import cast, find_source, plain_state
 from ztsnr.models.trained import LoRA
 from ztsnr.objective import Objective
-from ztsnr.training.files import write_tensors
 
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 FORMATS = ("single_file", "diffusers", "unet", "lora_kohya", "lora_peft")

@@ -10,10 +10,10 @@ from safetensors import SafetensorError
 from torch import Tensor, nn
 
 from ztsnr.errors import CheckpointError
+from ztsnr.files import open_tensors
 from ztsnr.formats.ldm import from_ldm
 from ztsnr.formats.single_file import SingleFile
 from ztsnr.models.architectures import ARCHITECTURES
-from ztsnr.training.files import open_tensors
 
 PICKLES = (".ckpt", ".pt", ".pth", ".bin")
 CLIP = "openai/clip-vit-large-patch14"

@@ -10,7 +10,7 @@ from safetensors import SafetensorError
 from torch import Tensor, nn
 
 from ztsnr.errors import CheckpointError
-from ztsnr.training.files import checksum, open_tensors, write_tensors
+from ztsnr.files import checksum, open_tensors, write_tensors
 
 FORMAT = "1"
 NONE: Mapping = MappingProxyType({})

@@ -89,9 +89,9 @@ class Loop:
             last = part is self.parts[-1]
             with nullcontext() if last else self.accelerator.no_sync(self.model):
                 *arguments, cond_here = _on(self.accelerator.device, part, x0, noise, u, cond)
-                weight = cond_here.pop("weight", 1)
+                weight, mask = cond_here.pop("weight", 1), cond_here.pop("mask", None)
                 watch = watched.append if self.adaptive else None
-                loss = weight * self.objective.loss(self.model, *arguments, cond_here, watch)
+                loss = weight * self.objective.loss(self.model, *arguments, cond_here, watch, mask)
                 if not losses:  # here, new gradients take the memory of the old: 6 % of a step on CPUs
                     self.stepper.zero_grad()
                 self.accelerator.backward(loss.mean() / len(self.parts))

@@ -21,8 +21,8 @@ from torch import Tensor, nn
 
 from ztsnr import check
 from ztsnr.errors import CheckpointError, ConfigError, Interrupted
+from ztsnr.files import write_whole
 from ztsnr.training.checkpoint import write_checkpoint
-from ztsnr.training.files import write_whole
 from ztsnr.training.loop import join_processes
 from ztsnr.training.signals import Signals
 from ztsnr.training.state import pack

@@ -9,7 +9,7 @@ from pathlib import Path
 from torch import Tensor
 
 from ztsnr.errors import CheckpointError
-from ztsnr.training.files import checksum, open_tensors, write_tensors
+from ztsnr.files import checksum, open_tensors, write_tensors
 from ztsnr.training.state import unpack
 
 FORMAT = "state 1"
