@@ -33,6 +33,10 @@ if TYPE_CHECKING:
 class SweepRecord(Callback):
     """Hydra's hook around a multirun; it acts in the process that starts the runs, whichever launcher does it."""
 
+    def __getstate__(self) -> dict:
+        """Nothing: launchers send this to the runs' processes, where it has nothing to do."""
+        return {}
+
     def on_multirun_start(self, config: DictConfig, **_) -> None:
         try:
             self._start(config)
