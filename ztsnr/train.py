@@ -81,6 +81,7 @@ def run(composed: DictConfig, tracker: "Tracker", title: str, tags: dict[str, st
             for file in parts["data"].write_report(folder):
                 tracker.file(file)
         facts = {"config": config, "overrides": to_repeat(HydraConfig.get().overrides.task), "record": tracker.record}
+        facts["data"] = parts["data"].facts
         with (
             RunMonitor(tracker, console, trainer.steps, trainer.batch_size, trainer.log_every) as monitor,
             RunSaves(folder / "checkpoints", trainer.checkpoint, facts, state, tracker.to_disk) as saves,
