@@ -61,6 +61,8 @@ def test_sampling_needs_the_file_alone(trained, tmp_path):
     done = run(tmp_path, "sample", f"checkpoint={alone}", "sampler=heun", "steps=3", "classes=[3,1]", "columns=5")
     assert done.stdout.strip() == "samples.png"
     assert Image.open(tmp_path / "samples.png").size == (5 * 52 + 4, 2 * 52 + 4)
+    refused = run(tmp_path, "sample", f"checkpoint={alone}", "prompts=[a house]", code=2)
+    assert "whose network knows classes. Use classes=[...]" in refused.stderr
 
 
 @pytest.mark.slow

@@ -4,10 +4,12 @@ import torch
 from torch import nn
 
 from tests.test_commands import run
+from ztsnr.ema import main
 from ztsnr.errors import ConfigError
 from ztsnr.registry import build, compose
 from ztsnr.training.checkpoint import read_checkpoint
 from ztsnr.training.posthoc import combination, combine, gamma_of, make_power_average, overlap, std_of
+from ztsnr.training.saves import RunSaves
 
 
 def densities(time, gamma, at):
@@ -72,6 +74,17 @@ def test_any_length_is_what_tracking_it_gives(std, bound):
 def test_lengths_that_cannot_be_tracked_are_refused(stds):
     with pytest.raises(ConfigError, match=r"trainer\.posthoc_ema\.stds"):
         build(compose(f"trainer.posthoc_ema.stds={stds}").trainer)
+
+
+def test_an_average_says_of_which_latents_it_is(tmp_path):
+    latents = {"mean": [0.0] * 4, "std": [2.0] * 4}
+    run_facts, policy = {"config": {}, "data": {"latents": latents}}, build(compose().trainer.checkpoint)
+    with RunSaves(tmp_path / "checkpoints", policy, run_facts, None) as saves:
+        saves.snapshot(3, {f"std_{std}": nn.Linear(2, 1) for std in (0.05, 0.1)})
+    assert read_checkpoint(tmp_path / "snapshots" / "step_00000003.safetensors").facts["latents"] == latents
+    main.__wrapped__(compose(f"run={tmp_path}", "std=0.08", f"output={tmp_path}/ema.safetensors", config="ema"))
+    made = read_checkpoint(tmp_path / "ema.safetensors").facts
+    assert made == {"latents": latents, "posthoc_std": 0.08, "snapshots": 1}
 
 
 @pytest.mark.slow

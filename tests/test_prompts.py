@@ -85,7 +85,7 @@ def fit(file, *overrides):
 def test_a_picture_of_each_prompt_and_seed(file):
     composed = composed_for(file)
     prompts, objective, network = build(composed.samples), build(composed.objective), build(composed.model).eval()
-    assert prompts.prompts == ["a red house", "a blue ship at sea"]
+    assert prompts.words == ["a red house", "a blue ship at sea"]
     with torch.no_grad():
         drawn = prompts.draw(objective, network, Latents(1).facts["latents"], 3.0)
         again = prompts(objective, network, Latents(1))
@@ -151,12 +151,24 @@ def test_lora_training_changes_lora_weights_and_nothing_else(file, overrides):
         ("samples.size=[64]", r"samples\.size must be a height and a width"),
         ("samples.file=absent.txt", r"samples\.file=absent\.txt cannot be read as text"),
         ("samples.file=/dev/null", r"samples\.file=/dev/null holds no prompt\. Write one a line"),
+        (
+            "samples.prompts=[a]",
+            r"samples\.file, which has one prompt a line, or samples\.prompts must be given, not both",
+        ),
         ("samples.rescale=2", r"samples\.rescale must be a number of at least 0 and of at most 1"),
     ],
 )
 def test_refusals(file, override, told):
     with pytest.raises(ConfigError, match=told):
         build(composed_for(file, override).samples)
+
+
+@pytest.mark.parametrize("prompts", ["[]", "a", "[1]"])
+def test_a_list_that_holds_no_prompts_is_refused(file, prompts):
+    with pytest.raises(ConfigError, match=r"samples\.prompts (must be a list|holds no prompt)"):
+        build(composed_for(file, "samples.file=null", f"samples.prompts={prompts}").samples)
+    given = build(composed_for(file, "samples.file=null", "samples.prompts=[a house]").samples)
+    assert given.words == ["a house"]
 
 
 def test_a_prompt_of_several_windows_goes_with_a_short_negative(tmp_path):

@@ -166,6 +166,22 @@ def test_an_average_of_a_lora_shares_its_base_and_nothing_else():
     assert not any(p is q for p, q in zip(alone.parameters(), make().parameters(), strict=True))
 
 
+def test_an_update_of_an_average_touches_what_is_trained_and_nothing_else():
+    net = make("model/train=lora")
+    average, counted = make_ema(net, 0.5), dict(net.named_parameters())
+    shared = [p for name, p in average.module.named_parameters() if p is counted[name]]
+    assert {id(p) for p in average.averaged}.isdisjoint(map(id, shared))
+    assert len(average.averaged) + len(shared) == len(counted)
+    versions = [p._version for p in shared]
+    for value in (1.0, 2.0):
+        for name in net.trained:
+            counted[name].data.fill_(value)
+        average.update_parameters(net)
+    assert [p._version for p in shared] == versions
+    for p in average.averaged:
+        torch.testing.assert_close(p, torch.full_like(p, 1 + 9 / 11))
+
+
 @pytest.mark.parametrize("train", ["full", "lora"])
 def test_gradient_checkpointing_changes_no_gradient(train):
     gradients = []

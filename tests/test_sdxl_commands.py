@@ -9,7 +9,7 @@ from PIL import Image
 from safetensors import safe_open
 
 from tests.test_commands import run
-from tests.tiny import tiny_sdxl
+from tests.tiny import tiny_sdxl, tiny_sdxl_file
 
 SMALL = ["trainer=smoke", "trainer.steps=2", "trainer.batch_size=2", "data.sizes.resolution=128", "data.held_out=0.3"]
 PREVIEWS = ["samples=prompts", "samples.file=prompts.txt", "samples.size=[128,128]", "samples.steps=2"]
@@ -37,6 +37,27 @@ def test_a_run_leaves_its_lora_alone_and_previews(folder):
     with safe_open(folder / "run" / "final.safetensors", "pt") as file:
         assert all("lora_" in key for key in file.keys())  # noqa: SIM118 (it is not iterable)
         assert len(json.loads(file.metadata()["ztsnr.facts"])["latents"]["std"]) == 4
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("train", ["lora", "full"])
+def test_prompts_are_drawn_as_training_drew_them(folder, train):
+    if train == "full":
+        words = ["model=sdxl", f"model.pretrained={tiny_sdxl()}", "data=folder", "data.root=pictures", *SMALL]
+        done = run(folder, "train", *words, *PREVIEWS, "schedule=ztsnr", "loss=vpred", "hydra.run.dir=full")
+        assert "ztsnr.sample checkpoint=full/final.safetensors file=prompts.txt" in done.stderr
+    run_folder = "run" if train == "lora" else "full"
+    told = [f"checkpoint={run_folder}/final.safetensors", "steps=2", f"output={train}.png"]
+    assert run(folder, "sample", *told, "file=prompts.txt").stdout == f"{train}.png\n"
+    preview = pil_to_tensor(folder / run_folder / "samples_guidance_5.png")
+    assert (pil_to_tensor(folder / f"{train}.png") - preview).abs().max() <= 1
+    other = ["prompts=[a blue ship,a plain picture]", "negative=a house", "size=[64,128]", "columns=3", "seed=5"]
+    run(folder, "sample", *told, *other, f"pretrained={tiny_sdxl_file()}")
+    assert Image.open(folder / f"{train}.png").size == (3 * 132 + 4, 2 * 68 + 4)
+
+
+def pil_to_tensor(file):
+    return torch.tensor(list(Image.open(file).getdata())).int()
 
 
 @pytest.mark.slow
@@ -68,6 +89,13 @@ def test_what_is_exported_loads_in_diffusers_and_the_doctor_knows_it(folder):
         ("export", ["checkpoint=absent", "output=x.safetensors"], "absent is not a file"),
         ("doctor", ["prompts.txt"], "prompts.txt is not a whole safetensors file"),
         ("train", ["model=sdxl", "model.pretrained=x.ckpt", "data=folder", "data.root=pictures"], "is a pickle"),
+        (
+            "sample",
+            ["checkpoint=run/final.safetensors"],
+            "prompts=[...] or file=FILE must be given",
+        ),
+        ("sample", ["checkpoint=run/final.safetensors", "classes=[1]"], "classes is not for run/final.safetensors"),
+        ("sample", ["checkpoint=run/final.safetensors", "prompts=[x]", "size=[60,64]"], "size must be a height and"),
         ("train", ["model=sdxl"], "model.pretrained must be given"),
     ],
 )

@@ -7,7 +7,8 @@ import torch
 from accelerate import PartialState, debug_launcher
 from accelerate.state import AcceleratorState
 
-from ztsnr.errors import ConfigError, NonFinite
+from ztsnr.errors import ConfigError, NonFinite, OutOfMemory
+from ztsnr.objective import Objective
 from ztsnr.registry import build, compose
 from ztsnr.schedule.density import TableUniform
 from ztsnr.training.ema import make_ema
@@ -209,6 +210,17 @@ def poisoned(data):
 def test_a_non_finite_loss_stops_with_the_sigmas():
     with pytest.raises(NonFinite, match=r"in step 1, .*loss of 16 of 16 samples is not finite, at sigma [\d.]+"):
         fit(data=poisoned)
+
+
+def test_memory_that_does_not_suffice_is_told_with_what_needs_less(monkeypatch):
+    def raising(*_):
+        raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 20.00 MiB. GPU 0 has a total ...")
+
+    monkeypatch.setattr(Objective, "loss", raising)
+    with pytest.raises(OutOfMemory, match=r"suffice: CUDA out of memory\. Use .*trainer\.accumulate=N") as caught:
+        fit()
+    for word in ("model.gradient_checkpointing=true", "trainer=24gb", "model/train=lora", "optimizer=adamw8bit"):
+        assert word in str(caught.value)
 
 
 def test_divergence_stops_instead_of_being_repaired():

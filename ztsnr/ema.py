@@ -29,7 +29,8 @@ def main(composed: DictConfig) -> None:
     places = [(snapshot.step, gamma_of(snapshot.facts["posthoc_stds"][name])) for snapshot, name in kept]
     shares = combination(places, (read[-1].step, gamma_of(composed.std)))
     made = combine([snapshot.state(name) for snapshot, name in kept], shares)
-    facts = {"posthoc_std": composed.std, "snapshots": len(read)}
+    facts = {name: value for name, value in read[-1].facts.items() if name != "posthoc_stds"}  # as of latents
+    facts |= {"posthoc_std": composed.std, "snapshots": len(read)}
     write_checkpoint(output, {"ema": made}, published(read[-1].config), read[-1].step, float("nan"), facts)
     print(output)
 

@@ -25,6 +25,10 @@ class NonFinite(ZtsnrError, ArithmeticError):
     """Training left the finite numbers."""
 
 
+class OutOfMemory(ZtsnrError, MemoryError):
+    """The device's memory does not suffice."""
+
+
 class TrackingError(ZtsnrError):
     """The record of runs cannot be reached or written."""
 

@@ -81,6 +81,7 @@ def run(composed: DictConfig, tracker: "Tracker", title: str, tags: dict[str, st
             for file in parts["data"].write_report(folder):
                 tracker.file(file)
         facts = {"config": config, "overrides": to_repeat(HydraConfig.get().overrides.task), "record": tracker.record}
+        facts["data"] = parts["data"].facts
         with (
             RunMonitor(tracker, console, trainer.steps, trainer.batch_size, trainer.log_every) as monitor,
             RunSaves(folder / "checkpoints", trainer.checkpoint, facts, state, tracker.to_disk) as saves,
@@ -96,9 +97,17 @@ def run(composed: DictConfig, tracker: "Tracker", title: str, tags: dict[str, st
     console.print(f"took    {time.perf_counter() - began:.0f} s", highlight=False)
     console.print(f"weights {weights}", highlight=False)
     if "ztsnr.sweep" not in tags:
-        console.print(f"draw    python -m ztsnr.sample checkpoint={weights}", highlight=False)
+        console.print(f"draw    python -m ztsnr.sample checkpoint={weights}{to_draw(composed)}", highlight=False)
         console.print(f"compare {tracker.how_to_open()}" if tracker.how_to_open() else "", highlight=False)
     return trained.score
+
+
+def to_draw(composed: DictConfig) -> str:
+    """What ztsnr.sample must be told besides the checkpoint."""
+    if "pretrained" not in composed.model:
+        return ""
+    file = composed.samples.get("file")
+    return f" file={file}" if file is not None else """ 'prompts=["a red house"]'"""
 
 
 def refuse_absent_classes(parts: Mapping) -> None:

@@ -24,13 +24,15 @@ DRAWS = 4
 
 @dataclass(frozen=True, kw_only=True)
 class Prompts:
-    """A row a prompt of `file`, which has one a line; a column a seed, whose noise all prompts share.
+    """A row a prompt; a column a seed, whose noise all prompts share.
 
-    `pretrained` is where the text encoders and the VAE are. `size` is height and width in pixels.
+    `prompts` is a list of them; null takes those of `file`, which has one a line. `pretrained` is where the text
+    encoders and the VAE are. `size` is height and width in pixels.
     """
 
     sampler: Sampler
-    file: str
+    prompts: list[str] | None
+    file: str | None
     negative: str
     pretrained: str
     size: tuple[int, int]
@@ -50,11 +52,18 @@ class Prompts:
             raise ConfigError(f"samples.size must be a height and a width, multiples of 8, got {list(self.size)}")
         for name, least in (("steps", 1), ("columns", 1), ("seed", 0)):
             check.integer(f"samples.{name}", getattr(self, name), at_least=least)
-        if not self.prompts:
-            raise ConfigError(f"samples.file={self.file} holds no prompt. Write one a line")
+        if (self.prompts is None) == (self.file is None):
+            raise ConfigError("samples.file, which has one prompt a line, or samples.prompts must be given, not both")
+        if not isinstance(self.words, list) or not all(isinstance(prompt, str) for prompt in self.words):
+            raise ConfigError(f"samples.prompts must be a list such as ['a red house'], got {self.prompts!r}")
+        if not self.words:
+            where = "samples.prompts" if self.file is None else f"samples.file={self.file}"
+            raise ConfigError(f"{where} holds no prompt. Write one a line, or samples.prompts=['a red house']")
 
     @cached_property
-    def prompts(self) -> list[str]:
+    def words(self) -> list[str]:
+        if self.file is None:
+            return self.prompts
         try:
             lines = Path(self.file).read_text(encoding="utf-8").splitlines()
         except (OSError, UnicodeDecodeError) as error:
@@ -72,7 +81,7 @@ class Prompts:
         channel: x0 * std + mean."""
         sigmas, guidance = objective.schedule.grid.sigmas(self.steps), Guidance(scale=scale, rescale=self.rescale)
         rows = []
-        for prompt in self.prompts:
+        for prompt in self.words:
             cond, negative = (self._cond(words, network, self.columns) for words in (prompt, self.negative))
             denoise = guided_denoise(objective, network, cond, negative, guidance)
             rows.append(self.decode(self.sampler(denoise, self._noise(network, self.columns), sigmas), latents))
@@ -111,7 +120,7 @@ class Prompts:
     @cached_property
     def _said(self) -> dict[str, dict[str, Tensor]]:
         """What the text encoders say of each prompt; they leave memory then."""
-        words = list(dict.fromkeys([*self.prompts, self.negative, *SOLID]))
+        words = list(dict.fromkeys([*self.words, self.negative, *SOLID]))
         told = TextEncoders(self.pretrained).encode(words)
         return {word: {name: value[i : i + 1] for name, value in told.items()} for i, word in enumerate(words)}
 

@@ -1,36 +1,48 @@
-"""Moving averages of the weights, by torch's own AveragedModel."""
+"""Moving averages of the weights."""
 
 from collections.abc import Callable
+from copy import deepcopy
 
 import torch
 from torch import nn
-from torch.optim.swa_utils import AveragedModel
 
 
-def make_ema(network: nn.Module, decay: float) -> AveragedModel:
-    """`update_parameters(network)` after every step. Early on the decay is lower, (1 + n) / (10 + n), so that the
-    average forgets the random weights it began with (as in TensorFlow's ExponentialMovingAverage)."""
-    return make_average(network, lambda updates: 1 - min(decay, (1 + updates) / (10 + updates)))
+class Average:
+    """`module` holds the average of what of `network` requires a gradient, in float32 whatever the weights are:
+    bfloat16 cannot express a change of 1 - decay. `weight_of` the newest weights, after so many updates.
 
+    The first update takes the weights as they are. Buffers are the network's own; frozen parameters are left alone.
+    """
 
-def make_average(network: nn.Module, weight_of: Callable[[int], float]) -> AveragedModel:
-    """`weight_of` the newest weights, after so many updates. The average is held in float32 whatever they are:
-    bfloat16 cannot express a change of 1 - decay."""
-
-    def weight(updates) -> float:
-        return weight_of(int(updates))
+    def __init__(self, network: nn.Module, weight_of: Callable[[int], float]):
+        self.module, self.weight_of, self.n_averaged = deepcopy(network), weight_of, torch.tensor(0)
+        pairs = zip(self.module.parameters(), network.parameters(), strict=True)
+        pairs = [(mine, live) for mine, live in pairs if live.requires_grad]
+        self.averaged, self.current = ([pair[i] for pair in pairs] for i in (0, 1))
+        for p in self.averaged:
+            p.data = p.data.float()
+        self.low = any(p.dtype != torch.float32 for p in self.current)
+        self.has_buffers = any(True for _ in network.buffers())
+        self.module.requires_grad_(False).eval()
 
     @torch.no_grad()
-    def average(averaged, current, updates):
-        torch._foreach_lerp_(averaged, current, weight(updates))
+    def update_parameters(self, network: nn.Module) -> None:
+        """After every step of the network that it was made of."""
+        weight = self.weight_of(int(self.n_averaged))
+        if self.n_averaged == 0:
+            torch._foreach_copy_(self.averaged, self.current)
+        elif self.low:  # one by one: a copy of all in float32 would be as large as the average
+            for mine, live in zip(self.averaged, self.current, strict=True):
+                mine.lerp_(live.float(), weight)
+        else:
+            torch._foreach_lerp_(self.averaged, self.current, weight)
+        if self.has_buffers:
+            for mine, live in zip(self.module.buffers(), network.buffers(), strict=True):
+                mine.copy_(live)
+        self.n_averaged += 1
 
-    def average_one(averaged, current, updates):
-        return averaged.lerp(current.to(averaged.dtype), weight(updates))
 
-    if all(p.dtype == torch.float32 for p in network.parameters() if p.requires_grad):
-        ema = AveragedModel(network, multi_avg_fn=average)
-    else:
-        ema = AveragedModel(network, avg_fn=average_one)
-        for p in filter(lambda p: p.requires_grad, ema.module.parameters()):
-            p.data = p.data.float()
-    return ema.requires_grad_(False).eval()
+def make_ema(network: nn.Module, decay: float) -> Average:
+    """`update_parameters(network)` after every step. Early on the decay is lower, (1 + n) / (10 + n), so that the
+    average forgets the random weights it began with (as in TensorFlow's ExponentialMovingAverage)."""
+    return Average(network, lambda updates: 1 - min(decay, (1 + updates) / (10 + updates)))

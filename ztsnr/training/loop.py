@@ -11,12 +11,11 @@ from accelerate import Accelerator, PartialState
 from accelerate.state import AcceleratorState
 from torch import Tensor, nn
 from torch.nn.utils import clip_grads_with_norm_, get_total_norm
-from torch.optim.swa_utils import AveragedModel
 
 from ztsnr.errors import ConfigError, NonFinite
 from ztsnr.objective import Objective
 from ztsnr.randomness import seed_torch
-from ztsnr.training.ema import make_ema
+from ztsnr.training.ema import Average, make_ema
 from ztsnr.training.optim import MakeOptimizer, check_optimizer, evaluating, make_optimizer, set_training
 from ztsnr.training.state import optimizer_state, restore, restore_optimizer, settings_of, trained_state
 
@@ -119,7 +118,7 @@ class Loop:
         }
 
     @property
-    def averages(self) -> dict[str, AveragedModel]:
+    def averages(self) -> dict[str, Average]:
         return self.posthoc | ({"ema": self.ema} if self.ema is not None else {})
 
     def _averages(self) -> dict[str, dict[str, Tensor]]:

@@ -2,11 +2,29 @@
 
 import resource
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import torch
 
+from ztsnr.errors import OutOfMemory
+
 CLEAR, STATUS = Path("/proc/self/clear_refs"), Path("/proc/self/status")
+
+
+@contextmanager
+def telling_what_needs_less() -> Iterator[None]:
+    """Raises OutOfMemory for torch's own error."""
+    try:
+        yield
+    except torch.OutOfMemoryError as error:
+        told = str(error).split(". ")[0]
+        raise OutOfMemory(
+            f"The device's memory does not suffice: {told}. Use more parts of a batch, trainer.accumulate=N, or a "
+            f"smaller trainer.batch_size; model.gradient_checkpointing=true; trainer.precision=bf16; trainer.ema=null; "
+            f"optimizer=adamw8bit. Of sdxl and sd15 also trainer=24gb, or model/train=lora model.train.base=bfloat16."
+        ) from error
 
 
 def reset_peak() -> None:

@@ -10,11 +10,10 @@ from dataclasses import dataclass
 
 import numpy as np
 from torch import Tensor, nn
-from torch.optim.swa_utils import AveragedModel
 
 from ztsnr import check
 from ztsnr.errors import ConfigError
-from ztsnr.training.ema import make_average
+from ztsnr.training.ema import Average
 
 LONGEST = 0.28
 """Of gamma = 0, where all weights count alike, it is 1 / sqrt(12) = 0.2887."""
@@ -36,14 +35,14 @@ class PosthocEMA:
         if len(self.stds) == 1 or len(set(self.stds)) < len(self.stds):
             raise ConfigError(f"trainer.posthoc_ema.stds must be two different lengths or none, got {self.stds}")
 
-    def track(self, network: nn.Module) -> dict[str, AveragedModel]:
+    def track(self, network: nn.Module) -> dict[str, Average]:
         """`update_parameters(network)` after every step; their names say their lengths."""
         return {f"std_{std:g}": make_power_average(network, gamma_of(std)) for std in self.stds}
 
 
-def make_power_average(network: nn.Module, gamma: float) -> AveragedModel:
+def make_power_average(network: nn.Module, gamma: float) -> Average:
     """The tracked average after t steps keeps (1 - 1 / t)^(gamma + 1) of itself."""
-    return make_average(network, lambda updates: 1 - (1 - 1 / (updates + 1)) ** (gamma + 1))
+    return Average(network, lambda updates: 1 - (1 - 1 / (updates + 1)) ** (gamma + 1))
 
 
 def gamma_of(std: float) -> float:

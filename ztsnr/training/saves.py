@@ -197,7 +197,9 @@ class RunSaves(Saves):
         for name, tensor in tensors.items():
             average, _, key = name.partition("\0")
             states.setdefault(average, {})[key] = tensor
-        facts = {"posthoc_stds": {name: float(name.removeprefix("std_")) for name in states}}
+        facts = self.facts.get("data", {}) | {
+            "posthoc_stds": {name: float(name.removeprefix("std_")) for name in states}
+        }
         write_checkpoint(file_of(folder, step), states, self.facts["config"], step, math.nan, facts)
 
     def _write(self, write: Callable[[Mapping[str, Tensor]], None], tensors: Mapping[str, Tensor]) -> None:

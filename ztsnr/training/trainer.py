@@ -17,6 +17,7 @@ from ztsnr.objective import Objective
 from ztsnr.randomness import normal, stratified, uniform
 from ztsnr.training.loop import Loop
 from ztsnr.training.lr_schedule import LRSchedule
+from ztsnr.training.memory import telling_what_needs_less
 from ztsnr.training.monitor import Monitor
 from ztsnr.training.optim import MakeOptimizer, ParamGroups
 from ztsnr.training.posthoc import PosthocEMA
@@ -90,6 +91,7 @@ class Trainer:
         if self.weights == "bfloat16" and self.precision != "bf16":
             raise ConfigError(f"trainer.weights=bfloat16 needs trainer.precision=bf16, got {self.precision}")
 
+    @telling_what_needs_less()
     def fit(
         self,
         *,

@@ -1,0 +1,57 @@
+"""A LoRA's training with interruptions is the same training, to the bit."""
+
+import pytest
+import torch
+from safetensors import safe_open
+
+from tests.test_prompts import Latents, composed_for
+from tests.test_resume import Killed, Killer, assert_same
+from ztsnr.record import science
+from ztsnr.registry import build
+from ztsnr.resume import find_state
+from ztsnr.training.saves import RunSaves
+from ztsnr.training.state_file import file_of
+
+PARTS = ("objective", "optimizer", "lr_schedule", "samples", "validation")
+LORA = ("model/train=lora", "model.train.rank=64", "model.train.dropout=0.1", "trainer.steps=4")
+LORA += ("samples.columns=1", "samples.steps=1", "validation.samples=4", "validation.sigmas=[1.0]")
+CASES = {
+    "adamw": (),
+    "accumulated dora": ("model.train.dora=true", "trainer.accumulate=2"),
+    "adamw8bit": ("optimizer=adamw8bit",),
+    "adamw8bit on a base of bfloat16": ("optimizer=adamw8bit", "trainer.precision=bf16", "model.train.base=bfloat16"),
+}
+
+
+@pytest.fixture(scope="module")
+def file(tmp_path_factory):
+    path = tmp_path_factory.mktemp("prompts") / "prompts.txt"
+    path.write_text("a red house\n")
+    return path
+
+
+def attempt(file, folder, overrides, killer, seed=0):
+    """As a new process would; `seed` is of where the LoRA begins."""
+    composed = composed_for(file, *LORA, "trainer.checkpoint.every=1", *overrides)
+    trainer, parts = build(composed.trainer), {name: build(composed[name]) for name in PARTS}
+    torch.manual_seed(seed)
+    network = build(composed.model)
+    state = find_state("auto", False, folder, science(composed), "")
+    facts = {"config": science(composed), "overrides": [], "record": None}
+    with RunSaves(folder / "checkpoints", trainer.checkpoint, facts, state) as saves:
+        return trainer.fit(**parts, data=Latents(), network=network, monitor=killer, saves=saves), state
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("case", CASES)
+def test_a_lora_goes_on_to_the_bit(file, tmp_path, case):
+    straight, _ = attempt(file, tmp_path / "straight", CASES[case], Killer())
+    with pytest.raises(Killed):
+        attempt(file, tmp_path / "again", CASES[case], Killer([3]))
+    again, state = attempt(file, tmp_path / "again", CASES[case], Killer(), seed=1)
+    assert state.step == 2
+    assert_same(again, straight)
+    assert all("lora_" in name for name in again.networks["raw"].state_dict())
+    with safe_open(file_of(tmp_path / "again" / "checkpoints", 4), "pt") as saved:
+        kinds = {saved.get_slice(name).get_dtype() for name in saved.keys()}  # noqa: SIM118 (it is not iterable)
+    assert ("U8" in kinds) == ("8bit" in case)
