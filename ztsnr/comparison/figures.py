@@ -18,6 +18,7 @@ MOST = len(COLOURS) * len(STYLES)
 """Options that can be told apart in one figure; of more, the best are drawn."""
 LOOSE = 0.45
 """Height of a row in inches."""
+LEGEND = {"loc": "outside lower center", "ncols": 3, "frameon": False, "handlelength": 4}
 WIDE = 8
 """Ratio of the largest value to the least from which an axis is logarithmic."""
 
@@ -119,11 +120,11 @@ def error_by_sigma(rows: Sequence[Row], baseline: Option) -> Drawn:
         ratio = [found[sigma] / reference[sigma] for sigma in common]
         draw_line(relative, torch.tensor(common), torch.tensor(ratio), look)
     absolute.set(yscale="log", ylabel="squared error of v, held-out")
-    relative.set(ylabel=f"error / that of {baseline.name}")
+    relative.set(yscale="log", ylabel=f"error / that of {baseline.name}")
     relative.axhline(1, color="0.7", linewidth=0.8, zorder=0)
     for panel in (absolute, relative):
         set_sigma_axis(panel)
-    figure.legend(*absolute.get_legend_handles_labels(), loc="outside lower center", ncols=3, frameon=False)
+    figure.legend(*absolute.get_legend_handles_labels(), **LEGEND)
     caption = "Means over seeds. Left: the error at each noise level. Right: below 1 is better than the baseline there."
     return Drawn("Error by noise level", caption, figure)
 
@@ -150,7 +151,7 @@ def learning_curves(rows: Sequence[Row], curve: Curve) -> Drawn:
     by_time.set(xlabel="seconds since the start of the run")
     for panel in (by_samples, by_time):
         panel.spines[["top", "right"]].set_visible(False)
-    figure.legend(*by_samples.get_legend_handles_labels(), loc="outside lower center", ncols=3, frameon=False)
+    figure.legend(*by_samples.get_legend_handles_labels(), **LEGEND)
     return Drawn("Learning curves", "Means over seeds, from the first validation after the start.", figure)
 
 
@@ -172,7 +173,7 @@ def guidance_curves(rows: Sequence[Row]) -> Drawn | None:
         panel.spines[["top", "right"]].set_visible(False)
     for panel in list(panels)[len(shown) :]:
         panel.remove()
-    figure.legend(*figure.axes[0].get_legend_handles_labels(), loc="outside lower center", ncols=3, frameon=False)
+    figure.legend(*figure.axes[0].get_legend_handles_labels(), **LEGEND)
     return Drawn("Sample quality by guidance scale", "Means over seeds. The best scale differs by option.", figure)
 
 
