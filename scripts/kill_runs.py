@@ -32,7 +32,7 @@ from ztsnr.training.tracking import make_client
 
 SHORT = ("model.width=96", "trainer.batch_size=32", "samples.steps=2", "samples.columns=1", "validation.samples=64")
 SHORT += ("trainer.steps=40", "trainer.validate_every=20", "trainer.log_every=2", "trainer.checkpoint.every=1")
-CHANGING = ("train/samples_per_second", "cost/train_seconds", "cost/peak_memory_gib")
+CHANGING = ("train/samples_per_second", "usage/train_seconds", "usage/peak_memory_gib")
 
 
 def start(folder: Path, *arguments: str, program: Callable[[], None] = ztsnr.train.main) -> int:

@@ -94,7 +94,7 @@ class Comparison:
             cells[name] = option.mean(metric)
             if measure.group == "quality":
                 cells[f"{name}_guidance"] = float(metric.rpartition("_")[2]) if metric else math.nan
-        cells |= {"seconds": option.mean("cost/train_seconds"), "memory_gib": option.mean("cost/peak_memory_gib")}
+        cells |= {"seconds": option.mean("usage/train_seconds"), "memory_gib": option.mean("usage/peak_memory_gib")}
         return cells | {"same_objective": alike, "outcome": option.outcome, "message": option.message}
 
     def drawn(self, record: Record) -> dict[str, figures.Drawn]:

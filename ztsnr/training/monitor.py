@@ -87,8 +87,8 @@ class RunMonitor(Monitor):
         if step % self.log_every == 0 or ended:
             self._log(step, lr, now)
         if ended:
-            cost = {"train_seconds": self.trained_seconds, "peak_memory_gib": peak_gib()}
-            self.tracker.metrics({f"cost/{name}": value for name, value in cost.items()}, step)
+            usage = {"train_seconds": self.trained_seconds, "peak_memory_gib": peak_gib()}
+            self.tracker.metrics({f"usage/{name}": value for name, value in usage.items()}, step)
         if ended or now - self.shown > (BAR_SECONDS if self.console.is_terminal else LINE_SECONDS):
             self.shown = now
             if self.console.is_terminal:
