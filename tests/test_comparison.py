@@ -8,6 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scipy import stats
 
+from ztsnr.compare import with_quotes
 from ztsnr.comparison.comparison import Comparison, mean_curve, written
 from ztsnr.comparison.figures import error_by_sigma, errors_of, guidance_curves, heat_map, is_wide, looks_of, scores
 from ztsnr.comparison.options import MEASURES, Estimate, axes_of, estimate, options_of, paired, rank
@@ -208,3 +209,18 @@ def test_a_report_is_one_page_a_table_and_files_for_scripts(tmp_path):
     assert (tmp_path / "table.csv").read_text().count("\n") == 5
     assert "| ztsnr vpred | 0.3100 ± 0.0248 | -0.1000 ± 0.0000 * |" in report.markdown()
     assert "same as sdxl vpred" in report.markdown()
+
+
+@pytest.mark.parametrize(
+    ("word", "wanted"),
+    [
+        ("filter=tags.loss = 'vpred'", "filter=\"tags.loss = 'vpred'\""),
+        ("baseline=v trainer.steps=5", 'baseline="v trainer.steps=5"'),
+        ('baseline="v"', 'baseline="v"'),
+        ("sweep=null", "sweep=null"),
+        ("rank_by=frechet", "rank_by=frechet"),
+        ("-h", "-h"),
+    ],
+)
+def test_texts_need_no_second_quotes(word, wanted):
+    assert with_quotes(word) == wanted

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 from omegaconf import DictConfig
 
 from ztsnr import check
-from ztsnr.cli import command
+from ztsnr.cli import command, quoted
 from ztsnr.errors import ConfigError, TrackingError
 from ztsnr.registry import build
 
@@ -17,8 +17,23 @@ if TYPE_CHECKING:
     from ztsnr.training.tracking import Tracker
 
 
+TEXTS = ("sweep", "filter", "baseline", "output")
+
+
+def main() -> None:
+    sys.argv[1:] = map(with_quotes, sys.argv[1:])
+    compare_runs()
+
+
+def with_quotes(word: str) -> str:
+    """Puts the quotes around a text, such as baseline=v trainer.steps=5, that Hydra's grammar wants."""
+    key, _, value = word.partition("=")
+    plain = key in TEXTS and value not in ("", "null") and value[0] not in "'\""
+    return f"{key}={quoted(value)}" if plain else word
+
+
 @command("compare")
-def main(composed: DictConfig) -> None:
+def compare_runs(composed: DictConfig) -> None:
     from ztsnr.comparison.options import MEASURES
     from ztsnr.evaluation.report import make_console
 

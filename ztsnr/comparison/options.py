@@ -149,7 +149,7 @@ def refuse_mixed(runs: Sequence[Run], measure: Measure) -> None:
             kind = "tags" if key in CHOICES else "params"
             raise ConfigError(
                 f"These runs were not measured alike and have no common ranking: {key} is {told}. "
-                f"Choose one kind: 'filter=\"{kind}.`{key}` = \\'{next(iter(values))}\\'\"'"
+                f"Choose one kind: \"filter={kind}.\\`{key}\\` = '{next(iter(values))}'\""
             )
 
 
