@@ -25,6 +25,7 @@ from ztsnr.cli import explain, tell
 from ztsnr.errors import ConfigError, IncompatibleObjective, ZtsnrError
 from ztsnr.record import FAILED, FINISHED, INCOMPATIBLE, INTERRUPTED, REPLICATES, flatten, important, science
 from ztsnr.registry import build
+from ztsnr.training.devices import take_gpu
 
 if TYPE_CHECKING:
     from ztsnr.training.tracking import Tracker
@@ -164,6 +165,10 @@ def attempt(composed: DictConfig, sweep: dict, tracker: "Tracker", tags: dict, t
             print(f"{name}: {earlier['outcome']} earlier", file=sys.stderr)
             return math.nan if earlier["score"] is None else earlier["score"]
         tags["ztsnr.config"] = config
+        if HydraConfig.get().launcher._target_.endswith("JoblibLauncher"):
+            import torch
+
+            take_gpu(file.parent.parent, torch.cuda.device_count())
         result |= {"outcome": FINISHED, "score": train(name, tags)}
     except IncompatibleObjective as error:
         result |= {"outcome": INCOMPATIBLE, "message": str(error)}
