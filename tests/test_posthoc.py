@@ -78,7 +78,7 @@ def test_lengths_that_cannot_be_tracked_are_refused(stds):
 
 def test_an_average_says_of_which_latents_it_is(tmp_path):
     latents = {"mean": [0.0] * 4, "std": [2.0] * 4}
-    run_facts, policy = {"config": {}, "data": {"latents": latents}}, build(compose().trainer.checkpoint)
+    run_facts, policy = {"config": {"data": {}}, "data": {"latents": latents}}, build(compose().trainer.checkpoint)
     with RunSaves(tmp_path / "checkpoints", policy, run_facts, None) as saves:
         saves.snapshot(3, {f"std_{std}": nn.Linear(2, 1) for std in (0.05, 0.1)})
     assert read_checkpoint(tmp_path / "snapshots" / "step_00000003.safetensors").facts["latents"] == latents
