@@ -8,12 +8,13 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import torch
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from ztsnr import check
 from ztsnr.data import LabelledImages
 from ztsnr.errors import ConfigError
+from ztsnr.files import write_tensors
 from ztsnr.randomness import order
 
 FORMAT = 1
@@ -75,9 +76,7 @@ class ClassifierFeatures(Features):
         else:
             self._train(network, data)
             file.parent.mkdir(parents=True, exist_ok=True)
-            temporary = file.with_suffix(f".{os.getpid()}")
-            save_file(network.state_dict(), temporary)
-            temporary.replace(file)
+            write_tensors(file, network.state_dict(), {})
         return network.requires_grad_(False).eval()
 
     @torch.enable_grad()
