@@ -1,6 +1,7 @@
 """What the tests share: SDXL's table, plain and zero-terminal, and schedules on a table."""
 
 import math
+import os
 
 import pytest
 import torch
@@ -15,6 +16,7 @@ from ztsnr.schedule.timesteps import TableIndex
 settings.register_profile("ztsnr", deadline=None, max_examples=20, derandomize=True)
 settings.load_profile("ztsnr")
 torch.set_num_threads(1)  # tensors are tiny here: waking a second thread costs more than it does
+os.environ["OMP_NUM_THREADS"] = "1"  # nor in the processes that tests start; sums then have one order everywhere
 
 
 @pytest.fixture(scope="session")

@@ -213,7 +213,7 @@ def adapt(density, variance, steps, batch=256):
         (Unit(base=V()), lambda snr: snr + 1),
         (SoftMinSNR(base=X0(), gamma=4.0), lambda snr: 4 * snr / (snr + 4)),
     ],
-    ids=repr,
+    ids=["unit_v", "soft_min_snr"],
 )
 @pytest.mark.parametrize("variance", [0.1, 4.0])
 def test_it_finds_the_optimum_for_gaussian_data(weighting, on_x0, variance):
