@@ -9,7 +9,8 @@ from tests.test_trainer import Listening, fit, weights
 from ztsnr.errors import ConfigError
 from ztsnr.registry import build, compose, make, options
 from ztsnr.training.ema import make_ema
-from ztsnr.training.optim import ParamGroups, check_optimizer, evaluating, make_optimizer, set_training
+from ztsnr.training.optim import ParamGroups, evaluating, make_optimizer, set_training
+from ztsnr.training.trial import try_optimizer
 
 OPTIMIZERS = options("optimizer")
 FOR_BFLOAT16 = {"adamw_flash", "adamw_kahan", "rose"}
@@ -18,6 +19,10 @@ made = cache(partial(make, "optimizer"))
 
 def changed(option, **settings):
     return partial(made(option).func, **made(option).keywords | settings)
+
+
+def check_optimizer(make, weights="float32", groups=None):
+    try_optimizer(make, weights=weights, rounding="nearest", in_backward=False, groups=groups)
 
 
 def groups(**fields):

@@ -23,6 +23,7 @@ from ztsnr.training.state_file import file_of, saved_steps
 MINE = ("trainer.steps=9", "model.width=64", "trainer.validate_every=3", "trainer.checkpoint.every=2")
 INFONOISE = ("schedule=infonoise", "schedule.density.density.warmup=2", "schedule.density.density.refresh=2")
 BFLOAT16 = ("trainer.weights=bfloat16", "trainer.precision=bf16")
+IN_BACKWARD = ("trainer.step_in_backward=true", "trainer.clip=null")
 ALONE = {"adamw_flash": BFLOAT16, "adamw_kahan": BFLOAT16, "rose": BFLOAT16}
 
 
@@ -94,6 +95,13 @@ CASES = {
     "uncertainty": ("weighting=uncertainty",),
     "infonoise": INFONOISE,
     "without ema": ("trainer.ema=null",),
+    "rounded at random": (
+        *BFLOAT16,
+        "trainer.rounding=stochastic",
+        "trainer.step_in_backward=true",
+        "trainer.clip=null",
+    ),
+    "ema every second step": ("trainer.ema_every=2",),
 }
 
 

@@ -20,6 +20,8 @@ CASES = {
     "accumulated dora": ("model.train.dora=true", "trainer.accumulate=2"),
     "adamw8bit": ("optimizer=adamw8bit",),
     "adamw8bit on a base of bfloat16": ("optimizer=adamw8bit", "trainer.precision=bf16", "model.train.base=bfloat16"),
+    "adamw8bit in the backward pass": ("optimizer=adamw8bit", "trainer.step_in_backward=true", "trainer.clip=null"),
+    "a base of 4 bits": ("trainer.precision=bf16", "model.train.base=4bit"),
 }
 
 

@@ -153,6 +153,22 @@ def test_refusals(overrides, told):
         make(*overrides)
 
 
+@pytest.mark.parametrize(("base", "error", "size"), [("bfloat16", 0.03, 0.5), ("8bit", 0.04, 0.4), ("4bit", 0.2, 0.33)])
+def test_a_base_of_fewer_bits_is_nearly_the_network_in_it_and_in_its_average(base, error, size):
+    z, t, cond = inputs()
+    whole, net = make("model/train=lora").eval(), make("model/train=lora", f"model.train.base={base}")
+    average = make_ema(net, 0.5).module
+    with torch.no_grad():
+        wanted = whole(z, t, **cond)
+        for either in (net, average, net):  # what bitsandbytes does at the first call must not spoil the other
+            told = either.to("cpu").eval()(z, t, **cond)
+            assert (told - wanted).norm() < error * wanted.norm()
+    bytes_of = [sum(p.nbytes for p in n.parameters() if not p.requires_grad) for n in (net, whole)]
+    assert bytes_of[0] < size * bytes_of[1] * 1.02
+    net(z, t, **cond).square().mean().backward()
+    assert all(p.grad is not None for name, p in net.named_parameters() if name in net.trained)
+
+
 def test_an_average_of_a_lora_shares_its_base_and_nothing_else():
     net = make("model/train=lora", "model.train.base=bfloat16")
     averaged = make_ema(net, 0.5).module

@@ -25,7 +25,7 @@ def main(composed: DictConfig) -> None:
         raise ConfigError(f"{composed.checkpoint} is of a network that no other program knows. Only sdxl and sd15 are")
     if composed.pretrained is not None:
         model["pretrained"] = composed.pretrained
-    objective, network, _ = load(composed.checkpoint, composed.weights, composed.pretrained)
+    objective, network, _ = load(composed.checkpoint, composed.weights, composed.pretrained, base="float32")
     export = Export(network.cpu(), objective, read.config, read.facts.get("latents"), composed.dtype)
     export.write(composed.format, output)
     print(output)

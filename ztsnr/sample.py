@@ -87,11 +87,12 @@ def of_prompts(given: Mapping, read: "Checkpoint", settings: dict) -> "Tensor":
         return prompts.draw(objective, network, read.facts["latents"], *settings["guidances"])
 
 
-def load(checkpoint: str | Path, weights: str = "best", pretrained: str | None = None):
+def load(checkpoint: str | Path, weights: str = "best", pretrained: str | None = None, base: str | None = None):
     """A checkpoint's objective, its network in eval mode on the best device, and its config.
 
     weights: "raw", "ema", or "best", which is ema where the file has one. `pretrained`: where the weights that were
-    not trained are, if not where training had them. Raises CheckpointError.
+    not trained are, if not where training had them; `base`: a LoRA's type of them, if not as in training. Raises
+    CheckpointError.
     """
     import torch
 
@@ -106,8 +107,10 @@ def load(checkpoint: str | Path, weights: str = "best", pretrained: str | None =
         raise CheckpointError(f"{read.path} does not say how it was made: {error!r} in its config") from error
     if pretrained is not None:
         nodes["model"] = nodes["model"] | {"pretrained": pretrained}
-    if "start" in nodes["model"].get("train", {}):  # which the weights have left behind
-        nodes["model"] = nodes["model"] | {"train": nodes["model"]["train"] | {"start": None}}
+    train = nodes["model"].get("train", {})
+    if "base" in train:  # a LoRA, which has left behind what it started from
+        train = train | {"start": None, "base": base or train["base"]}
+        nodes["model"] = nodes["model"] | {"train": train}
     parts = {name: build_from_file(node, read.path) for name, node in nodes.items()}
     network = parts.pop("model")
     read.load_into(network, ("ema" if "ema" in read.names else "raw") if weights == "best" else weights)

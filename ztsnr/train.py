@@ -55,13 +55,12 @@ def run(composed: DictConfig, tracker: "Tracker", title: str, tags: dict[str, st
 
     from ztsnr.training.loop import join_processes
     from ztsnr.training.monitor import RunMonitor, make_console
-    from ztsnr.training.optim import check_optimizer
     from ztsnr.training.saves import RunSaves
     from ztsnr.training.tracking import NoTracker, code_version
 
     trainer, quality = parts.pop("trainer"), parts.pop("quality")
     console, processes = make_console(), join_processes()
-    check_optimizer(parts["optimizer"], trainer.weights, trainer.groups)
+    trainer.try_optimizer(parts["optimizer"])
     if not processes.is_main_process:
         tracker, console.quiet = NoTracker(), True
     state = resumed(composed, processes)

@@ -12,9 +12,10 @@ from torch import nn
 from ztsnr import check
 from ztsnr.errors import CheckpointError, ConfigError
 from ztsnr.formats.lora import Update, read_file
+from ztsnr.models.quantised import BITS, quantise, shared_whole
 from ztsnr.models.source import cast
 
-BASES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
+BASES = ("float32", "bfloat16", *BITS)
 
 
 class Trained:
@@ -44,7 +45,8 @@ class LoRA(Trained):
     """Low-rank updates of linear and convolutional layers (arXiv 2106.09685), by peft; `dora` as arXiv 2402.09353.
 
     `modules`: patterns (fnmatch) of the layers' names or of their last parts, such as to_q or resnets.*.conv1.
-    The update's scale is alpha / rank. `base` is the type of the frozen weights. `start` is the file of a LoRA to go on
+    The update's scale is alpha / rank. `base` is the type of the frozen weights, 8bit and 4bit that of the attention
+    blocks' linear layers, with bfloat16 for the rest. `start` is the file of a LoRA to go on
     from, of any trainer whose names formats.lora reads; null starts at no change.
     """
 
@@ -69,7 +71,9 @@ class LoRA(Trained):
 
         layers = [name for name, part in network.named_modules() if isinstance(part, nn.Linear | nn.Conv2d)]
         chosen = matching("model.train.modules", self.modules, layers, ("{}", "*.{}"))
-        cast(network.requires_grad_(False), BASES[self.base])
+        cast(network.requires_grad_(False), torch.float32 if self.base == "float32" else torch.bfloat16)
+        if self.base in BITS:
+            quantise(network, self.base)
         network.add_adapter(
             LoraConfig(
                 r=self.rank,
@@ -137,6 +141,7 @@ class Adapted(nn.Module):
 
     def __deepcopy__(self, memo: dict):
         memo |= {id(p): p for name, p in self.named_parameters() if name not in self.trained}
+        memo |= {id(layer): layer for layer in shared_whole(self)}
         copied = type(self).__new__(type(self))
         memo[id(self)] = copied
         copied.__dict__ = deepcopy(self.__dict__, memo)

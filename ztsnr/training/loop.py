@@ -10,14 +10,14 @@ import torch
 from accelerate import Accelerator, PartialState
 from accelerate.state import AcceleratorState
 from torch import Tensor, nn
-from torch.nn.utils import clip_grads_with_norm_, get_total_norm
 
 from ztsnr.errors import ConfigError, NonFinite
 from ztsnr.objective import Objective
 from ztsnr.randomness import seed_torch
 from ztsnr.training.ema import Average, make_ema
-from ztsnr.training.optim import MakeOptimizer, check_optimizer, evaluating, make_optimizer, set_training
+from ztsnr.training.optim import MakeOptimizer, evaluating, make_optimizer, set_training
 from ztsnr.training.state import optimizer_state, restore, restore_optimizer, settings_of, trained_state
+from ztsnr.training.updates import AfterBackward, InBackward, OneByOne
 
 if TYPE_CHECKING:
     from ztsnr.training.trainer import Trainer
@@ -31,13 +31,14 @@ class Loop:
         self.accelerator = Accelerator(mixed_precision=trainer.precision, cpu=join_processes().device.type == "cpu")
         self.trainer, self.objective, self.network = trainer, objective, network
         self.take(trainer.batch_size)
-        check_optimizer(optimizer, trainer.weights, trainer.groups)
-        network.to(self.accelerator.device).train()
-        self.trained = [p for p in network.parameters() if p.requires_grad]
+        trainer.try_optimizer(optimizer)
+        self.trained = [p for p in network.train().parameters() if p.requires_grad]
         for p in self.trained:
             p.data = p.data.to(getattr(torch, trainer.weights))
-        self.ema = make_ema(network, trainer.ema) if trainer.ema is not None else None
+        self.ema = make_ema(network, trainer.ema, trainer.ema_every) if trainer.ema is not None else None
         self.posthoc = trainer.posthoc_ema.track(network)
+        for moved in [network] + [average.module for average in self.averages.values() if not trainer.ema_on_cpu]:
+            moved.to(self.accelerator.device)
         self.networks = {"raw": network} | ({"ema": self.ema.module} if self.ema else {})
         self.adaptive = dict(objective.learned.items()).get("density")
         self.optimizer = make_optimizer(optimizer, network, trainer.groups, objective.learned.parameters())
@@ -45,7 +46,17 @@ class Loop:
         self.begun = settings_of(self.optimizer)
         compiled = torch.compile(network) if trainer.compile else network
         self.model, self.stepper = self.accelerator.prepare(compiled, self.optimizer)
+        self.updates = self._make_updates()
         set_training(True, self.optimizer, network)
+
+    def _make_updates(self) -> AfterBackward | InBackward:
+        trainer, stochastic = self.trainer, self.trainer.rounding == "stochastic"
+        one_by_one = OneByOne(self.optimizer, stochastic) if stochastic or trainer.step_in_backward else None
+        if not trainer.step_in_backward:
+            return AfterBackward(self.stepper, self.trained, trainer.clip, one_by_one)
+        if self.accelerator.num_processes > 1:
+            raise ConfigError("trainer.step_in_backward=true is for one process: several must average their gradients.")
+        return InBackward(one_by_one, self.trained)
 
     def take(self, size: int) -> range:
         """This process's rows of a batch of this size, which the next step is of. Raises ConfigError."""
@@ -63,25 +74,26 @@ class Loop:
         """Updates the network by these rows; mean weighted loss and gradient norm before clipping. Raises NonFinite."""
         seed, process = self.trainer.noise_seed, self.accelerator.process_index
         seed_torch(seed, "network", step, process)
-        losses, watched = self._backward(x0, noise, u, cond)
+        losses, watched = self._backward(step, x0, noise, u, cond)
         self.accelerator.unscale_gradients()
-        norm = get_total_norm([p.grad for p in self.trained if p.grad is not None])
+        norm = self.updates.norm()
         loss, norm_value = losses.mean().item(), norm.item()
         overflow_is_normal = self.trainer.precision == "fp16"  # its gradient scaler skips that step
         if not (math.isfinite(loss) and (math.isfinite(norm_value) or overflow_is_normal)):
-            raise NonFinite(what_is_not_finite(step, losses.cpu(), self.objective, u, self.network))
-        if self.trainer.clip is not None:
-            clip_grads_with_norm_(self.trained, self.trainer.clip, norm)
+            raise self._non_finite(step, losses, u)
         seed_torch(seed, "optimizer", step)  # the same in every process: they must stay equal
-        self.stepper.step()
-        for average in self.averages.values():
-            average.update_parameters(self.network)
+        self.updates.apply(norm)
+        if (step + 1) % self.trainer.ema_every == 0:
+            for average in self.averages.values():
+                average.update_parameters(self.network)
         if self.adaptive is not None:
             seen = self.accelerator.gather(torch.cat(watched).to(self.accelerator.device)).cpu()
             self.adaptive.observe(*seen.unbind(1))
         return loss, norm_value
 
-    def _backward(self, x0: Tensor, noise: Tensor, u: Tensor, cond: Mapping[str, Tensor]) -> tuple[Tensor, list]:
+    def _backward(
+        self, step: int, x0: Tensor, noise: Tensor, u: Tensor, cond: Mapping[str, Tensor]
+    ) -> tuple[Tensor, list]:
         """Leaves the gradients; returns the rows' losses (B,) and, for an adaptive density, their levels and errors."""
         losses, watched = [], []
         for part in self.parts:
@@ -93,16 +105,29 @@ class Loop:
                 loss = weight * self.objective.loss(self.model, *arguments, cond_here, watch, mask)
                 if not losses:  # here, new gradients take the memory of the old: 6 % of a step on CPUs
                     self.stepper.zero_grad()
+                if self.trainer.step_in_backward and not loss.isfinite().all():
+                    raise self._non_finite(step, loss, u)
                 self.accelerator.backward(loss.mean() / len(self.parts))
             losses.append(loss.detach())
-        for p in self.objective.learned.parameters():  # which accelerate does not wrap
+        for p in [p for p in self.objective.learned.parameters() if p.grad is not None]:  # not wrapped by accelerate
             p.grad = self.accelerator.reduce(p.grad.to(self.accelerator.device), "mean").to(p)
         return torch.cat(losses), watched
+
+    def _non_finite(self, step: int, losses: Tensor, u: Tensor) -> NonFinite:
+        spoilt = self.trainer.step_in_backward and losses.isfinite().all()
+        when = "in its update, which has changed the weights," if spoilt else "before its update"
+        what = what_is_not_finite(losses.detach().cpu(), self.objective, u, self.network)
+        return NonFinite(
+            f"Training stopped in step {step + 1}, {when}: {what}. "
+            f"Lower optimizer.lr or trainer.clip, lengthen lr_schedule.warmup, or use trainer.precision=no."
+        )
 
     def evaluating(self) -> AbstractContextManager:
         """Inside, the weights are those to validate, sample and save with."""
         stack = ExitStack()
         stack.enter_context(evaluating(self.optimizer, self.network))
+        if self.ema is not None:
+            stack.enter_context(self.ema.visiting(self.accelerator.device))
         stack.enter_context(self.accelerator.autocast())
         return stack
 
@@ -140,6 +165,9 @@ class Loop:
     def end(self) -> None:
         """Leaves the network in eval mode and free of what accelerate put around it."""
         set_training(False, self.optimizer, self.network)
+        self.updates.end()
+        for network in self.networks.values():
+            network.to(self.accelerator.device)
         self.accelerator.unwrap_model(self.model, keep_fp32_wrapper=False)
 
 
@@ -171,19 +199,12 @@ def _on(device: torch.device, part: slice, x0: Tensor, noise: Tensor, u: Tensor,
     return x0[part].to(device, non_blocking=True), noise[part].to(device, non_blocking=True), u[part], moved
 
 
-def what_is_not_finite(step: int, loss: Tensor, objective: Objective, u: Tensor, network: nn.Module) -> str:
-    """What to tell of a step whose losses (B,) at u (B,), or whose gradient, left the finite numbers."""
+def what_is_not_finite(loss: Tensor, objective: Objective, u: Tensor, network: nn.Module) -> str:
+    """Of a step whose losses (B,) at u (B,), or whose gradient, left the finite numbers."""
     sigma, bad = objective.schedule.density.sigma(u), ~loss.isfinite()
     if bad.any():
         levels = ", ".join(f"{level:.4g}" for level in sigma[bad][:8].tolist())
-        what = f"the loss of {int(bad.sum())} of {len(loss)} samples is not finite, at sigma {levels}"
-    else:
-        names = [name for name, p in network.named_parameters() if p.grad is not None and not p.grad.isfinite().all()]
-        where = f"{len(names)} tensors, first {names[0]}" if names else "its norm alone"
-        what = (
-            f"the losses are finite and the gradient is not, in {where}; sigma {sigma.min():.4g} to {sigma.max():.4g}"
-        )
-    return (
-        f"Training stopped in step {step + 1}, before its update: {what}. "
-        f"Lower optimizer.lr or trainer.clip, lengthen lr_schedule.warmup, or use trainer.precision=no."
-    )
+        return f"the loss of {int(bad.sum())} of {len(loss)} samples is not finite, at sigma {levels}"
+    names = [name for name, p in network.named_parameters() if p.grad is not None and not p.grad.isfinite().all()]
+    where = f"{len(names)} tensors, first {names[0]}" if names else "its norm alone"
+    return f"the losses are finite and the gradient is not, in {where}; sigma {sigma.min():.4g} to {sigma.max():.4g}"

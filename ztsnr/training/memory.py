@@ -22,8 +22,9 @@ def telling_what_needs_less() -> Iterator[None]:
         told = str(error).split(". ")[0]
         raise OutOfMemory(
             f"The device's memory does not suffice: {told}. Use more parts of a batch, trainer.accumulate=N, or a "
-            f"smaller trainer.batch_size; model.gradient_checkpointing=true; trainer.precision=bf16; trainer.ema=null; "
-            f"optimizer=adamw8bit. Of sdxl and sd15 also trainer=24gb, or model/train=lora model.train.base=bfloat16."
+            f"smaller trainer.batch_size; model.gradient_checkpointing=true; trainer.precision=bf16; "
+            f"trainer.ema_on_cpu=true; optimizer=adamw8bit; trainer.step_in_backward=true with trainer.clip=null. "
+            f"Of sdxl and sd15 also trainer=16gb or trainer=24gb, or model/train=lora model.train.base=bfloat16."
         ) from error
 
 

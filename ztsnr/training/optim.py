@@ -11,8 +11,7 @@ from itertools import accumulate
 from typing import NamedTuple
 
 import torch
-from accelerate import PartialState
-from torch import Tensor, nn
+from torch import nn
 from torch.optim import Optimizer
 
 from ztsnr import check
@@ -20,7 +19,6 @@ from ztsnr.errors import ConfigError
 
 MakeOptimizer = Callable[[list[dict]], Optimizer]
 KINDS = ("vectors", "embeddings", "matrices")
-STEPS = 32  # of a trial
 
 
 class Settings(NamedTuple):
@@ -107,7 +105,7 @@ def make_optimizer(
     parts = sorted(groups.split(network, muon).items(), key=lambda part: (part[0].factor != 1, not part[0].muon))
     if extra := list(extra):
         parts.append((Settings(factor=1.0, decay=False, muon=False), extra))
-    with _refusing(make):
+    with refusing(make):
         optimizer = make([{"params": ps} | ({"use_muon": chosen.muon} if muon else {}) for chosen, ps in parts])
         for group, (chosen, _) in zip(optimizer.param_groups, parts, strict=True):
             group["lr"] *= chosen.factor
@@ -116,70 +114,21 @@ def make_optimizer(
     return optimizer
 
 
-def check_optimizer(make: MakeOptimizer, weights: str = "float32", groups: ParamGroups | None = None) -> None:
-    """Refuses what no run could use before there is a model, by steps on tensors of 64 and 8 elements.
-
-    Weights in bfloat16 need an optimizer that carries what rounding takes: from a parameter of 1024 times the largest
-    step, each step is below half of the spacing of bfloat16 (2^-8 to 2^-7), and must still arrive.
-    """
-    device, dtype = PartialState().device, getattr(torch, weights)
-    zeros = [torch.zeros(8, 8, device=device, dtype=dtype), torch.zeros(8, device=device, dtype=dtype)]
-    with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
-        free = _walk(make, zeros, 3 if weights == "float32" else STEPS)
-        if not all(path.isfinite().all() for path in free):
-            raise ConfigError(f"{_settings(make)} is refused: its steps leave the finite numbers")
-        if weights == "bfloat16":
-            sizes = [path.diff(dim=0).abs().max() for path in free]
-            heavy = _walk(make, [torch.full_like(z, 1024 * s) for z, s in zip(zeros, sizes, strict=True)], STEPS)
-            arrived = min(_length(there) / _length(wanted) for there, wanted in zip(heavy, free, strict=True))
-            if not arrived > 0.5:
-                raise ConfigError(
-                    f"trainer.weights=bfloat16 loses the small steps of {_name(make)}: {arrived:.0%} arrive. "
-                    f"Use optimizer=adamw_kahan, optimizer=adamw_flash or trainer.weights=float32."
-                )
-        if groups and groups.lr and _length(_walk(make, zeros, 3, [["1", 0.0]])[1]) > 0:
-            raise ConfigError(
-                f"trainer.groups.lr={groups.lr} has no effect on {_name(make)}, which has one rate for all. "
-                f"Use another optimizer or trainer.groups.lr=[]."
-            )
-
-
-def _walk(make: MakeOptimizer, starts: list[Tensor], steps: int, lr: Iterable = ()) -> list[Tensor]:
-    """For each start (...), the (steps + 1, ...) places it goes against a constant gradient, in float32."""
-    network = nn.ParameterList(nn.Parameter(start.clone()) for start in starts)
-    optimizer = make_optimizer(make, network, ParamGroups(no_decay=[], adamw=["vectors"], lr=list(lr)))
-    paths = [[start.float()] for start in starts]
-    hint = "" if torch.cuda.is_available() else ". If it needs CUDA, which is not here, use optimizer=adamw"
-    with _refusing(make, hint):
-        set_training(True, optimizer)
-        for _ in range(steps):
-            for p in network:
-                p.grad = torch.linspace(0.5, 1.5, p.numel(), device=p.device).view_as(p).to(p.dtype)
-            optimizer.step()
-            for p, path in zip(network, paths, strict=True):
-                path.append(p.detach().float().clone())
-    return [torch.stack(path) for path in paths]
-
-
-def _length(path: Tensor) -> float:
-    return (path[-1] - path[0]).abs().mean().item()
-
-
-def _name(make: MakeOptimizer) -> str:
+def name_of(make: MakeOptimizer) -> str:
     return getattr(getattr(make, "func", make), "__name__", str(make))
 
 
-def _settings(make: MakeOptimizer) -> str:
-    return f"{_name(make)} with " + ", ".join(f"optimizer.{k}={v}" for k, v in getattr(make, "keywords", {}).items())
+def settings_in(make: MakeOptimizer) -> str:
+    return f"{name_of(make)} with " + ", ".join(f"optimizer.{k}={v}" for k, v in getattr(make, "keywords", {}).items())
 
 
 @contextmanager
-def _refusing(make: MakeOptimizer, hint: str = "") -> Iterator[None]:
+def refusing(make: MakeOptimizer, hint: str = "") -> Iterator[None]:
     """Each library has exceptions of its own for a learning rate of 'abc' or -1, and some raise them in a step."""
     try:
         yield
     except Exception as error:
-        raise ConfigError(f"{_settings(make)} is refused: {error}{hint}") from error
+        raise ConfigError(f"{settings_in(make)} is refused: {error}{hint}") from error
 
 
 def set_training(training: bool, optimizer: Optimizer, *networks: nn.Module) -> None:

@@ -22,6 +22,7 @@ from ztsnr.training.monitor import Monitor
 from ztsnr.training.optim import MakeOptimizer, ParamGroups
 from ztsnr.training.posthoc import PosthocEMA
 from ztsnr.training.saves import SavePolicy, Saves
+from ztsnr.training.trial import try_optimizer
 
 
 @dataclass
@@ -48,6 +49,9 @@ class Trainer:
     `*_every` count steps; validation and samples also come at the end, and validation at step 0.
     `clip` is the largest norm of the gradient, `ema` the decay of the averaged weights; null turns either off.
     `weights` is the type of the trained parameters and of their gradients; the averaged ones are always float32.
+    `rounding` of what a step makes of bfloat16 weights: to the nearest, or stochastic. `step_in_backward` updates each
+    parameter as soon as its gradient is there, and holds no other. `ema_every` steps the average takes up the weights;
+    `ema_on_cpu` keeps it in host memory.
     """
 
     steps: int
@@ -55,8 +59,12 @@ class Trainer:
     accumulate: int
     precision: str
     weights: str
+    rounding: str
+    step_in_backward: bool
     clip: float | None
     ema: float | None
+    ema_every: int
+    ema_on_cpu: bool
     compile: bool
     log_every: int
     validate_every: int
@@ -68,7 +76,7 @@ class Trainer:
     posthoc_ema: PosthocEMA
 
     def __post_init__(self):
-        for name in ("steps", "batch_size", "accumulate", "log_every", "validate_every", "sample_every"):
+        for name in ("steps", "batch_size", "accumulate", "log_every", "validate_every", "sample_every", "ema_every"):
             check.integer(f"trainer.{name}", getattr(self, name), at_least=1)
         check.integer("trainer.noise_seed", self.noise_seed, at_least=0)
         check.one_of("trainer.precision", self.precision, ("no", "bf16", "fp16"))
@@ -76,8 +84,9 @@ class Trainer:
         check.instance("trainer.groups", self.groups, ParamGroups)
         check.instance("trainer.checkpoint", self.checkpoint, SavePolicy)
         check.instance("trainer.posthoc_ema", self.posthoc_ema, PosthocEMA)
-        check.flag("trainer.compile", self.compile)
-        check.flag("trainer.stratify", self.stratify)
+        check.one_of("trainer.rounding", self.rounding, ("nearest", "stochastic"))
+        for name in ("compile", "stratify", "step_in_backward", "ema_on_cpu"):
+            check.flag(f"trainer.{name}", getattr(self, name))
         if self.clip is not None:
             check.finite("trainer.clip", self.clip, above=0)
         if self.ema is not None:
@@ -90,6 +99,28 @@ class Trainer:
             raise ConfigError("trainer.precision=fp16 needs a CUDA device, and there is none. Use bf16 or no.")
         if self.weights == "bfloat16" and self.precision != "bf16":
             raise ConfigError(f"trainer.weights=bfloat16 needs trainer.precision=bf16, got {self.precision}")
+        if self.rounding == "stochastic" and self.weights != "bfloat16":
+            raise ConfigError(f"trainer.rounding=stochastic is of trainer.weights=bfloat16, got {self.weights}")
+        if self.step_in_backward:
+            self._refuse_what_needs_all_gradients()
+
+    def _refuse_what_needs_all_gradients(self) -> None:
+        for name, remedy in (("clip", None), ("accumulate", 1), ("precision", "bf16")):
+            if getattr(self, name) not in (remedy, "no"):
+                raise ConfigError(
+                    f"trainer.step_in_backward=true never has all gradients at once, which trainer.{name}="
+                    f"{getattr(self, name)} needs. Use trainer.{name}={'null' if remedy is None else remedy}"
+                )
+
+    def try_optimizer(self, make: MakeOptimizer) -> None:
+        """Raises ConfigError for one that does not fit these settings."""
+        try_optimizer(
+            make,
+            weights=self.weights,
+            rounding=self.rounding,
+            in_backward=self.step_in_backward,
+            groups=self.groups,
+        )
 
     @telling_what_needs_less()
     def fit(
