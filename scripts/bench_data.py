@@ -2,13 +2,15 @@
 
     .venv/bin/python scripts/bench_data.py FOLDER TINY    # of scripts/make_photo_folder.py and make_tiny_sdxl.py
 
-Encoding: ztsnr.cache's encoder / a loop over the bare VAE with the pixels ready in memory. Decoding: decode, resize and
-crop / Pillow's bare decode, one thread each. Waiting: share of a training step that waits for its batch. Index: seconds
-and memory to open one of so many entries, and to have its first batch, in a process of its own.
+Decoding: of files in memory, Pillow's bare decode / decode, resize and crop, in seconds of one CPU; and its parts.
+Encoding: a loop over the bare VAE with the pixels ready in memory / ztsnr.cache's encoder, which reads, decodes and
+stores. Waiting: share of a training step that waits for its batch. Index: seconds and memory to open one of so many
+entries, and to have its first batch, in a process of its own. The machine's load is told, since others' work disturbs.
 """
 
 import argparse
 import io
+import os
 import platform
 import statistics
 import subprocess
@@ -21,6 +23,9 @@ import numpy as np
 import torch
 from PIL import Image
 
+from ztsnr.data import decode
+from ztsnr.data.catalogue import unchanged
+from ztsnr.data.colours import opaque
 from ztsnr.data.encode import LatentEncoder
 from ztsnr.data.index import save_index
 from ztsnr.data.prepare import Preparation
@@ -81,21 +86,32 @@ def write_large(folder: Path, large: Path) -> None:
             picture.resize(size, Image.Resampling.BICUBIC).save(large / f"{path.stem}.jpg", quality=92)
 
 
-def decoding(data, rounds: int) -> list[float]:
-    """Pillow's bare decode / decode, resize and crop."""
+def decoding(data, rounds: int) -> dict[str, list[float]]:
+    """CPU seconds of all pictures, in each round, by what is done."""
     views = views_of(data)
     contents = [shown.picture.found.read() for shown in views]
-    encoder = LatentEncoder(torch.nn.Identity(), data.encoding, data.background, 1)
-    ratios = []
+    pairs, background = list(zip(contents, views, strict=True)), data.background
+    work = {
+        "bare": lambda: [Image.open(io.BytesIO(content)).load() for content in contents],
+        "upright": lambda: [decode._upright(c, s.view.resized, lambda p: opaque(p, background)) for c, s in pairs],
+        "whole": lambda: [decode.decode(c, s.view, background) for c, s in pairs],
+        "read": lambda: [unchanged(shown.picture.found, shown.picture.digest) for shown in views],
+    }
+    taken: dict[str, list[float]] = {name: [] for name in work}
     for _ in range(rounds + 1):
-        began = time.perf_counter()
-        for content in contents:
-            Image.open(io.BytesIO(content)).load()
-        middle = time.perf_counter()
-        for shown in views:
-            encoder._pixels(shown)
-        ratios.append((middle - began) / (time.perf_counter() - middle))
-    return ratios[1:]
+        for name, do in work.items():
+            began = time.process_time()
+            do()
+            taken[name].append(time.process_time() - began)
+    return {name: seconds[1:] for name, seconds in taken.items()}
+
+
+def tell_decoding(name: str, taken: dict[str, list[float]]) -> None:
+    tell(f"{name}: Pillow's bare decode / ours", [b / w for b, w in zip(taken["bare"], taken["whole"], strict=True)])
+    middle = {part: statistics.median(seconds) / statistics.median(taken["bare"]) for part, seconds in taken.items()}
+    resizing = middle["whole"] - middle["upright"]
+    parts = f"decode to upright RGB {middle['upright']:.2f}, resize and crop {resizing:.2f}"
+    print(f"    in units of the bare decode: {parts}; besides, read and digest {middle['read']:.2f}", flush=True)
 
 
 def waiting(data, steps: int) -> list[float]:
@@ -181,14 +197,15 @@ def main() -> None:
     arguments.add_argument("--resolution", type=int, default=256)
     arguments.add_argument("--rounds", type=int, default=5)
     given = arguments.parse_args()
-    print(f"torch {torch.__version__}, {torch.get_num_threads()} threads, {platform.machine()}")
+    machine = f"{os.cpu_count()} cores of {platform.machine()} with a load of {os.getloadavg()[0]:.1f}"
+    print(f"torch {torch.__version__}, {torch.get_num_threads()} threads, {machine}")
     with tempfile.TemporaryDirectory() as cache:
         data = make_data(given.folder, given.tiny, cache, given.resolution)
-        tell("decode, resize and crop: Pillow's bare decode / ours", decoding(data, given.rounds))
+        tell_decoding("decode, resize and crop", decoding(data, given.rounds))
         with tempfile.TemporaryDirectory() as large:
             write_large(given.folder, Path(large))
             photographs = decoding(make_data(Path(large), given.tiny, cache, 1024), given.rounds)
-        tell("the same, of JPEGs of 12 million pixels for buckets of 1024²", photographs)
+        tell_decoding("the same, of JPEGs of 12 million pixels for buckets of 1024²", photographs)
         tell("encoding: bare VAE / ours", encoding(data, given.rounds))
         len(data.train)
         tell("waiting for data, share of a step", waiting(data, 4 * given.rounds))

@@ -207,6 +207,13 @@ def test_statistics_are_those_of_the_trained_latents_and_are_undone(place):
     assert plain.facts["latents"]["mean"] == [0.0] * 4
     scalar = make_data(*place, "data.normalise=scalar", "data.encoding.kind=mean", "data.encoding.dtype=float32")
     assert len(set(scalar.facts["latents"]["std"])) == 1
+    told = {
+        "config": {"data": {"normalise": "channel", "pretrained": tiny_sdxl()}},
+        "data": {"latents": {"mean": [1.0]}},
+    }
+    assert plain.going_on(told) is plain
+    assert scalar.going_on(told) is scalar
+    assert data.going_on(told | {"data": scalar.facts}).facts == scalar.facts
 
 
 def test_a_distribution_is_drawn_anew_and_validated_by_its_mean(place):
@@ -265,6 +272,8 @@ def test_the_plan_is_written_for_the_record(place, tmp_path):
         (["data.leftovers=drop", "trainer.batch_size=99"], ConfigError, "No bucket fills a batch"),
         (["data.refresh=false", "data.crops=7"], CacheError, r"data\.refresh=true makes it"),
         (["data.normalise=both"], ConfigError, r"data\.normalise must be one of channel, scalar, none"),
+        (["data.statistics={mean: [0], std: [1]}"], ConfigError, r"data\.normalise=channel or scalar"),
+        (["data.statistics={mean: [0]}", "data.normalise=scalar"], ConfigError, "must be a mean and a std of each"),
         (["data.workers=-1"], ConfigError, r"data\.workers must be an integer of 0"),
         (["data.encoding.kind=x"], ConfigError, r"data\.encoding\.kind must be one of"),
         (["data.folders=[{repeats: 2}]"], ConfigError, r"data\.folders must be a list of entries"),

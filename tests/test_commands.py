@@ -108,8 +108,11 @@ def test_pictures_are_cached_then_trained(tmp_path):
 def test_a_second_phase_goes_on_at_another_resolution(tmp_path):
     make_photos(tmp_path / "photos")
     model = ["model=sdxl", f"model.pretrained={tiny_sdxl()}", "model/train=lora", "data=folder", "data.root=photos"]
-    run(tmp_path, "train", *model, *PHOTOS, *TRAIN, "trainer.checkpoint.every=2", "hydra.run.dir=run")
-    cache, plan = tmp_path / "cache", tmp_path / "run" / "plan.txt"
+    model += ["data.normalise=channel", "trainer.checkpoint.every=2", "hydra.run.dir=run"]
+    run(tmp_path, "train", *model, *PHOTOS, *TRAIN)
+    cache, plan, told = tmp_path / "cache", tmp_path / "run" / "plan.txt", tmp_path / "run" / "latents.json"
+    scale = json.loads(told.read_text())
+    assert scale["latents"] == scale["measured"]
     first, latents = plan.read_text(), {path.name for path in (cache / "latents").iterdir()}
     (texts,) = (cache / "texts").iterdir()
     larger = ["resume=run", "data.sizes.resolution=96", "trainer.steps=4"]
@@ -122,6 +125,8 @@ def test_a_second_phase_goes_on_at_another_resolution(tmp_path):
     assert list((cache / "texts").iterdir()) == [texts]
     with safe_open(tmp_path / "run" / "final.safetensors", "pt") as file:
         assert json.loads(file.metadata()["ztsnr.config"])["data"]["sizes"]["resolution"] == 96
+        assert json.loads(file.metadata()["ztsnr.facts"])["latents"] == scale["latents"]  # x0 keeps its scale
+    assert json.loads(told.read_text())["measured"] != scale["measured"]
 
 
 @pytest.mark.slow

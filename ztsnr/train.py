@@ -70,6 +70,7 @@ def run(composed: DictConfig, tracker: "Tracker", title: str, tags: dict[str, st
     console.print(f"[bold]{title}[/]  {told}", highlight=False)
     if state is not None:
         console.print(f"resumed after step {state.step}, from {state.path}", highlight=False)
+        parts["data"] = parts["data"].going_on(state.facts)
 
     torch.manual_seed(composed.seed)
     network = build(composed.model)

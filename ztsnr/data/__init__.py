@@ -1,6 +1,6 @@
 """Data sets: pictures as x0 in [-1, 1], and what is known of them as conditions."""
 
-from collections.abc import Iterator, Sized
+from collections.abc import Iterator, Mapping, Sized
 from pathlib import Path
 from typing import Protocol
 
@@ -21,6 +21,9 @@ class Data(Protocol):
     @property
     def facts(self) -> dict:
         """What decoding x0 needs to know."""
+
+    def going_on(self, told: Mapping) -> "Data":
+        """The data of a run that goes on from a state with these facts: x0 keeps its scale."""
 
     def size(self, step: int, batch_size: int) -> int:
         """Samples in this step's whole batch, `batch_size` if nothing speaks against it."""

@@ -1,10 +1,9 @@
-"""Training on cached latents and texts: what a step shows is index arithmetic, and the next step is read ahead."""
+"""Pictures of any sizes, cached as latents and texts: their settings, and what trains on them."""
 
 import json
 import os
-from collections.abc import Iterator
-from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 
@@ -22,11 +21,10 @@ from ztsnr.data.listing import Found, folders_from
 from ztsnr.data.order import LEFTOVERS, Order
 from ztsnr.data.places import is_elsewhere
 from ztsnr.data.rarity import Rarity
+from ztsnr.data.samples import Ahead, Batch, Samples
 from ztsnr.errors import ConfigError
-from ztsnr.randomness import normal, uniform
 
 NORMALISE = ("channel", "scalar", "none")
-Batch = tuple[Tensor, dict[str, Tensor]]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -35,8 +33,9 @@ class CachedImages:
 
     `refresh` looks at the pictures first and encodes what is missing; without it the cache is trained as it was last
     made with these settings. `normalise` makes x0 of latents: by each channel's mean and standard deviation, by one
-    standard deviation, or by the VAE's own factor alone, as SDXL was trained. `level` null gives each bucket
-    `batch_size`; a number gives buckets of fewer pixels larger batches, multiples of it, so that memory is level.
+    standard deviation, or by the VAE's own factor alone, as SDXL was trained. `statistics` are a mean and a std of each
+    channel, in place of measured ones. `level` null gives each bucket `batch_size`; a number gives buckets of fewer
+    pixels larger batches, multiples of it, so that memory is level.
     """
 
     root: str | list[str]
@@ -63,6 +62,7 @@ class CachedImages:
     windows: int
     encoding: Encoding
     normalise: str
+    statistics: dict | None
     held_out: float
     seed: int
 
@@ -86,6 +86,7 @@ class CachedImages:
         check.instance("data.rarity", self.rarity, Rarity)
         object.__setattr__(self, "background", tuple(self.background))
         folders_from(self.folders)
+        self._check_statistics()
         if not self.roots:
             raise ConfigError(f"data.root must be a path or a list of paths, got {self.root!r}")
         if self.refresh and is_elsewhere(self.cache):
@@ -135,12 +136,24 @@ class CachedImages:
     def facts(self) -> dict:
         """What a checkpoint must know of the latents: VAE's latent = x0 * std + mean, by channel."""
         told, channels = self.train.facts, len(self.train.facts["mean"])
+        if self.statistics is not None:
+            if len(self.statistics["mean"]) != channels:
+                raise ConfigError(f"data.statistics must be of the VAE's {channels} channels, got {self.statistics}")
+            return {"latents": dict(self.statistics)}
         if self.normalise == "channel":
             mean, std = told["mean"], told["std"]
         else:
             mean = [0.0] * channels
             std = [told["std_of_all"] if self.normalise == "scalar" else 1 / told["scaling_factor"]] * channels
         return {"latents": {"mean": mean, "std": std}}
+
+    def going_on(self, told: Mapping) -> "CachedImages":
+        """With the statistics of the run before, unless it had none of this kind or others are set."""
+        then = told["config"]["data"]
+        same = all(then.get(name) == getattr(self, name) for name in ("normalise", "pretrained"))
+        if not same or self.normalise == "none" or self.statistics is not None:
+            return self
+        return replace(self, statistics=told["data"]["latents"])
 
     def to_latents(self, x0: Tensor) -> Tensor:
         """x0 (B, C, h, w) -> what the VAE decodes."""
@@ -154,27 +167,10 @@ class CachedImages:
         return self._order.size(step)
 
     def batch(self, step: int, rows: range, batch_size: int) -> Batch:
-        """These rows of a training step's whole batch: x0 (len(rows), C, h, w), all of one bucket, and conditions."""
-        made = self._ahead.pop((step, rows, batch_size), None)
-        result = made.result() if made else self._batch(step, rows, batch_size)
-        size = self._order.size(step + 1)
-        following = step + 1, range(rows.start * size // batch_size, rows.stop * size // batch_size), size
-        self._ahead.clear()
-        self._ahead[following] = self._reader.submit(self._batch, *following)
-        return result
+        return self._ahead(step, rows, batch_size)
 
     def held_out_batches(self, samples: int, batch_size: int) -> Iterator[tuple[range, Tensor, dict[str, Tensor]]]:
-        """At most about so many of the held-out samples, of each bucket its share: rows, x0, conditions."""
-        index, row = self.train, 0
-        share = min(1.0, samples / index.counts[:, 1].sum())
-        for bucket, (_, count) in enumerate(index.counts):
-            stop = int(np.ceil(count * share))
-            for start in range(0, stop, batch_size):
-                places = index.starts[bucket, 1] + np.arange(start, min(start + batch_size, stop))
-                zeros = np.zeros(len(places), dtype=np.int64)
-                x0, cond = self._samples(bucket, places, zeros, index.text_numbers(places, zeros))
-                yield range(row, row + len(places)), x0, cond
-                row += len(places)
+        return self._samples.held_out_batches(samples, batch_size)
 
     def order(self, sizes: np.ndarray, counts: np.ndarray) -> Order:
         """sizes (K, 2), counts (K,): samples to train on."""
@@ -186,11 +182,23 @@ class CachedImages:
         return Order(counts=tuple(counts.tolist()), batches=tuple(batches), leftovers=self.leftovers, seed=self.seed)
 
     def write_report(self, folder: Path) -> list[Path]:
-        """The plan, and what checkpoints know of the latents."""
+        """The plan, and what checkpoints know of the latents, beside what these ones' statistics are."""
         plan, facts = folder / "plan.txt", folder / "latents.json"
         plan.write_text(self.train.facts["report"], encoding="utf-8")
-        facts.write_text(json.dumps(self.facts, indent=1), encoding="utf-8")
+        measured = {name: self.train.facts[name] for name in ("mean", "std")}
+        facts.write_text(json.dumps(self.facts | {"measured": measured}, indent=1), encoding="utf-8")
         return [plan, facts]
+
+    def _check_statistics(self) -> None:
+        given = self.statistics
+        if given is None:
+            return
+        if self.normalise == "none":
+            raise ConfigError("data.statistics takes the place of measured ones: data.normalise=channel or scalar")
+        if not isinstance(given, Mapping) or set(given) != {"mean", "std"} or len(given["mean"]) != len(given["std"]):
+            raise ConfigError(f"data.statistics must be a mean and a std of each channel, got {given!r}")
+        check.numbers("data.statistics.mean", given["mean"])
+        check.numbers("data.statistics.std", given["std"], above=0)
 
     @cached_property
     def _order(self) -> Order:
@@ -202,39 +210,18 @@ class CachedImages:
         return tuple(torch.tensor(told[name])[:, None, None] for name in ("mean", "std"))
 
     @cached_property
-    def _reader(self) -> ThreadPoolExecutor:
-        return ThreadPoolExecutor(1, "ahead")
+    def _samples(self) -> Samples:
+        mean, std = self._scale
+        return Samples(
+            index=self.train,
+            order=self._order,
+            mean=mean,
+            std=std,
+            distribution=self.encoding.kind == "distribution",
+            caption_dropout=self.caption_dropout,
+            seed=self.seed,
+        )
 
     @cached_property
-    def _ahead(self) -> dict:
-        return {}
-
-    def _batch(self, step: int, rows: range, batch_size: int) -> Batch:
-        index = self.train
-        bucket, samples = self._order.batch(step, rows)
-        samples = samples + index.starts[bucket, 0]
-        drawn = {name: uniform(self.seed, name, step, rows, batch_size).numpy() for name in ("view", "text", "dropped")}
-        views = (drawn["view"] * index.arrays["crop"].shape[1]).astype(np.int64)
-        texts = np.where(drawn["dropped"] < self.caption_dropout, 0, index.text_numbers(samples, drawn["text"]))
-        x0, cond = self._samples(bucket, samples, views, texts, (step, rows))
-        if index.is_weighted:
-            cond["weight"] = index.arrays["weight"][torch.from_numpy(samples)]
-        if index.is_masked:
-            cond["mask"] = index.masks(samples, views)
-        return x0, cond
-
-    def _samples(
-        self, bucket: int, samples: np.ndarray, views: np.ndarray, texts: np.ndarray, draw: tuple = ()
-    ) -> Batch:
-        """`draw`, a step and its rows, where a latent is to be drawn from its distribution; else it is the mean."""
-        index = self.train
-        latents, (mean, std) = index.latents(samples, views), self._scale
-        if self.encoding.kind == "distribution":
-            latents, logvar = latents.chunk(2, 1)
-            if draw:
-                latents = latents + (logvar / 2).exp() * normal(self.seed, "latent", *draw, latents.shape[1:])
-        target = index.sizes[bucket].expand(len(samples), 2)
-        place = torch.from_numpy(samples)
-        ids = index.arrays["original"][place], index.arrays["crop"][place, torch.from_numpy(views)], target
-        cond = {"time_ids": torch.cat([part.float() for part in ids], 1), **index.texts(texts)}
-        return (latents - mean) / std, cond
+    def _ahead(self) -> Ahead:
+        return Ahead(self._samples.batch, self._order.size)

@@ -1,15 +1,24 @@
-"""Pictures of any format Pillow knows, as upright 8-bit RGB of a given size, and their masks."""
+"""Pictures of any format Pillow knows, as upright 8-bit sRGB of a given size, and their masks."""
 
 import io
 import warnings
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass
 
 import numpy as np
+import pyarrow as pa
+import torch
 from PIL import ExifTags, Image
 from PIL.Image import Transpose
+from torch import Tensor
+from torch.nn.functional import interpolate
 
+from ztsnr.data.colours import opaque
 from ztsnr.errors import BadPicture
+
+with suppress(ImportError):
+    import pillow_jxl  # noqa: F401 (it tells Pillow of JPEG XL)
 
 SUFFIXES = (".png", ".jpg", ".jpeg", ".jpe", ".jfif", ".webp", ".avif", ".tif", ".tiff", ".bmp", ".gif", ".jxl")
 UPRIGHT = {
@@ -23,6 +32,8 @@ UPRIGHT = {
 }
 """EXIF orientation -> what undoes it."""
 SIDEWAYS = (5, 6, 7, 8)
+JPEG_XL = (b"\xff\x0a", b"\x00\x00\x00\x0cJXL \r\n\x87\n")
+"""What such files begin with."""
 MASKS = ("none", "files", "alpha")
 """Where masks are: nowhere, in files of their own, in the pictures' transparency."""
 
@@ -53,10 +64,15 @@ def examine(content: bytes) -> tuple[int, int]:
 
 
 def decode(content: bytes, view: View, background: tuple[int, int, int]) -> np.ndarray:
-    """The view, (h, w, 3) uint8; what is transparent shows the background. Raises BadPicture."""
-    upright = _upright(content, view.resized, lambda image: to_rgb(image, background))
-    shown = upright.resize(view.size[::-1], Image.Resampling.LANCZOS, _box(upright, view), reducing_gap=2.0)
-    return _mirrored(shown, view)
+    """The view, (h, w, 3) uint8, resized as Pillow's bicubic filter does it, by torch in a tenth of the time.
+
+    What is transparent shows the background. Raises BadPicture.
+    """
+    planes = _planes(_upright(content, view.resized, lambda image: opaque(image, background)))
+    resized = interpolate(planes, size=view.resized, mode="bicubic", antialias=True)[0].permute(1, 2, 0)
+    (top, left), (height, width) = view.crop, view.size
+    shown = resized[top : top + height, left : left + width].numpy()
+    return _mirrored(np.stack([shown[..., channel] for channel in range(3)], -1), view)
 
 
 def examine_mask(content: bytes, masks: str, size: tuple[int, int]) -> bool:
@@ -77,18 +93,16 @@ def decode_mask(content: bytes, masks: str, view: View, factor: int) -> np.ndarr
     """The view's mask, (h, w) uint8, each cell the mean of its factor x factor pixels. Raises BadPicture."""
     mask = _mask(content, masks)
     cells = view.size[1] // factor, view.size[0] // factor
-    return _mirrored(mask.resize(cells, Image.Resampling.BOX, _box(mask, view)), view)
+    return _mirrored(np.asarray(mask.resize(cells, Image.Resampling.BOX, _box(mask, view))), view)
 
 
-def to_rgb(image: Image.Image, background: tuple[int, int, int]) -> Image.Image:
-    """The picture as 8-bit RGB, over the background where it is transparent."""
-    if image.mode.startswith("I"):  # 16 bits
-        image = Image.fromarray((np.asarray(image, dtype=np.float64) / 257).round().clip(0, 255).astype(np.uint8))
-    if image.has_transparency_data:
-        image = image.convert("RGBA")
-        below = Image.new("RGBA", image.size, (*background, 255))
-        return Image.alpha_composite(below, image).convert("RGB")
-    return image if image.mode == "RGB" else image.convert("RGB")
+def _planes(image: Image.Image) -> Tensor:
+    """RGB -> (1, 3 or 4, H, W) uint8, the channels last in memory, where torch is fast."""
+    try:
+        pixels = torch.from_dlpack(pa.array(image).flatten())  # Pillow's own memory, in which a fourth byte is unused
+    except ValueError:  # beyond 16 MB it is in several pieces
+        pixels = torch.from_numpy(np.array(image))
+    return pixels.reshape(1, image.height, image.width, -1).permute(0, 3, 1, 2)
 
 
 def _mask(content: bytes, masks: str) -> Image.Image:
@@ -103,7 +117,8 @@ def _alpha(image: Image.Image) -> Image.Image:
 
 
 def _grey(image: Image.Image) -> Image.Image:
-    return to_rgb(image, (0, 0, 0)).convert("L")
+    image.info.pop("icc_profile", None)  # it is no colour
+    return opaque(image, (0, 0, 0)).convert("L")
 
 
 def _upright(content: bytes, least: tuple[int, int], convert: Callable[[Image.Image], Image.Image]) -> Image.Image:
@@ -121,9 +136,8 @@ def _box(image: Image.Image, view: View) -> tuple[float, float, float, float]:
     return left, top, min(right, image.width), min(bottom, image.height)  # rounding may pass the edge by 1e-13
 
 
-def _mirrored(image: Image.Image, view: View) -> np.ndarray:
-    pixels = np.asarray(image)
-    return np.ascontiguousarray(pixels[:, ::-1]) if view.flip else pixels
+def _mirrored(pixels: np.ndarray, view: View) -> np.ndarray:
+    return np.ascontiguousarray(pixels[:, ::-1] if view.flip else pixels)
 
 
 def _opened(content: bytes) -> Image.Image:
@@ -136,9 +150,10 @@ def _opened(content: bytes) -> Image.Image:
     except Image.DecompressionBombError:
         many = True
     except Image.UnidentifiedImageError as error:
-        raise BadPicture("it is no picture of a known format") from error
+        hint = ", but JPEG XL: pip install pillow-jxl-plugin" if content.startswith(JPEG_XL) else ""
+        raise BadPicture(f"it is no picture of a known format{hint}") from error
     except Exception as error:
-        raise BadPicture(f"it is broken: {error}") from error
+        raise _broken(error) from error
     if many:
         raise BadPicture(f"it has more than {Image.MAX_IMAGE_PIXELS / 1e6:.0f} million pixels")
     return image
@@ -154,8 +169,14 @@ def _load(image: Image.Image, least: tuple[int, int]) -> int:
         image.draft("RGB", least if orientation in SIDEWAYS else least[::-1])
         image.load()
     except Exception as error:  # of a decoder that meets a broken file: whatever it is, the report tells it
-        raise BadPicture(f"it is broken: {error}") from error
+        raise _broken(error) from error
+    if image.format == "JXL" and not image.jpeg:
+        return 1  # its decoder has turned it, whatever EXIF says
     return orientation if orientation in UPRIGHT else 1
+
+
+def _broken(error: Exception) -> BadPicture:
+    return BadPicture(f"it is broken: {str(error).splitlines()[0] if str(error) else type(error).__name__}")
 
 
 def _range_is_unknown(image: Image.Image) -> bool:

@@ -2,7 +2,6 @@
 
 import bisect
 import os
-from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import nullcontext
 from dataclasses import dataclass
@@ -12,6 +11,7 @@ import torch
 from torch import Tensor
 
 from ztsnr import check
+from ztsnr.data.adaptive import Adaptive
 from ztsnr.data.catalogue import Picture, unchanged
 from ztsnr.data.decode import View, decode
 from ztsnr.data.statistics import all_finite, moments_of
@@ -20,8 +20,6 @@ from ztsnr.models.pretrained import TextEncoders
 from ztsnr.randomness import generator
 
 KINDS = ("mean", "draw", "distribution")
-GROW_AFTER = 16
-"""Batches that went well after which a size that was halved is doubled again."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,44 +66,6 @@ class Encoding:
     def key(self, size: tuple[int, int]) -> tuple:
         """What a latent of this size depends on here."""
         return self.kind, self.precision, self.dtype, self.tile if self.tile and max(size) > self.tile else None
-
-
-class Adaptive:
-    """Work in parts as large as memory lets them be: halved where it does not suffice, and grown back."""
-
-    def __init__(self, largest: int):
-        self.largest = self.size = largest
-        self.well = 0
-
-    def over(self, count: int, work: Callable[[range], dict[str, Tensor]]) -> dict[str, Tensor]:
-        """work(range of items) -> tensors with as many rows; all of them together. Raises CacheError."""
-        done, parts = 0, []
-        while done < count:
-            items = range(done, min(done + self.size, count))
-            try:
-                parts.append(work(items))
-            except (torch.OutOfMemoryError, MemoryError):
-                self._shrink(len(items))
-            except RuntimeError as error:  # as torch has it on CPUs
-                if "can't allocate memory" not in str(error):
-                    raise
-                self._shrink(len(items))
-            else:
-                done = items.stop
-                self._went_well()
-        return {name: torch.cat([part[name] for part in parts]) for name in parts[0]}
-
-    def _shrink(self, tried: int) -> None:
-        if tried == 1:
-            raise CacheError("The memory does not suffice for one picture. Set data.encoding.tile, such as 512.")
-        self.size, self.well = tried // 2, 0
-        if torch.cuda.is_available():
-            torch.cuda.empty_cache()
-
-    def _went_well(self) -> None:
-        self.well += 1
-        if self.well >= GROW_AFTER and self.size < self.largest:
-            self.size, self.well = min(2 * self.size, self.largest), 0
 
 
 class LatentEncoder:

@@ -16,7 +16,7 @@ from ztsnr.data.shards import write_shard
 from ztsnr.errors import CacheError, CheckpointError
 from ztsnr.files import open_tensors
 
-FORMAT = 1
+FORMAT = 2
 """Of shards and indices, and of the code that decodes and encodes: all is made anew when it is raised."""
 OPEN_SHARDS = 128
 

@@ -1,7 +1,7 @@
 """Small labelled pictures held in memory, with a held-out split fixed by their content."""
 
 import hashlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -89,6 +89,10 @@ class LabelledImages:
     def facts(self) -> dict:
         """What decoding x0 needs to know: of pixels, nothing."""
         return {}
+
+    def going_on(self, told: Mapping) -> "LabelledImages":
+        """Itself: pixels have one scale."""
+        return self
 
     @cached_property
     def _splits(self) -> tuple[Split, Split]:

@@ -1,7 +1,7 @@
 import pytest
 import torch
 
-from ztsnr.data.encode import Adaptive
+from ztsnr.data.adaptive import Adaptive
 from ztsnr.errors import CacheError
 
 
