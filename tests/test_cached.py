@@ -10,12 +10,14 @@ from PIL import Image
 from tests.photos import SHAPES, make_data, make_photos, picture
 from tests.tiny import tiny_sdxl
 from ztsnr.data.decode import decode
-from ztsnr.data.encode import LatentEncoder, TextEncoder
+from ztsnr.data.encode import LatentEncoder
 from ztsnr.data.masks import MaskEncoder
 from ztsnr.data.prepare import Preparation
 from ztsnr.data.progress import make_progress
+from ztsnr.data.texts import TextEncoder
 from ztsnr.errors import BadPicture, CacheError, ConfigError
-from ztsnr.models.pretrained import TextEncoders, load_vae
+from ztsnr.models.pretrained import load_vae
+from ztsnr.models.text import TextEncoders
 
 pytestmark = pytest.mark.slow
 
@@ -247,14 +249,6 @@ def test_smaller_buckets_have_larger_batches_where_that_is_asked(place):
     data = make_data(*place, "data.level=1", "data.sizes.step=8", "data.sizes.resolution=56", "data.leftovers=repeat")
     cells = {whole(data, step)[0][:, 0].numel() for step in range(20)}
     assert max(cells) <= 2 * max(whole(data, step)[0][0, 0].numel() for step in range(20))
-
-
-def test_long_captions_are_cut_at_a_word(place):
-    encoder = TextEncoder(TextEncoders(tiny_sdxl()), 1, "float32", 4)
-    long = "word " * 50
-    cut = encoder.cut(long)
-    assert cut == " ".join(["word"] * 18)  # of four tokens each
-    assert encoder.cut("short") == "short"
 
 
 def test_the_plan_is_written_for_the_record(place, tmp_path):

@@ -13,8 +13,9 @@ from ztsnr.formats import lora
 from ztsnr.formats.diagnosis import examine_folder, examine_tensors
 from ztsnr.formats.ldm import from_ldm
 from ztsnr.models.export import Export, fold_latents
-from ztsnr.models.pretrained import TextEncoders, load_unet, load_vae
+from ztsnr.models.pretrained import load_unet, load_vae
 from ztsnr.models.source import plain_state
+from ztsnr.models.text import TextEncoders
 from ztsnr.record import science
 from ztsnr.registry import build, compose
 from ztsnr.sampling import Euler, Guidance, guided_denoise
@@ -155,8 +156,8 @@ def test_a_lora_is_read_back_exactly(tmp_path, format):
     export, path = exported(*V, *LORA, MODULES), tmp_path / "lora.safetensors"
     export.write(format, path)
     back = lora.read(load_file(path), export.network.layers, str(path))
-    for module, update in export._lora().items():
-        other = back[module]
+    for module, update in export._lora()["unet"].items():
+        other = back["unet"][module]
         torch.testing.assert_close(other.up * other.alpha / other.rank, update.up * update.alpha / update.rank)
         assert torch.equal(other.down, update.down)
     writer = getattr(lora, "to_kohya" if format == "lora_kohya" else "to_peft")
@@ -258,8 +259,8 @@ def foreign(lora_state, trainer):
 @pytest.mark.parametrize("trainer", ["OneTrainer", "SimpleTuner"])
 def test_other_trainers_loras_are_read(trainer):
     export = exported(*V, *LORA, MODULES)
-    wanted = export._lora()
-    found = lora.read(foreign(wanted, trainer), export.network.layers, trainer)
+    wanted = export._lora()["unet"]
+    found = lora.read(foreign(wanted, trainer), export.network.layers, trainer)["unet"]
     assert found.keys() == wanted.keys()
     assert all(torch.equal(found[m].up, wanted[m].up) and found[m].alpha == 3 for m in wanted)
 
@@ -284,7 +285,7 @@ def test_a_lora_for_another_network_is_refused_by_name():
     state = lora.to_kohya(export._lora(), "sdxl", export.network.layers)
     for key, told in (
         ("lora_unet_foo", "does not fit this U-Net"),
-        ("lora_te1_text_model_x", "updates a text encoder"),
+        ("lora_te1_text_model_x", "updates a text encoder too, so take model/train_text=lora .*"),
     ):
         with pytest.raises(CheckpointError, match=f"it {told}: {key}"):
             lora.read(state | {f"{key}.lora_up.weight": torch.zeros(1)}, export.network.layers, "it")

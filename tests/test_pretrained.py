@@ -8,7 +8,8 @@ from safetensors.torch import load_file, save_file
 
 from tests.tiny import tiny_sdxl
 from ztsnr.errors import CheckpointError, ConfigError
-from ztsnr.models.pretrained import TextEncoders, fingerprint, load_unet, load_vae
+from ztsnr.models.pretrained import fingerprint, load_unet, load_vae
+from ztsnr.models.text import TextEncoders
 
 LONG = "a long prompt of many letters, each of which is a token of its own here, so that it takes two windows"
 
@@ -37,7 +38,7 @@ def test_prompts_are_told_as_sdxl_tells_them(encoders, pipeline):
 
 
 def test_a_long_prompt_is_read_window_by_window(encoders, pipeline):
-    assert encoders.windows([LONG]) == 2
+    assert encoders.tokenizers.windows([LONG]) == 2
     said = encoders.encode([LONG, "short"])
     for i, encoder in enumerate((pipeline.text_encoder, pipeline.text_encoder_2)):
         tokenizer = (pipeline.tokenizer, pipeline.tokenizer_2)[i]
@@ -51,6 +52,11 @@ def test_a_long_prompt_is_read_window_by_window(encoders, pipeline):
     torch.testing.assert_close(said["pooled"][1], encoders.encode(["short"])["pooled"][0])
     with pytest.raises(ConfigError, match="is longer than 1 windows of 75"):
         encoders.encode([LONG], windows=1)
+
+
+def test_long_captions_are_cut_at_a_word(encoders):
+    assert encoders.tokenizers.cut("word " * 50, 1) == " ".join(["word"] * 18)  # of four tokens each
+    assert encoders.tokenizers.cut("short", 1) == "short"
 
 
 def test_many_prompts_are_as_each_alone(encoders):

@@ -2,7 +2,6 @@
 
 import math
 from dataclasses import dataclass
-from types import SimpleNamespace
 
 import pytest
 import torch
@@ -10,7 +9,8 @@ from torch import nn
 
 from tests.tiny import tiny_sdxl
 from ztsnr.errors import ConfigError
-from ztsnr.models.pretrained import TextEncoders, load_vae
+from ztsnr.models.pretrained import load_vae
+from ztsnr.models.text import TextEncoders
 from ztsnr.randomness import normal, order
 from ztsnr.registry import build, compose
 from ztsnr.training.monitor import Monitor
@@ -175,5 +175,6 @@ def test_a_prompt_of_several_windows_goes_with_a_short_negative(tmp_path):
     path = tmp_path / "long.txt"
     path.write_text("x " * 100)
     prompts = build(composed_for(path).samples)
-    said = prompts._cond("x " * 99 + "x", SimpleNamespace(parameters=lambda: iter([torch.zeros(1)])), 2)
+    network = nn.Linear(1, 1)
+    said = prompts._cond(prompts._said(network)["x " * 99 + "x"], network, 2)
     assert said["text"].shape == (2, 154, 96)

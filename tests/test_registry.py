@@ -27,6 +27,7 @@ GROUPS = sorted(
 )
 SENTENCES = ("loss", "experiments")  # options that choose other groups' options
 OPTIONS = [(group, option) for group in GROUPS for option in options(group) if group not in SENTENCES]
+OPTIONS.remove(("model/train_text", "none"))  # which is null
 FOLDER = ["data.root=photos", "data.pretrained=sdxl"]
 NEEDS = {
     ("weighting", "importance"): lambda: ["schedule=laplace"],  # a density without atoms
@@ -39,6 +40,8 @@ NEEDS = {
     ("samples", "prompts"): lambda: ["model=sdxl", "model.pretrained=x", f"samples.file={__file__}"],
     ("model/train", "full"): lambda: ["model=sdxl", "model.pretrained=x"],
     ("model/train", "lora"): lambda: ["model=sdxl", "model.pretrained=x"],
+    ("model/train_text", "full"): lambda: ["model=sdxl", "model.pretrained=x"],
+    ("model/train_text", "lora"): lambda: ["model=sdxl", "model.pretrained=x"],
 }
 NEEDS |= {("quality/features", name): lambda: ["quality.features.path=."] for name in ("dinov2", "clip", "torchscript")}
 MIN_SNR = MinSNR(base=X0(), gamma=5.0, offset=0.0, floor=0.0)

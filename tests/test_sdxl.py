@@ -42,16 +42,16 @@ def test_1_5_is_told_of_prompts_alone():
     net = make(model="sd15", pretrained=tiny_sd15()).eval().requires_grad_(False)
     z, t, cond = inputs()
     text = cond["text"][..., :32]
-    output = net(z, t, text)
-    assert torch.equal(net(z, t, text, time_ids=cond["time_ids"]), output)
-    assert not torch.allclose(net(z, t, text + 1), output, atol=1e-6)
+    output = net(z, t, text=text)
+    assert torch.equal(net(z, t, text=text, time_ids=cond["time_ids"]), output)
+    assert not torch.allclose(net(z, t, text=text + 1), output, atol=1e-6)
 
 
 @pytest.mark.parametrize(("cls", "other"), [(SDXL, tiny_sd15), (SD15, tiny_sdxl)])
 def test_another_familys_weights_are_refused(cls, other):
     train = build(compose("model=sdxl", "model.pretrained=x").model.train)
     with pytest.raises(CheckpointError, match=r"does not fit model=.*\. Is it "):
-        cls(pretrained=other(), train=train, gradient_checkpointing=False)
+        cls(pretrained=other(), train=train, train_text=None, gradient_checkpointing=False)
 
 
 OBJECTIVES = {

@@ -23,6 +23,7 @@ from ztsnr.data.places import is_elsewhere
 from ztsnr.data.rarity import Rarity
 from ztsnr.data.samples import Ahead, Batch, Samples
 from ztsnr.errors import ConfigError
+from ztsnr.models.trained import Trained
 
 NORMALISE = ("channel", "scalar", "none")
 
@@ -35,7 +36,8 @@ class CachedImages:
     made with these settings. `normalise` makes x0 of latents: by each channel's mean and standard deviation, by one
     standard deviation, or by the VAE's own factor alone, as SDXL was trained. `statistics` are a mean and a std of each
     channel, in place of measured ones. `level` null gives each bucket `batch_size`; a number gives buckets of fewer
-    pixels larger batches, multiples of it, so that memory is level.
+    pixels larger batches, multiples of it, so that memory is level. `train_text` is model.train_text: text encoders
+    that are trained take a caption's tokens, and not what was said of it once.
     """
 
     root: str | list[str]
@@ -60,6 +62,7 @@ class CachedImages:
     rarity: Rarity
     caption_dropout: float
     windows: int
+    train_text: Trained | None
     encoding: Encoding
     normalise: str
     statistics: dict | None
@@ -84,6 +87,8 @@ class CachedImages:
         check.instance("data.captions", self.captions, Captions)
         check.instance("data.encoding", self.encoding, Encoding)
         check.instance("data.rarity", self.rarity, Rarity)
+        if self.train_text is not None:
+            check.instance("data.train_text", self.train_text, Trained)
         object.__setattr__(self, "background", tuple(self.background))
         folders_from(self.folders)
         self._check_statistics()
@@ -106,6 +111,10 @@ class CachedImages:
         raise NotImplementedError
 
     @property
+    def trains_text(self) -> bool:
+        return self.train_text is not None
+
+    @property
     def cache_folder(self) -> Path:
         return Path(self.cache)
 
@@ -115,7 +124,7 @@ class CachedImages:
         kept = ("pretrained", "background", "max_aspect", "max_upscale", "crops", "flip", "sizes", "captions")
         kept += ("windows", "encoding", "held_out", "rarity", "masks")
         merging = self.batch_size if self.leftovers == "merge" else None
-        settings = [getattr(self, name) for name in kept]
+        settings = [getattr(self, name) for name in kept] + ["tokens"] * self.trains_text
         return f"index/{hashed(self.identity(), merging, *settings).hex()}.safetensors"
 
     @property

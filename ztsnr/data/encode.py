@@ -1,6 +1,5 @@
-"""Pictures through the VAE and texts through the text encoders, in batches as large as memory lets them be."""
+"""Pictures through the VAE, in batches as large as memory lets them be."""
 
-import bisect
 import os
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import nullcontext
@@ -16,7 +15,6 @@ from ztsnr.data.catalogue import Picture, unchanged
 from ztsnr.data.decode import View, decode
 from ztsnr.data.statistics import all_finite, moments_of
 from ztsnr.errors import BadPicture, CacheError
-from ztsnr.models.pretrained import TextEncoders
 from ztsnr.randomness import generator
 
 KINDS = ("mean", "draw", "distribution")
@@ -33,12 +31,6 @@ class Shown:
     @property
     def group(self) -> str:
         return "{}x{}".format(*self.view.size)
-
-
-@dataclass(frozen=True, slots=True)
-class Text:
-    text: str
-    group = "texts"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -133,31 +125,6 @@ class LatentEncoder:
         with torch.autocast(device().type, torch.bfloat16) if low else nullcontext():
             dist = self.vae.encode(x).latent_dist
         return torch.cat([dist.mean, dist.logvar], 1).float()
-
-
-class TextEncoder:
-    """encoder(texts) -> {"text" (N, L, W), ...}, each of so many windows of tokens, in the cache's dtype."""
-
-    def __init__(self, encoders: TextEncoders, windows: int, dtype: str, batch_size: int):
-        self.encoders, self.windows, self.dtype = encoders.to(device()), windows, getattr(torch, dtype)
-        self.parts = Adaptive(batch_size)
-
-    def __call__(self, texts: list[Text]) -> dict[str, Tensor]:
-        def work(items: range) -> dict[str, Tensor]:
-            said = self.encoders.encode([self.cut(texts[i].text) for i in items], self.windows)
-            return {name: value.to(self.dtype).cpu() for name, value in said.items()}
-
-        return self.parts.over(len(texts), work)
-
-    def cut(self, text: str) -> str:
-        """The text, less as many of its last words as do not fit."""
-        if self.encoders.windows([text]) <= self.windows:
-            return text
-        words = text.split()
-        fits = bisect.bisect(
-            range(1, len(words)), self.windows, key=lambda n: self.encoders.windows([" ".join(words[:n])])
-        )
-        return " ".join(words[:fits])
 
 
 def device() -> torch.device:

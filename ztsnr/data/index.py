@@ -71,17 +71,18 @@ class Index:
     def latents(self, samples: np.ndarray, views: np.ndarray) -> Tensor:
         """(B, C, h, w) float32, as the VAE said them."""
         shards, rows = (self.arrays[name].numpy()[samples, views] for name in ("view_shard", "view_row"))
-        return self._read("latent", self.facts["latents"], shards, rows)
+        return self._read("latent", self.facts["latents"], shards, rows).float()
 
     def masks(self, samples: np.ndarray, views: np.ndarray) -> Tensor:
         """(B, 1, h, w) float32 in [0, 1]."""
         shards, rows = (self.arrays[name].numpy()[samples, views] for name in ("mask_shard", "mask_row"))
-        return self._read("mask", self.facts["masks"], shards, rows) / 255
+        return self._read("mask", self.facts["masks"], shards, rows).float() / 255
 
     def texts(self, numbers: np.ndarray) -> dict[str, Tensor]:
-        """What the text encoders said of these texts, float32."""
+        """What the text encoders said of these texts, float32, or their tokens, int32."""
         shards, rows = (self.arrays[name].numpy()[numbers] for name in ("text_shard", "text_row"))
-        return {name: self._read(name, self.facts["texts"], shards, rows) for name in ("text", "pooled")}
+        said = {name: self._read(name, self.facts["texts"], shards, rows) for name in self._said}
+        return {name: value.float() if value.is_floating_point() else value for name, value in said.items()}
 
     def text_numbers(self, samples: np.ndarray, draws: np.ndarray) -> np.ndarray:
         """Of each sample the text that a draw in [0, 1) chooses."""
@@ -90,7 +91,13 @@ class Index:
 
     def _read(self, name: str, paths: list[str], shards: np.ndarray, rows: np.ndarray) -> Tensor:
         files = [_shard(self.cache, self.copies, paths[shard]) for shard in shards]
-        return torch.stack([file.get_slice(name)[int(row)] for file, row in zip(files, rows, strict=True)]).float()
+        return torch.stack([file.get_slice(name)[int(row)] for file, row in zip(files, rows, strict=True)])
+
+    @cached_property
+    def _said(self) -> list[str]:
+        """What a shard of texts holds for each."""
+        first = _shard(self.cache, self.copies, self.facts["texts"][0])
+        return sorted(name for name in first.keys() if name != "key")  # noqa: SIM118 (it is not iterable)
 
 
 @lru_cache(OPEN_SHARDS)

@@ -11,15 +11,17 @@ import torch
 from ztsnr.data.buckets import USED, Plan, plan
 from ztsnr.data.catalogue import Catalogue, Picture, catalogue, threads
 from ztsnr.data.contents import Contents
-from ztsnr.data.encode import LatentEncoder, Shown, Text, TextEncoder
+from ztsnr.data.encode import LatentEncoder, Shown
 from ztsnr.data.index import hashed, save_index
 from ztsnr.data.masks import MaskEncoder
 from ztsnr.data.plan_report import left_out, plan_report, reasons, some, tell_moments
 from ztsnr.data.progress import Progress
 from ztsnr.data.shards import Keys, Shelf
+from ztsnr.data.texts import Text, TextEncoder, Tokenized
 from ztsnr.errors import ConfigError
-from ztsnr.models.pretrained import TextEncoders, fingerprint, load_vae
+from ztsnr.models.pretrained import fingerprint, load_vae
 from ztsnr.models.source import find_source
+from ztsnr.models.text import TextEncoders, Tokenizers, encoders_of
 from ztsnr.randomness import generator
 
 if TYPE_CHECKING:
@@ -27,7 +29,6 @@ if TYPE_CHECKING:
 
 SHARD_BYTES = 2**27
 """About the size of a shard, which is what a killed process has to do again."""
-ENCODERS = ("text_encoder", "text_encoder_2")
 
 
 @dataclass(frozen=True)
@@ -118,7 +119,7 @@ class Preparation:
         ]
         wanted = {self.text_key(text): Text(text) for text in ["", *(text for several in texts for text in several)]}
         with self.progress.counting("texts", len(wanted), "texts") as tell:
-            shelf = Shelf(self.data.cache_folder, "texts")
+            shelf = Shelf(self.data.cache_folder, "tokens" if self.data.trains_text else "texts")
             known = shelf.fill(wanted, 256, lambda t: self.text_encoder(t), tell)
         return [[self.text_key(text) for text in several] for several in texts], known
 
@@ -134,6 +135,8 @@ class Preparation:
         return own * rare, rarity.tell(commonest, rare[contents.times > 0])
 
     def text_key(self, text: str) -> bytes:
+        if self.data.trains_text:
+            return hashed("tokens", text, self.data.windows, self._vocabulary)
         return hashed("text", text, self.data.windows, self.data.encoding.dtype, self._text_weights)
 
     def _views(self, number: int, picture: Picture, made: Plan) -> list[Shown]:
@@ -160,8 +163,10 @@ class Preparation:
         return LatentEncoder(load_vae(data.pretrained), data.encoding, data.background, threads(data.workers))
 
     @cached_property
-    def text_encoder(self) -> TextEncoder:
+    def text_encoder(self) -> TextEncoder | Tokenized:
         data = self.data
+        if data.trains_text:
+            return Tokenized(Tokenizers(find_source(data.pretrained)), data.windows)
         return TextEncoder(TextEncoders(data.pretrained), data.windows, data.encoding.dtype, 64)
 
     @cached_property
@@ -170,5 +175,8 @@ class Preparation:
 
     @cached_property
     def _text_weights(self) -> tuple[str, ...]:
-        source = find_source(self.data.pretrained)
-        return tuple(fingerprint(self.data.pretrained, part) for part in ENCODERS if source.has(part))
+        return tuple(fingerprint(self.data.pretrained, part) for part in encoders_of(find_source(self.data.pretrained)))
+
+    @cached_property
+    def _vocabulary(self) -> str:
+        return hashed(Tokenizers(find_source(self.data.pretrained)).identity).hex()

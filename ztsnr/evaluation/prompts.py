@@ -12,7 +12,8 @@ from ztsnr import check
 from ztsnr.data import Data
 from ztsnr.errors import ConfigError
 from ztsnr.evaluation.samples import to_picture
-from ztsnr.models.pretrained import TextEncoders, load_vae
+from ztsnr.models.pretrained import load_vae
+from ztsnr.models.text import TextEncoders
 from ztsnr.objective import Objective
 from ztsnr.randomness import normal
 from ztsnr.sampling import Guidance, Sampler, guided_denoise
@@ -80,9 +81,9 @@ class Prompts:
         """(prompts * columns, 3, H, W) in [-1, 1], prompt by prompt. `latents`: mean and std of what the VAE reads, by
         channel: x0 * std + mean."""
         sigmas, guidance = objective.schedule.grid.sigmas(self.steps), Guidance(scale=scale, rescale=self.rescale)
-        rows = []
+        rows, said = [], self._said(network)
         for prompt in self.words:
-            cond, negative = (self._cond(words, network, self.columns) for words in (prompt, self.negative))
+            cond, negative = (self._cond(said[words], network, self.columns) for words in (prompt, self.negative))
             denoise = guided_denoise(objective, network, cond, negative, guidance)
             rows.append(self.decode(self.sampler(denoise, self._noise(network, self.columns), sigmas), latents))
         return torch.cat(rows)
@@ -95,9 +96,9 @@ class Prompts:
         in [0, 1], of the mean estimate for a background of that colour.
         """
         start, told, variances = objective.schedule.grid.sigmas(self.steps)[0], {}, []
-        noise = self._noise(network, DRAWS)
+        noise, said = self._noise(network, DRAWS), self._said(network)
         for prompt in SOLID:
-            cond = self._cond(prompt, network, 1)
+            cond = self._cond(said[prompt], network, 1)
             estimates = torch.cat([objective.denoise(network, z, start, cond) for z in noise.split(1)]).float()
             variances.append(estimates.var(0).mean().item())
             picture = self.decode(estimates.mean(0, keepdim=True), data.facts["latents"])
@@ -117,16 +118,24 @@ class Prompts:
     def _vae(self) -> nn.Module:
         return load_vae(self.pretrained)
 
+    def _said(self, network: nn.Module) -> dict[str, dict[str, Tensor]]:
+        """What the text encoders say of each prompt, those of the network where it trains them."""
+        own = getattr(network, "text_encoders", None)
+        return self._said_at_first if own is None else self._ask(own)
+
     @cached_property
-    def _said(self) -> dict[str, dict[str, Tensor]]:
-        """What the text encoders say of each prompt; they leave memory then."""
+    def _said_at_first(self) -> dict[str, dict[str, Tensor]]:
+        """By encoders that leave memory then."""
+        return self._ask(TextEncoders(self.pretrained))
+
+    def _ask(self, encoders: TextEncoders) -> dict[str, dict[str, Tensor]]:
         words = list(dict.fromkeys([*self.words, self.negative, *SOLID]))
-        told = TextEncoders(self.pretrained).encode(words)
+        told = encoders.encode(words)
         return {word: {name: value[i : i + 1] for name, value in told.items()} for i, word in enumerate(words)}
 
-    def _cond(self, prompt: str, network: nn.Module, rows: int) -> dict[str, Tensor]:
+    def _cond(self, said: dict[str, Tensor], network: nn.Module, rows: int) -> dict[str, Tensor]:
         ids = torch.tensor([[*self.size, 0, 0, *self.size]], dtype=torch.float32)
-        told = {**self._said[prompt], "time_ids": ids}
+        told = {**said, "time_ids": ids}
         return {name: value.expand(rows, *value.shape[1:]).to(_device(network)) for name, value in told.items()}
 
     def _noise(self, network: nn.Module, rows: int) -> Tensor:

@@ -1,7 +1,4 @@
-"""LoRA files: kohya's names of tensors, which ComfyUI, A1111 and Forge read, and diffusers' (peft's).
-
-In memory a LoRA is a dict from a module of the U-Net, by diffusers' name, to its update.
-"""
+"""LoRA files: kohya's names of tensors, which ComfyUI, A1111 and Forge read, and diffusers' (peft's)."""
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
@@ -22,7 +19,11 @@ SPELLINGS = {
 }
 """What stands after a module's name, in the files of several trainers."""
 ENDS = {spelling: field for field, spellings in SPELLINGS.items() for spelling in spellings}
-TEXT_ENCODERS = ("lora_te", "text_encoder")
+KOHYA = {
+    "sdxl": {"unet": "lora_unet_", "text_encoder": "lora_te1_", "text_encoder_2": "lora_te2_"},
+    "sd15": {"unet": "lora_unet_", "text_encoder": "lora_te_"},
+}
+"""What kohya's names of a part's modules begin with, by family."""
 
 
 @dataclass(frozen=True)
@@ -39,64 +40,87 @@ class Update:
         return len(self.down)
 
 
-LoRA = dict[str, Update]
+LoRA = dict[str, dict[str, Update]]
+"""Part -> module, by the network's own name -> update."""
+Modules = Mapping[str, Iterable[str]]
+"""Part -> all modules that its updates can be of."""
 
 
-def to_kohya(lora: Mapping[str, Update], family: str, modules: Iterable[str]) -> State:
-    """`modules`: all of the U-Net's. SDXL's are called as in its single file, 1.5's as diffusers calls them."""
-    if any(update.magnitude is not None for update in lora.values()):
+def to_kohya(lora: LoRA, family: str, modules: Modules) -> State:
+    """The modules of SDXL's U-Net are called as in its single file, all others as diffusers calls them."""
+    if any(update.magnitude is not None for updates in lora.values() for update in updates.values()):
         raise CheckpointError(
             "a DoRA cannot be written as format=lora_kohya, whose readers disagree on its scale. Use format=lora_peft, "
             "or format=single_file, which merges it"
         )
-    names, state = _kohya_names(family, modules), {}
-    for module, update in lora.items():
-        state[f"{names[module]}.lora_down.weight"] = update.down
-        state[f"{names[module]}.lora_up.weight"] = update.up
-        state[f"{names[module]}.alpha"] = torch.tensor(float(update.alpha))
+    state = {}
+    for part, updates in lora.items():
+        names = _original(modules[part]) if (part, family) == ("unet", "sdxl") else _diffusers(part, modules[part])
+        for module, update in updates.items():
+            name = KOHYA[family][part] + names[module].replace(".", "_")
+            state[f"{name}.lora_down.weight"] = update.down
+            state[f"{name}.lora_up.weight"] = update.up
+            state[f"{name}.alpha"] = torch.tensor(float(update.alpha))
     return state
 
 
-def to_peft(lora: Mapping[str, Update]) -> State:
+def to_peft(lora: LoRA) -> State:
     """Readers take alpha for the rank where a file's metadata do not say it, so the scale goes into lora_B."""
     state = {}
-    for module, update in lora.items():
-        state[f"unet.{module}.lora_A.weight"] = update.down
-        state[f"unet.{module}.lora_B.weight"] = update.up * (update.alpha / update.rank)
-        if update.magnitude is not None:
-            state[f"unet.{module}.lora_magnitude_vector"] = update.magnitude
+    for part, updates in lora.items():
+        names = _diffusers(part, updates)
+        for module, update in updates.items():
+            name = f"{part}.{names[module]}"
+            state[f"{name}.lora_A.weight"] = update.down
+            state[f"{name}.lora_B.weight"] = update.up * (update.alpha / update.rank)
+            if update.magnitude is not None:
+                state[f"{name}.lora_magnitude_vector"] = update.magnitude
     return state
 
 
-def read_file(path: Path, modules: Iterable[str], source: str) -> LoRA:
+def read_file(path: Path, modules: Modules, source: str) -> LoRA:
     """`read` of a .safetensors file, which `source` names in messages."""
     with open_tensors(path) as file:
         state = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118 (it is not iterable)
     return read(state, modules, source)
 
 
-def read(state: Mapping[str, Tensor], modules: Iterable[str], source: str, alpha: float | None = None) -> LoRA:
+def read(state: Mapping[str, Tensor], modules: Modules, source: str) -> LoRA:
     """A LoRA from the tensors of any of the above, kohya's sd-scripts', OneTrainer's or SimpleTuner's among them.
 
-    `alpha` is of those modules that have none in the file; null takes the rank. Raises CheckpointError for a tensor
-    that belongs to no module.
+    Raises CheckpointError for a tensor that belongs to no module.
     """
-    names = {spelt: module for module, spellings in _spellings(modules).items() for spelt in spellings}
-    fields: dict[str, dict[str, Tensor]] = {}
+    names = {
+        spelt: (part, module)
+        for part, known in modules.items()
+        for module, spellings in _spellings(part, known).items()
+        for spelt in spellings
+    }
+    fields: dict[tuple[str, str], dict[str, Tensor]] = {}
     for key, value in state.items():
         spelt, end = _split(key)
         if spelt not in names or end is None:
-            what = "updates a text encoder" if key.startswith(TEXT_ENCODERS) else "does not fit this U-Net"
-            raise CheckpointError(f"{source} {what}: {key}")
+            raise CheckpointError(f"{source} {_what_is_wrong(key, modules)}: {key}")
         fields.setdefault(names[spelt], {})[ENDS[end]] = value
-    return {module: _update(found, module, source, alpha) for module, found in fields.items()}
+    found: LoRA = {part: {} for part in modules}
+    for (part, module), entries in fields.items():
+        found[part][module] = _update(entries, module, source)
+    return found
 
 
-def _update(found: dict[str, Tensor], module: str, source: str, alpha: float | None) -> Update:
+def _what_is_wrong(key: str, modules: Modules) -> str:
+    text = key.startswith(("lora_te", "text_encoder"))
+    if text and "text_encoder" not in modules:
+        return "updates a text encoder too, so take model/train_text=lora and name the file as model.train_text.start"
+    if not text and "unet" not in modules:
+        return "updates the U-Net too, so take model/train=lora and name the file as model.train.start"
+    return f"does not fit this {'text encoder' if text else 'U-Net'}"
+
+
+def _update(found: dict[str, Tensor], module: str, source: str) -> Update:
     if not {"down", "up"} <= found.keys():
         raise CheckpointError(f"{source} lacks half of the update of {module}")
-    alpha = float(found.get("alpha", len(found["down"]) if alpha is None else alpha))
-    return Update(found["down"], found["up"], alpha, found.get("magnitude"))
+    return Update(found["down"], found["up"], float(found.get("alpha", len(found["down"]))), found.get("magnitude"))
 
 
 def _split(key: str) -> tuple[str, str | None]:
@@ -104,26 +128,28 @@ def _split(key: str) -> tuple[str, str | None]:
     return (key.removesuffix(f".{end}"), end) if end else (key, None)
 
 
-def _kohya_names(family: str, modules: Iterable[str]) -> dict[str, str]:
-    names = _original(modules) if family == "sdxl" else {module: module for module in modules}
-    return {module: "lora_unet_" + name.replace(".", "_") for module, name in names.items()}
-
-
-def _spellings(modules: Iterable[str]) -> dict[str, tuple[str, ...]]:
-    original = _original(modules)
-    return {
-        module: (
-            "lora_unet_" + name.replace(".", "_"),
-            "lora_unet_" + module.replace(".", "_"),
-            f"unet.{module}",
+def _spellings(part: str, modules: Iterable[str]) -> dict[str, set[str]]:
+    known = _diffusers(part, modules)
+    spelt = {module: {f"{part}.{name}", f"{part}.{module}"} for module, name in known.items()}
+    for starts in KOHYA.values():
+        for module, name in known.items() if part in starts else ():
+            spelt[module].add(starts[part] + name.replace(".", "_"))
+    for module, name in _original(modules).items() if part == "unet" else ():
+        spelt[module] |= {
+            f"lora_unet_{name.replace('.', '_')}",
             f"base_model.model.{module}",
             f"diffusion_model.{name}",
-        )
-        for module, name in original.items()
-    }
+        }
+    return spelt
 
 
 def _original(modules: Iterable[str]) -> dict[str, str]:
-    """A module's name in a single file."""
+    """A module of the U-Net -> its name in a single file."""
     names = ldm_names("unet", [f"{module}." for module in modules])
     return {module.removesuffix("."): name.removesuffix(".") for module, name in names.items()}
+
+
+def _diffusers(part: str, modules: Iterable[str]) -> dict[str, str]:
+    """A module -> its name in files, which have a text encoder's within text_model, as not all transformers do."""
+    within = "" if part == "unet" else "text_model."
+    return {m: m if m.startswith((within, "text_projection")) else within + m for m in modules}

@@ -3,6 +3,8 @@
 import json
 import shutil
 from collections.abc import Mapping
+from dataclasses import replace
+from functools import cached_property
 from pathlib import Path
 
 import torch
@@ -48,7 +50,7 @@ class Export:
         getattr(self, format)(output)
 
     def single_file(self, output: Path) -> None:
-        networks = {"unet": self.network.merged(), **self._others()}
+        networks = self._networks()
         architecture = {part: told_of(network) for part, network in networks.items()}
         tensors = join(self.network.family, {part: plain_state(network) for part, network in networks.items()})
         told = self._metadata() | {"ztsnr.architecture": json.dumps(architecture)}
@@ -56,7 +58,7 @@ class Export:
 
     def unet(self, output: Path) -> None:
         """Without a prefix, with which ComfyUI's loader of U-Nets would drop the markers."""
-        network = self.network.merged()
+        network = self._trained["unet"]
         told = self._metadata() | {"ztsnr.architecture": json.dumps({"unet": told_of(network)})}
         if self.latents and not self._stock_latents(find_source(self.pretrained).config("vae")):
             told["ztsnr.latents"] = json.dumps(self.latents)
@@ -83,7 +85,7 @@ class Export:
     def _write_folder(self, folder: Path, scheduler: dict) -> None:
         from diffusers import DDIMScheduler
 
-        networks = {"unet": self.network.merged(), **self._others()}
+        networks = self._networks()
         for part, network in networks.items():
             self._whole(cast(network, self.dtype).state_dict())
             network.save_pretrained(folder / part)
@@ -95,7 +97,7 @@ class Export:
 
     def lora_kohya(self, output: Path) -> None:
         found = self._lora()
-        first = next(iter(found.values()))
+        first = next(iter(found["unet"].values()))
         told = {"ss_network_module": "networks.lora", "ss_network_dim": str(first.rank)}
         told |= {"ss_network_alpha": str(first.alpha), "ss_v_parameterization": str(bool(markers(self.objective)))}
         told |= {"ss_base_model_version": "sdxl_base_v1-0" if self.network.family == "sdxl" else "sd_v1"}
@@ -106,15 +108,25 @@ class Export:
         write_tensors(output, self._cast(lora.to_peft(self._lora())), self._metadata("/lora"))
 
     def _lora(self) -> lora.LoRA:
-        if not isinstance(self.network.train_what, LoRA):
+        parts = self.network.parts()
+        if not all(isinstance(what, LoRA) for _, what in parts.values()):
             raise ConfigError("format=lora_kohya and format=lora_peft are of a LoRA, and this checkpoint is none")
-        state = {key: value.float().cpu() for key, value in self.network.state_dict().items()}
-        return lora.read(state, self.network.layers, "the checkpoint", self.network.train_what.alpha)
+        state, alphas = self.network.state_dict(), {part: what.alpha for part, (_, what) in parts.items()}
+        state = {key.removeprefix("text_encoders.parts."): value.float().cpu() for key, value in state.items()}
+        found = lora.read(state, self.network.layers, "the checkpoint")
+        return {
+            part: {module: replace(update, alpha=alphas[part]) for module, update in updates.items()}
+            for part, updates in found.items()
+        }
 
-    def _others(self) -> dict[str, nn.Module]:
-        """The parts that were not trained; a VAE is made to speak of x0, where that is not its own latent."""
-        parts = [part for part in ARCHITECTURES[self.network.family] if part != "unet"]
-        networks = {part: load_part(self.pretrained, part) for part in parts}
+    @cached_property
+    def _trained(self) -> dict[str, nn.Module]:
+        return self.network.merged()
+
+    def _networks(self) -> dict[str, nn.Module]:
+        """All parts; a VAE is made to speak of x0, where that is not its own latent."""
+        parts = [part for part in ARCHITECTURES[self.network.family] if part not in self._trained]
+        networks = self._trained | {part: load_part(self.pretrained, part) for part in parts}
         if self.latents and not self._stock_latents(networks["vae"].config):
             fold_latents(networks["vae"], **self.latents)
         return networks

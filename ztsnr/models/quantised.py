@@ -9,13 +9,13 @@ BITS = ("8bit", "4bit")
 
 
 def quantise(network: nn.Module, base: str) -> None:
-    """Makes bitsandbytes' layers of the linear ones in attention blocks, where most weights are.
+    """Makes bitsandbytes' layers of the linear ones in transformer blocks, where most weights are.
 
     Their numbers are rounded when the network is moved to a device. Later layers compute in bfloat16.
     """
     for name, parent in list(network.named_modules()):
         for child, layer in list(parent.named_children()):
-            if type(layer) is nn.Linear and ".attentions." in f".{name}.":
+            if type(layer) is nn.Linear and {"attentions", "layers"} & set(name.split(".")):
                 setattr(parent, child, _quantised(layer, base))
     setattr(network, f"is_loaded_in_{base}", True)  # as peft asks
 

@@ -1,48 +1,80 @@
+from collections import defaultdict
+from pathlib import Path
+
 import torch
 from torch import Tensor, nn
 
 from ztsnr import check
 from ztsnr.errors import CheckpointError
+from ztsnr.formats.lora import read_file
 from ztsnr.models.pretrained import load_unet
 from ztsnr.models.source import cast
-from ztsnr.models.trained import Adapted, LoRA, Trained
+from ztsnr.models.text import TextEncoders
+from ztsnr.models.trained import Adapted, Trained, layers_of, merge
 
 
 class PretrainedUNet(Adapted):
-    """`pretrained`: a diffusers folder, its name on the hub, or a single .safetensors file. `train`: what of it is."""
+    """`pretrained`: a diffusers folder, its name on the hub, or a single .safetensors file. `train`: what of the U-Net
+    is trained; `train_text`: what of the text encoders, which are here only where something is."""
 
     family: str
     embedding: str | None
     """What diffusers' config says of the conditions that are added to the timestep."""
 
-    def __init__(self, *, pretrained: str, train: Trained, gradient_checkpointing: bool):
+    def __init__(self, *, pretrained: str, train: Trained, train_text: Trained | None, gradient_checkpointing: bool):
         check.instance("model.train", train, Trained)
         check.flag("model.gradient_checkpointing", gradient_checkpointing)
         super().__init__()
-        self.unet = load_unet(pretrained)
+        self.unet, self.text_encoders = load_unet(pretrained), None
         if self.unet.config.addition_embed_type != self.embedding:
             other = "sd15" if self.family == "sdxl" else "sdxl"
             raise CheckpointError(f"model.pretrained={pretrained} does not fit model={self.family}. Is it {other}?")
-        self.layers = [name for name, part in self.unet.named_modules() if isinstance(part, nn.Linear | nn.Conv2d)]
-        self.train_what = train
-        train.prepare(self.unet)
+        if train_text is not None:
+            check.instance("model.train_text", train_text, Trained)
+            self.text_encoders = TextEncoders(pretrained)
+        self.train_what, self.train_text = train, train_text
+        self._prepare()
         self.keep_trained()
         if gradient_checkpointing:
             self.unet.enable_gradient_checkpointing()
+
+    def parts(self) -> dict[str, tuple[nn.Module, Trained]]:
+        """The networks something of which is trained, by diffusers' names, and what of each."""
+        encoders = self.text_encoders.parts.items() if self.text_encoders is not None else ()
+        return {"unet": (self.unet, self.train_what)} | {part: (net, self.train_text) for part, net in encoders}
+
+    def _prepare(self) -> None:
+        self.layers = {part: layers_of(network) for part, (network, _) in self.parts().items()}
+        starts = defaultdict(list)
+        for part, (network, what) in self.parts().items():
+            what.prepare(network)
+            if what.start is not None:
+                starts[what.start].append(part)
+        for start, parts in starts.items():
+            found = read_file(Path(start), {part: self.layers[part] for part in parts}, f"the LoRA {start}")
+            for part in parts:
+                network, what = self.parts()[part]
+                what.begin_with(found[part], network)
+        if self.text_encoders is not None:
+            self.text_encoders.freeze_unused()
 
     @property
     def kind(self) -> torch.dtype:
         """Of the weights; diffusers' own property walks through all modules, a twentieth of a tiny step."""
         return self.unet.conv_in.weight.dtype
 
+    def say(self, tokens: Tensor | None, said: dict[str, Tensor]) -> dict[str, Tensor]:
+        """What the text encoders say of tokens, or what they have said, in the type of the U-Net's weights."""
+        told = said if tokens is None else self.text_encoders(tokens)
+        return {name: value.to(self.kind) for name, value in told.items()}
+
     @torch.no_grad()
-    def merged(self) -> nn.Module:
-        """The U-Net in float32, its LoRA merged into its weights. It is this network's own, which has done its work."""
-        cast(self.unet, torch.float32)
-        if isinstance(self.train_what, LoRA):
-            self.unet.fuse_lora()
-            self.unet.unload_lora()
-        return self.unet
+    def merged(self) -> dict[str, nn.Module]:
+        """The parts something of which is trained, in float32, a LoRA merged into the weights.
+
+        They are this network's own, which has done its work.
+        """
+        return {part: merge(cast(network, torch.float32)) for part, (network, _) in self.parts().items()}
 
 
 class SDXL(PretrainedUNet):
@@ -50,14 +82,15 @@ class SDXL(PretrainedUNet):
 
     family, embedding = "sdxl", "text_time"
 
-    def forward(self, z: Tensor, t: Tensor, text: Tensor, pooled: Tensor, time_ids: Tensor) -> Tensor:
-        """z (B, 4, h, w), t (B,), text (B, L, 2048), pooled (B, 1280), time_ids (B, 6) -> (B, 4, h, w).
+    def forward(self, z: Tensor, t: Tensor, time_ids: Tensor, tokens: Tensor | None = None, **said: Tensor) -> Tensor:
+        """z (B, 4, h, w), t (B,), time_ids (B, 6), text (B, L, 2048), pooled (B, 1280) -> (B, 4, h, w).
 
-        time_ids are the original size (h, w), the crop (top, left) and the target size (h, w), in pixels.
+        time_ids are the original size (h, w), the crop (top, left) and the target size (h, w), in pixels. In place of
+        text and pooled, tokens (B, 2, windows, 77), where the text encoders are trained.
         """
-        kind = self.kind
-        told = {"text_embeds": pooled.to(kind), "time_ids": time_ids}
-        return self.unet(z.to(kind), t, text.to(kind), added_cond_kwargs=told, return_dict=False)[0].to(z.dtype)
+        said = self.say(tokens, said)
+        told = {"text_embeds": said["pooled"], "time_ids": time_ids}
+        return self.unet(z.to(self.kind), t, said["text"], added_cond_kwargs=told, return_dict=False)[0].to(z.dtype)
 
 
 class SD15(PretrainedUNet):
@@ -65,7 +98,12 @@ class SD15(PretrainedUNet):
 
     family, embedding = "sd15", None
 
-    def forward(self, z: Tensor, t: Tensor, text: Tensor, time_ids: Tensor | None = None) -> Tensor:
-        """z (B, 4, h, w), t (B,), text (B, L, 768) -> (B, 4, h, w). The sizes are not for this network."""
-        kind = self.kind
-        return self.unet(z.to(kind), t, text.to(kind), return_dict=False)[0].to(z.dtype)
+    def forward(
+        self, z: Tensor, t: Tensor, time_ids: Tensor | None = None, tokens: Tensor | None = None, **said: Tensor
+    ) -> Tensor:
+        """z (B, 4, h, w), t (B,), text (B, L, 768), or tokens (B, 1, windows, 77) -> (B, 4, h, w).
+
+        The sizes are not for this network.
+        """
+        text = self.say(tokens, said)["text"]
+        return self.unet(z.to(self.kind), t, text, return_dict=False)[0].to(z.dtype)

@@ -1,17 +1,16 @@
 """What of a pretrained network is trained: its weights, all or some, or a LoRA beside them."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from copy import deepcopy
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
-from pathlib import Path
 
 import torch
 from torch import nn
 
 from ztsnr import check
 from ztsnr.errors import CheckpointError, ConfigError
-from ztsnr.formats.lora import Update, read_file
+from ztsnr.formats.lora import Update
 from ztsnr.models.quantised import BITS, quantise, shared_whole
 from ztsnr.models.source import cast
 
@@ -19,8 +18,17 @@ BASES = ("float32", "bfloat16", *BITS)
 
 
 class Trained:
+    key = "model.train"
+    """Of this in a config."""
+    start: str | None
+    """The file of a LoRA to go on from."""
+
     def prepare(self, network: nn.Module) -> None:
         """Leaves those parameters that are trained, and no others, in need of a gradient. Raises ConfigError."""
+        raise NotImplementedError
+
+    def begin_with(self, updates: Mapping[str, Update], network: nn.Module) -> None:
+        """Puts what `start` holds into a network that was prepared. Raises CheckpointError where it does not fit."""
         raise NotImplementedError
 
 
@@ -29,13 +37,14 @@ class Weights(Trained):
     """The network's own weights, of the modules or parameters whose names match a pattern (fnmatch)."""
 
     patterns: list[str]
+    start = None
 
     def __post_init__(self):
-        _check_patterns("model.train.patterns", self.patterns)
+        _check_patterns(f"{self.key}.patterns", self.patterns)
 
     def prepare(self, network):
         names = [name for name, _ in network.named_parameters()]
-        chosen = set(matching("model.train.patterns", self.patterns, names, ("{}", "{}.*")))
+        chosen = set(matching(f"{self.key}.patterns", self.patterns, names, ("{}", "{}.*")))
         for name, p in network.named_parameters():
             p.requires_grad_(name in chosen)
 
@@ -45,8 +54,8 @@ class LoRA(Trained):
     """Low-rank updates of linear and convolutional layers (arXiv 2106.09685), by peft; `dora` as arXiv 2402.09353.
 
     `modules`: patterns (fnmatch) of the layers' names or of their last parts, such as to_q or resnets.*.conv1.
-    The update's scale is alpha / rank. `base` is the type of the frozen weights, 8bit and 4bit that of the attention
-    blocks' linear layers, with bfloat16 for the rest. `start` is the file of a LoRA to go on
+    The update's scale is alpha / rank. `base` is the type of the frozen weights, 8bit and 4bit that of the linear
+    layers of transformer blocks, with bfloat16 for the rest. `start` is the file of a LoRA to go on
     from, of any trainer whose names formats.lora reads; null starts at no change.
     """
 
@@ -59,18 +68,17 @@ class LoRA(Trained):
     start: str | None
 
     def __post_init__(self):
-        check.integer("model.train.rank", self.rank, at_least=1)
-        check.finite("model.train.alpha", self.alpha, above=0)
-        check.finite("model.train.dropout", self.dropout, at_least=0, below=1)
-        check.flag("model.train.dora", self.dora)
-        check.one_of("model.train.base", self.base, BASES)
-        _check_patterns("model.train.modules", self.modules)
+        check.integer(f"{self.key}.rank", self.rank, at_least=1)
+        check.finite(f"{self.key}.alpha", self.alpha, above=0)
+        check.finite(f"{self.key}.dropout", self.dropout, at_least=0, below=1)
+        check.flag(f"{self.key}.dora", self.dora)
+        check.one_of(f"{self.key}.base", self.base, BASES)
+        _check_patterns(f"{self.key}.modules", self.modules)
 
     def prepare(self, network):
         from peft import LoraConfig
 
-        layers = [name for name, part in network.named_modules() if isinstance(part, nn.Linear | nn.Conv2d)]
-        chosen = matching("model.train.modules", self.modules, layers, ("{}", "*.{}"))
+        chosen = matching(f"{self.key}.modules", self.modules, layers_of(network), ("{}", "*.{}"))
         cast(network.requires_grad_(False), torch.float32 if self.base == "float32" else torch.bfloat16)
         if self.base in BITS:
             quantise(network, self.base)
@@ -85,11 +93,9 @@ class LoRA(Trained):
         )
         for p in filter(lambda p: p.requires_grad, network.parameters()):
             p.data = p.data.float()
-        if self.start is not None:
-            self._fill(network, read_file(Path(self.start), layers, f"model.train.start={self.start}"))
 
     @torch.no_grad()
-    def _fill(self, network: nn.Module, updates: dict[str, Update]) -> None:
+    def begin_with(self, updates, network):
         trained = dict(network.named_parameters())
         for module, update in updates.items():
             scale = (update.alpha / update.rank) / (self.alpha / self.rank)
@@ -100,10 +106,41 @@ class LoRA(Trained):
                 p = trained.get(f"{module}.{name}")
                 if p is None or p.shape != value.shape:
                     raise CheckpointError(
-                        f"model.train.start={self.start} has {name} {tuple(value.shape)} for {module}, which does not "
-                        f"fit model.train: set its rank, dora and modules as they are in the file"
+                        f"{self.key}.start={self.start} has {name} {tuple(value.shape)} for {module}, which does not "
+                        f"fit {self.key}: set its rank, dora and modules as they are in the file"
                     )
                 p.copy_(value)
+
+
+class TextWeights(Weights):
+    """The text encoders' own weights."""
+
+    key = "model.train_text"
+
+
+class TextLoRA(LoRA):
+    """Low-rank updates of the text encoders' layers."""
+
+    key = "model.train_text"
+
+
+def merge(network: nn.Module) -> nn.Module:
+    """The network, a LoRA's updates put into its weights and its own layers gone."""
+    from peft.tuners.tuners_utils import BaseTunerLayer
+
+    for name, layer in list(network.named_modules()):
+        if isinstance(layer, BaseTunerLayer):
+            layer.merge()
+            network.set_submodule(name, layer.get_base_layer())
+    if getattr(network, "_hf_peft_config_loaded", False):
+        network._hf_peft_config_loaded = False  # else it would be saved as the LoRA that it no longer has
+        del network.peft_config
+    return network
+
+
+def layers_of(network: nn.Module) -> list[str]:
+    """Names of what a LoRA can be beside."""
+    return [name for name, layer in network.named_modules() if isinstance(layer, nn.Linear | nn.Conv2d)]
 
 
 def matching(key: str, patterns: list[str], names: Iterable[str], forms: tuple[str, ...]) -> list[str]:

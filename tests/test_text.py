@@ -1,0 +1,150 @@
+"""Text encoders that are trained: whole or by a LoRA, from tokens, with previews and exports of what they became."""
+
+import pytest
+import torch
+from diffusers import StableDiffusionXLPipeline
+from PIL import Image
+from safetensors.torch import load_file
+
+from tests.test_export import V, exported, theirs
+from tests.test_prompts import WORDS, Latents, composed_for
+from tests.test_sdxl import inputs, make, trained_names
+from tests.tiny import tiny_sd15, tiny_sdxl
+from ztsnr.errors import CheckpointError, ConfigError
+from ztsnr.models.source import find_source
+from ztsnr.models.text import TextEncoders, Tokenizers
+from ztsnr.registry import build, compose
+from ztsnr.sampling import Euler, Guidance, guided_denoise
+from ztsnr.training.monitor import Monitor
+
+BOTH = ("model/train=lora", "model.train.rank=3", "model/train_text=lora", "model.train_text.rank=2")
+
+
+def tokens(prompts, windows=1, place=None):
+    return Tokenizers(find_source(place or tiny_sdxl())).tokens(prompts, windows)
+
+
+@pytest.mark.parametrize("model", ["sdxl", "sd15"])
+def test_tokens_and_what_is_said_of_them_give_the_same_output(model):
+    place = tiny_sdxl() if model == "sdxl" else tiny_sd15()
+    net = make("model/train_text=full", model=model, pretrained=place).eval().requires_grad_(False)
+    z, t, cond = inputs()
+    prompts = ["a red house", "a blue ship " * 9]
+    said = TextEncoders(place).encode(prompts, 2)
+    wanted = net(z, t, time_ids=cond["time_ids"], **said)
+    torch.testing.assert_close(net(z, t, time_ids=cond["time_ids"], tokens=tokens(prompts, 2, place)), wanted)
+
+
+class Tokens(Latents):
+    def __post_init__(self):
+        super().__post_init__()
+        prompts = [WORDS[i % len(WORDS)] for i in range(self.count)]
+        self.cond = {"tokens": tokens(prompts), "time_ids": self.cond["time_ids"]}
+
+
+def fit(file, *overrides):
+    composed = composed_for(file, "samples.columns=1", *overrides)
+    names = ("objective", "optimizer", "lr_schedule", "samples", "validation")
+    torch.manual_seed(0)
+    parts, network = {name: build(composed[name]) for name in names}, build(composed.model)
+    return build(composed.trainer).fit(**parts, data=Tokens(), network=network, monitor=Monitor()), composed
+
+
+@pytest.fixture(scope="module")
+def file(tmp_path_factory):
+    path = tmp_path_factory.mktemp("prompts") / "prompts.txt"
+    path.write_text("a red house\n")
+    return path
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("train", [("model/train_text=full",), BOTH], ids=["full", "lora"])
+def test_training_changes_what_the_gradient_reaches_and_previews_show_it(file, train):
+    trained, composed = fit(file, *train, "trainer.groups.lr=[[text_encoders,0.5]]")
+    network = trained.networks["raw"]
+    torch.manual_seed(0)
+    before = dict(build(composed.model).named_parameters())
+    changed = {name for name, p in network.named_parameters() if p.numel() > 1 and not torch.equal(p, before[name])}
+    assert changed == {name for name in trained_names(network) if before[name].numel() > 1}
+    assert {name.split(".")[2] for name in changed if "text_" in name} == {"text_encoder", "text_encoder_2"}
+    assert not any("text_encoder.encoder.layers.2" in name or "text_encoder.final" in name for name in changed)
+    said, at_first = (build(composed.samples)._said(net)["a red house"]["text"] for net in (network, torch.nn.Module()))
+    assert not torch.allclose(said, at_first, atol=1e-6)
+
+
+@pytest.mark.slow
+def test_a_lora_of_all_three_networks_is_read_by_diffusers_and_read_back(tmp_path):
+    export = exported(*V, *BOTH)
+    encoders, prompt = export.network.text_encoders, "a red house"
+    ids = torch.tensor([[128.0, 128, 0, 0, 128, 128]])
+    cond, negative = ({**encoders.encode([words]), "time_ids": ids} for words in (prompt, ""))
+    z = torch.randn(1, 4, 16, 16, generator=torch.Generator().manual_seed(0))
+    denoise = guided_denoise(export.objective, export.network, cond, negative, Guidance(scale=3.0, rescale=0.0))
+    with torch.no_grad():
+        wanted = Euler()(denoise, z, export.objective.schedule.grid.sigmas(4))
+    base = exported(*V)
+    base.diffusers(tmp_path / "base")
+    for format in ("lora_kohya", "lora_peft"):
+        path = tmp_path / f"{format}.safetensors"
+        export.write(format, path)
+        pipeline = StableDiffusionXLPipeline.from_pretrained(tmp_path / "base")
+        pipeline.unet.load_state_dict(make().unet.state_dict())
+        pipeline.load_lora_weights(str(path))
+        torch.testing.assert_close(theirs(pipeline, prompt, 128, 3.0), wanted, rtol=1e-3, atol=5e-4)
+        starts = [f"model.train.start={path}", f"model.train_text.start={path}"]
+        again = make(*BOTH, *starts).state_dict()
+        assert again.keys() == export.network.state_dict().keys()
+        for key, value in export.network.state_dict().items():
+            torch.testing.assert_close(again[key], value)
+        with pytest.raises(CheckpointError, match=r"updates a text encoder too, so take model/train_text=lora"):
+            make(*BOTH[:2], starts[0])
+        with pytest.raises(CheckpointError, match=r"updates the U-Net too, so take model/train=lora"):
+            make(*BOTH[2:], starts[1])
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("train", [("model/train_text=full",), BOTH], ids=["full", "lora"])
+def test_a_whole_model_has_the_encoders_as_trained(tmp_path, train):
+    export = exported(*V, *train)
+    with torch.no_grad():
+        said = export.network.text_encoders.encode(["a red house", "a ship"])
+    export.diffusers(tmp_path / "model")
+    export.single_file(tmp_path / "model.safetensors")
+    again = TextEncoders(str(tmp_path / "model")).encode(["a red house", "a ship"])
+    for name, value in again.items():
+        torch.testing.assert_close(value, said[name], rtol=1e-4, atol=1e-5)
+    key = "conditioner.embedders.0.transformer.text_model.encoder.layers.0.self_attn.q_proj.weight"
+    trained = export._trained["text_encoder"].encoder.layers[0].self_attn.q_proj.weight
+    assert torch.equal(load_file(tmp_path / "model.safetensors")[key], trained)
+
+
+@pytest.mark.slow
+def test_a_folder_gives_tokens_where_encoders_are_trained(tmp_path):
+    (tmp_path / "pictures").mkdir()
+    for number in range(8):
+        Image.new("RGB", (64, 64), (30 * number, 90, 20)).save(tmp_path / "pictures" / f"{number}.png")
+        (tmp_path / "pictures" / f"{number}.txt").write_text(f"picture {number}")
+    settings = [f"data.root={tmp_path / 'pictures'}", f"data.cache={tmp_path / 'cache'}", "data.sizes.resolution=64"]
+    settings += ["trainer.batch_size=4", "data.held_out=0.3", "data.caption_dropout=0", "data=folder", "model=sdxl"]
+    settings += [f"model.pretrained={tiny_sdxl()}"]
+    trained, frozen = (build(compose(*settings, f"model/train_text={t}").data) for t in ("lora", "none"))
+    x0, cond = trained.batch(0, range(4), 4)
+    same, said = frozen.batch(0, range(4), 4)
+    assert torch.equal(x0, same)
+    assert cond.keys() == {"tokens", "time_ids"}
+    known = {tuple(tokens([f"picture {n}"]).flatten().tolist()) for n in range(8)}
+    assert {tuple(row.flatten().tolist()) for row in cond["tokens"]} <= known
+    encoders = TextEncoders(tiny_sdxl())
+    with torch.no_grad():
+        torch.testing.assert_close(encoders(cond["tokens"])["text"].half().float(), said["text"])
+    assert trained.index_name != frozen.index_name
+
+
+def test_refusals():
+    for words, told in (
+        (["model/train_text=lora", "model.train_text.rank=0"], r"model\.train_text\.rank must be an integer"),
+        (["model/train_text=full", "model.train_text.patterns=[x]"], r"model\.train_text\.patterns has 'x'"),
+        (["model.train_text=3"], r"model\.train_text must be a Trained"),
+    ):
+        with pytest.raises(ConfigError, match=told):
+            make(*words)
