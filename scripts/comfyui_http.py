@@ -23,7 +23,8 @@ PORT, STEPS, SMALLER, NAME, TOLERANCE = 8399, 4, 8, "ztsnr.safetensors", 2e-3
 TRAIN = (
     "model=sdxl", "model/train=lora", "model.train.rank=4", "data=folder", "data.root=pictures", "data.held_out=0.5",
     "data.sizes.resolution=128", "data.normalise=channel", "schedule=ztsnr", "loss=vpred", "optimizer.lr=1e-2",
-    "trainer=smoke", "trainer.steps=1", "trainer.batch_size=1", f"samples.steps={STEPS}",
+    "trainer=smoke", "trainer.steps=1", "trainer.batch_size=1", "trainer.ema=null", f"samples.steps={STEPS}",
+    "validation.sigmas=[1.0]", "validation.samples=1",
 )  # fmt: skip
 
 

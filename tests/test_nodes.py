@@ -2,15 +2,17 @@
 
 import json
 import math
+import re
 import sys
 import tomllib
+from functools import cache
 from types import SimpleNamespace
 
 import pytest
 import torch
 from safetensors.torch import save_file
 
-from tests.comfyui import KSAMPLER, NODES, SDXL, Patcher, load_nodes, modules
+from tests.comfyui import CONST, KSAMPLER, NODES, SDXL, Patcher, load_nodes, modules
 from ztsnr.errors import CheckpointError, ConfigError
 from ztsnr.formats.metadata import metadata_of
 from ztsnr.noise import alpha
@@ -70,10 +72,11 @@ def schedule(*overrides):
     return build(compose("schedule=ztsnr", "schedule.table.terminal=20000.0", *overrides).schedule)
 
 
-def exported(*overrides, steps=4):
+@cache
+def exported(*overrides):
     """The objective of a run, and what an export of it says in its metadata."""
     objective = build(compose(*overrides).objective)
-    return objective, metadata_of(objective, {}, steps, "sdxl")
+    return objective, metadata_of(objective, {}, 4, "sdxl")
 
 
 def write(folder, metadata, name="it.safetensors", kind="checkpoints"):
@@ -111,8 +114,6 @@ def test_resolution_moves_what_is_visited_and_not_what_is_told(nodes):
     for grid in ("karras from the terminal level", "progressive ladder"):
         one, other = (run(nodes, SIGMAS, model=model, steps=6, grid=grid) for model in (plain, wide))
         torch.testing.assert_close(other, one * torch.tensor([1.0, 2, 2, 2, 2, 2, 2]))
-    with pytest.raises(ConfigError, match="past the terminal"):
-        sampling_of(nodes, latent={"samples": torch.zeros(1, 4, 4096, 4096)})
 
 
 @pytest.mark.parametrize("sigma_data", [1.0, 0.5])
@@ -201,7 +202,7 @@ def test_latents_of_a_lora_have_its_statistics_and_plain_previews(nodes, folder)
 )
 def test_metadata_that_does_not_hold_is_refused(nodes, folder, changed, said):
     _, metadata = exported("schedule=ztsnr", "loss=vpred")
-    metadata |= {f"ztsnr.{name}": value for name, value in changed.items()}
+    metadata = metadata | {f"ztsnr.{name}": value for name, value in changed.items()}
     name = write(folder, {key: value for key, value in metadata.items() if value is not None})
     with pytest.raises(CheckpointError, match=said):
         predicting(nodes, checkpoint=name)
@@ -242,32 +243,28 @@ def test_patches_of_others_stay_and_the_original_is_untouched(nodes):
     assert not model.object_patches
 
 
-@pytest.mark.parametrize(
-    "unet", [{"image_model": "flux"}, {"in_channels": 3}, {"context_dim": 1024, "use_temporal_attention": True}]
-)
-def test_models_other_than_sd_and_sdxl_are_refused(nodes, unet):
-    with pytest.raises(ConfigError, match="SD or SDXL"):
-        predicting(nodes, Patcher(**unet))
-
-
-def test_flow_models_are_refused(nodes):
+def flow_model():
     model = Patcher()
-    model.add_object_patch("model_sampling", sys.modules["comfy.model_sampling"].CONST())
-    with pytest.raises(ConfigError, match="flow-matching"):
-        predicting(nodes, model)
+    model.add_object_patch("model_sampling", CONST())
+    return model
 
 
 @pytest.mark.parametrize(
     ("inputs", "said"),
     [
+        ({"model": flow_model()}, "flow-matching"),
+        ({"model": Patcher(image_model="flux")}, "SD or SDXL"),
+        ({"model": Patcher(in_channels=3)}, "SD or SDXL"),
+        ({"model": Patcher(context_dim=1024, use_temporal_attention=True)}, "SD or SDXL"),
         ({"sigma_min": 5.0, "sigma_max": 1.0}, r"sigma_min must be below sigma_max=1\.0"),
         ({"sigma_min": 15.0}, "own highest level"),
         ({"sigma_max": 10.0}, "sigma_max stands for infinity"),
         ({"sigma_data": 0.0}, "sigma_data"),
         ({"snr_gamma": -1.0}, "snr_gamma"),
+        ({"latent": {"samples": torch.zeros(1, 4, 4096, 4096)}}, "past the terminal"),
     ],
 )
-def test_settings_that_no_sampling_could_use_are_refused(nodes, inputs, said):
+def test_models_and_settings_that_no_sampling_could_use_are_refused(nodes, inputs, said):
     with pytest.raises(ConfigError, match=said):
         predicting(nodes, **inputs)
 
@@ -350,15 +347,11 @@ def test_grids_are_the_cores(nodes):
             torch.testing.assert_close(sigmas, of.grid.sigmas(steps).float(), rtol=2e-6, atol=0)
 
 
-def test_laplace_maps_to_one_in_ln_sigma(nodes):
+def test_laplace_maps_to_one_in_ln_sigma_and_stays_below_any_sigma_max(nodes):
     sigmas = run(nodes, LAPLACE, steps=9, mu=1.0, b=0.8, u_max=0.9, terminal_step=False).double()
     x = torch.linspace(0.9, 0, 10, dtype=torch.float64)[:-1] - 0.5
     in_ln_sigma = -0.5 - 0.4 * x.sign() * (1 - 2 * x.abs()).log()  # mean -mu / 2, scale b / 2
     torch.testing.assert_close(sigmas[:-1].log(), in_ln_sigma, rtol=1e-5, atol=1e-5)
-    assert sigmas[-1] == 0
-
-
-def test_laplace_stays_below_any_sigma_max(nodes):
     wide = {"steps": 8, "b": 3.0, "sigma_max": 10.0, "u_max": 1.0}
     assert run(nodes, LAPLACE, **wide, terminal_step=False)[0] == pytest.approx(10)
     with pytest.raises(ConfigError, match="twice"):
@@ -438,7 +431,7 @@ def test_settings_of_the_other_sampler_are_kept(nodes):
 # The contract
 
 
-def test_classic_mappings_say_what_the_schema_says(nodes):
+def test_classic_mappings_say_what_the_schema_says_and_each_widget_what_it_does(nodes):
     assert nodes.NODE_DISPLAY_NAME_MAPPINGS[PREDICTION] == "ZTSNR V-Prediction"
     node = nodes.NODE_CLASS_MAPPINGS[PREDICTION]
     assert (node.CATEGORY, node.RETURN_TYPES, node.FUNCTION) == ("conditioning", ("MODEL",), "execute")
@@ -448,12 +441,9 @@ def test_classic_mappings_say_what_the_schema_says(nodes):
     assert inputs["required"]["sigma_max"][1]["max"] == 20000
     assert list(inputs["optional"]) == ["latent"]
     assert {other.CATEGORY for other in nodes.NODES if other is not node} == {"sampling"}
-
-
-def test_every_widget_says_what_it_does(nodes):
-    for node in nodes.NODES:
-        for name, (kind, told) in node.INPUT_TYPES()["required"].items():
-            assert kind in ("MODEL", "SAMPLER") or told["tooltip"], (node, name)
+    for other in nodes.NODES:
+        for name, (kind, told) in other.INPUT_TYPES()["required"].items():
+            assert kind in ("MODEL", "SAMPLER") or told["tooltip"], (other, name)
 
 
 def test_new_comfyuis_get_the_extension_and_no_mappings(nodes, monkeypatch):
@@ -486,6 +476,14 @@ def test_without_the_core_one_node_says_what_to_do(nodes, monkeypatch, caplog):
         node.execute()
 
 
+def test_core_is_found_in_the_folder_or_beside_it(nodes, tmp_path):
+    assert nodes.find_core(NODES) == NODES.parent / "ztsnr"
+    assert nodes.find_core(tmp_path / "nodes") is None
+    (tmp_path / "nodes" / "ztsnr").mkdir(parents=True)
+    (tmp_path / "nodes" / "ztsnr" / "noise.py").touch()
+    assert nodes.find_core(tmp_path / "nodes") == tmp_path / "nodes" / "ztsnr"
+
+
 @pytest.mark.parametrize("path", sorted(NODES.glob("example_workflows/api/*.json")), ids=lambda path: path.stem)
 def test_examples_set_every_widget_of_our_nodes_within_its_bounds(nodes, path):
     workflow = json.loads(path.read_text(encoding="utf-8"))
@@ -504,10 +502,9 @@ def test_examples_set_every_widget_of_our_nodes_within_its_bounds(nodes, path):
     }
 
 
-def test_metadata_is_what_the_registry_takes():
+def test_metadata_is_what_the_registry_takes_but_for_the_publishers_own():
     read = tomllib.loads((NODES / "pyproject.toml").read_text(encoding="utf-8"))
-    name = read["project"]["name"]
-    assert "comfyui" not in name.lower()
-    assert name[0].isalpha()
-    assert [part.isdigit() for part in read["project"]["version"].split(".")] == [True] * 3
-    assert read["tool"]["comfy"].keys() >= {"PublisherId", "DisplayName"}
+    project, comfy = read["project"], read["tool"]["comfy"]
+    assert re.fullmatch(r"(?!.*comfyui)[a-z](-?[a-z0-9])+", project["name"])
+    assert re.fullmatch(r"\d+\.\d+\.\d+", project["version"])
+    assert (comfy["PublisherId"], comfy["DisplayName"], project["license"]["text"]) == ("", "ZTSNR", "Apache-2.0")
