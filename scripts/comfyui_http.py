@@ -1,13 +1,14 @@
 """Proof of nodes/ through a real ComfyUI's HTTP API, on a full-size SDXL that ztsnr trained and exported.
 
-python scripts/comfyui_http.py /path/to/ComfyUI FOLDER, by a Python with the requirements of both. What is not in the
-folder yet is made: an SDXL of random weights (diffusers/, 7 GB), a LoRA of it after one step (run/), and its export to
-models/checkpoints (7 GB). Each example workflow runs in 4 steps at an eighth of its size; its latents are compared with
-those of ztsnr's own text encoders, network and sampler. 16 GB of memory, and half an hour on two cores.
+    .venv/bin/python scripts/comfyui_http.py /path/to/ComfyUI FOLDER /path/to/ComfyUI's/python
+
+What is not in the folder yet is made: an SDXL of random weights (diffusers/, 7 GB), a LoRA of it after one step (run/),
+and its export to models/checkpoints (7 GB). Each example workflow runs in 4 steps at an eighth of its size; its latents
+are compared with those of ztsnr's own text encoders, network and sampler. 16 GB of memory, and half an hour on two
+cores.
 """
 
 import json
-import os
 import shutil
 import subprocess
 import sys
@@ -69,8 +70,7 @@ def make_checkpoint(folder: Path, tokenizer: Path) -> Path:
 
 
 def command(module: str, folder: Path, *words: str) -> None:
-    environment = os.environ | {"PYTHONPATH": str(ROOT)}
-    subprocess.run([sys.executable, "-m", module, *words], cwd=folder, env=environment, check=True)
+    subprocess.run([sys.executable, "-m", module, *words], cwd=folder, check=True)
 
 
 def ask(path: str, body=None):
@@ -79,8 +79,8 @@ def ask(path: str, body=None):
         return json.load(answer)
 
 
-def serve(comfyui: str, folder: Path) -> subprocess.Popen:
-    command = [sys.executable, "main.py", "--cpu", "--fp32-text-enc", "--listen", "127.0.0.1", "--port", str(PORT)]
+def serve(comfyui: str, folder: Path, python: str) -> subprocess.Popen:
+    command = [python, "main.py", "--cpu", "--fp32-text-enc", "--listen", "127.0.0.1", "--port", str(PORT)]
     command += ["--base-directory", str(folder), "--database-url", f"sqlite:///{folder / 'comfyui.db'}"]
     with (folder / "comfyui.log").open("w") as log:
         server = subprocess.Popen(command, cwd=comfyui, stdout=log, stderr=log)
@@ -173,7 +173,7 @@ def drawn_by_ztsnr(objective, network, name: str, told: list[dict]):
         return sampler(denoise, noise, levels)
 
 
-def main(comfyui: str, folder: Path) -> None:
+def main(comfyui: str, folder: Path, python: str) -> None:
     from ztsnr.registry import build, compose
 
     names = sorted(path.stem for path in WORKFLOWS.glob("*.json"))
@@ -182,7 +182,7 @@ def main(comfyui: str, folder: Path) -> None:
     if not (folder / "custom_nodes" / "ztsnr").exists():
         (folder / "custom_nodes" / "ztsnr").symlink_to(ROOT / "nodes")
     path = make_checkpoint(folder, Path(comfyui) / "comfy" / "sd1_tokenizer")
-    server = serve(comfyui, folder)
+    server = serve(comfyui, folder, python)
     try:
         made = {name: drawn_by_comfyui(folder, name) for name in names}
     finally:
@@ -199,5 +199,4 @@ def main(comfyui: str, folder: Path) -> None:
 
 
 if __name__ == "__main__":
-    sys.path.insert(0, str(ROOT))
-    main(sys.argv[1], Path(sys.argv[2]).resolve())
+    main(sys.argv[1], Path(sys.argv[2]).resolve(), sys.argv[3])
