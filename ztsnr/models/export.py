@@ -48,7 +48,7 @@ class Export:
         getattr(self, format)(output)
 
     def single_file(self, output: Path) -> None:
-        networks = {"unet": self.network.merged(), **self._others()}
+        networks = self._networks()
         architecture = {part: told_of(network) for part, network in networks.items()}
         tensors = join(self.network.family, {part: plain_state(network) for part, network in networks.items()})
         told = self._metadata() | {"ztsnr.architecture": json.dumps(architecture)}
@@ -56,7 +56,7 @@ class Export:
 
     def unet(self, output: Path) -> None:
         """Without a prefix, with which ComfyUI's loader of U-Nets would drop the markers."""
-        network = self.network.merged()
+        network = cast(self.network.merged(), self.dtype)
         told = self._metadata() | self._told_latents() | {"ztsnr.architecture": json.dumps({"unet": told_of(network)})}
         write_tensors(output, self._cast(to_ldm("unet", plain_state(network))) | markers(self.objective), told)
 
@@ -81,9 +81,9 @@ class Export:
     def _write_folder(self, folder: Path, scheduler: dict) -> None:
         from diffusers import DDIMScheduler
 
-        networks = {"unet": self.network.merged(), **self._others()}
+        networks = self._networks()
         for part, network in networks.items():
-            self._whole(cast(network, self.dtype).state_dict())
+            self._whole(network.state_dict())
             network.save_pretrained(folder / part)
         for part in [part.replace("text_encoder", "tokenizer") for part in networks if part.startswith("text")]:
             find_source(self.pretrained).tokenizer(part).save_pretrained(folder / part)
@@ -109,6 +109,11 @@ class Export:
             raise ConfigError("format=lora_kohya and format=lora_peft are of a LoRA, and this checkpoint is none")
         state = {key: value.float().cpu() for key, value in self.network.state_dict().items()}
         return lora.read(state, self.network.layers, "the checkpoint", self.network.train_what.alpha)
+
+    def _networks(self) -> dict[str, nn.Module]:
+        """All parts, each in its final type before the next is loaded: SDXL is 14 GB in float32."""
+        unet = {"unet": cast(self.network.merged(), self.dtype)}
+        return unet | {part: cast(network, self.dtype) for part, network in self._others().items()}
 
     def _others(self) -> dict[str, nn.Module]:
         """The parts that were not trained; a VAE is made to speak of x0, where that is not its own latent."""
