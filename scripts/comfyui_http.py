@@ -14,13 +14,14 @@ import subprocess
 import sys
 import time
 import urllib.request
+from dataclasses import replace
 from pathlib import Path
 
 import torch
 
 ROOT = Path(__file__).resolve().parent.parent
 WORKFLOWS = ROOT / "nodes" / "example_workflows" / "api"
-PORT, STEPS, SMALLER, NAME, TOLERANCE = 8399, 4, 8, "ztsnr.safetensors", 2e-3
+PORT, STEPS, SMALLER, NAME, TOLERANCE = 8399, 4, 8, "ztsnr.safetensors", 5e-4
 TRAIN = (
     "model=sdxl", "model/train=lora", "model.train.rank=4", "data=folder", "data.root=pictures", "data.held_out=0.5",
     "data.sizes.resolution=128", "data.normalise=channel", "schedule=ztsnr", "loss=vpred", "optimizer.lr=1e-2",
@@ -129,13 +130,14 @@ def settings(name: str):
     from ztsnr.sampling import DPMpp2M, Euler, Guidance, rescale_v
     from ztsnr.schedule.density import Karras
 
-    given = {node["class_type"]: node["inputs"] for node in read_workflow(name).values()}
-    if name != "laplace":
-        levels = build(compose("schedule=ztsnr").schedule).grid.sigmas(STEPS)
-        size, native = given["EmptyLatentImage"], given["ZTSNRVPrediction"]["native_resolution"]
-        moved = (size["width"] * size["height"]) ** 0.5 / native if name == "wide" else 1.0
-        levels[1:] *= moved
-        return Euler(), levels, Guidance(scale=5.0, rescale=0.7).combine
+    schedule, rescaled = build(compose("schedule=ztsnr").schedule), Guidance(scale=5.0, rescale=0.7).combine
+    if name == "zero_terminal":  # down to the table's lowest level, 0.02917, which the checkpoint's own grid rounds
+        below = replace(schedule.grid.grid, sigma_min=schedule.table.sigmas[0].item())
+        return Euler(), replace(schedule.grid, grid=below).sigmas(STEPS), rescaled
+    if name == "wide":
+        levels = schedule.grid.sigmas(STEPS)
+        levels[1:] *= (1536 * 1024) ** 0.5 / 1024
+        return Euler(), levels, rescaled
     levels = build(compose("schedule=ztsnr", "schedule/grid=laplace_terminal").schedule).grid.sigmas(STEPS)
     share = Karras(sigma_min=levels[-2].item(), sigma_max=20000.0, rho=7.0)
 
