@@ -1,7 +1,7 @@
 """ComfyUI nodes for models with zero terminal SNR. Link or copy this folder into ComfyUI/custom_nodes.
 
-They stand on ztsnr's torch-only core, found beside this folder (or its link's target) or installed with
-`pip install --no-deps`. ComfyUIs with the V3 API call `comfy_entrypoint`; older ones read NODE_CLASS_MAPPINGS.
+They stand on ztsnr's torch-only core: the folder ztsnr/ in this one, or beside it (or its link's target), or installed
+with `pip install --no-deps`. ComfyUIs with the V3 API call `comfy_entrypoint`; older ones read NODE_CLASS_MAPPINGS.
 """
 
 import importlib.util
@@ -12,26 +12,34 @@ from pathlib import Path
 from .api import V3, ComfyExtension, classic_mappings
 from .missing import missing_core
 
-_BESIDE = Path(__file__).resolve().parent.parent / "ztsnr" / "__init__.py"
+HERE = Path(__file__).resolve().parent
 
 
-def _use_core_beside() -> None:
+def find_core(folder: Path) -> Path | None:
+    """The core that the nodes' folder came with."""
+    return next(
+        (place for place in (folder / "ztsnr", folder.parent / "ztsnr") if (place / "noise.py").is_file()), None
+    )
+
+
+def _use_core() -> None:
     """Imports the core that this folder came with, without its other folders on sys.path."""
-    if "ztsnr" in sys.modules or not _BESIDE.with_name("noise.py").is_file():
+    core = find_core(HERE)
+    if "ztsnr" in sys.modules or core is None:
         return
-    spec = importlib.util.spec_from_file_location("ztsnr", _BESIDE)
+    spec = importlib.util.spec_from_file_location("ztsnr", core / "__init__.py")
     sys.modules["ztsnr"] = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(sys.modules["ztsnr"])
 
 
 def _nodes() -> list[type]:
-    _use_core_beside()
+    _use_core()
     try:
         import ztsnr.sampling  # noqa: F401
     except ImportError as error:
         if (error.name or "").partition(".")[0] != "ztsnr":
             raise
-        node, message = missing_core(Path(__file__).resolve().parent)
+        node, message = missing_core(HERE)
         logging.error(message)
         return [node]
     from .cfg_rescale import CFGRescale

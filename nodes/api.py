@@ -17,4 +17,9 @@ def number(id: str, default: float, low: float, high: float, step: float, toolti
     return io.Float.Input(id, default=default, min=low, max=high, step=step, round=False, tooltip=tooltip)
 
 
-__all__ = ["V3", "ComfyExtension", "classic_mappings", "io", "number"]
+def steps_input(default: int):
+    told = "Evaluations of the model, with guidance counted once. The levels are one more, 0 at their end."
+    return io.Int.Input("steps", default=default, min=1, max=1000, tooltip=told)
+
+
+__all__ = ["V3", "ComfyExtension", "classic_mappings", "io", "number", "steps_input"]

@@ -1,4 +1,4 @@
-"""What a checkpoint written by ztsnr.export says of itself, in the metadata of its safetensors header."""
+"""What a file written by ztsnr.export says of its model, in the metadata of its safetensors header."""
 
 import json
 import math
@@ -7,66 +7,109 @@ from dataclasses import dataclass
 from itertools import pairwise
 
 import comfy.utils
+import folder_paths
 
 from ztsnr import check
-from ztsnr.errors import CheckpointError
+from ztsnr.errors import CheckpointError, ConfigError
+from ztsnr.schedule.grid import Explicit, FromTerminal, Grid
+from ztsnr.schedule.table import SigmaTable
+from ztsnr.schedule.timesteps import FlowTime, LogSigma, TableIndex, TimestepMap
 
+from .tables import CEILING, Levels
+
+FOLDERS = ("checkpoints", "diffusion_models", "loras")
 TARGETS = ("v", "eps", "x0", "edm")
+TIMESTEPS = {"tableindex": TableIndex, "logsigma": LogSigma, "flowtime": FlowTime}
 
 
 @dataclass(frozen=True, kw_only=True)
 class Facts:
     target: str
-    sigmas: tuple[float, ...]
-    """The table, ascending; the last may be inf."""
+    table: SigmaTable
+    timesteps: TimestepMap
     sigma_data: float
-    grid: tuple[float, ...] | None = None
-    """Its own sampling levels, decreasing to 0; the first may be inf."""
+    grid: Grid | None = None
+    """Its own sampling levels."""
     latents: dict[str, tuple[float, ...]] | None = None
     """{"mean": (4), "std": (4)} of what the VAE encodes, where the model knows latents as (latent - mean) / std."""
 
 
+def file_names() -> list[str]:
+    """Of ComfyUI's checkpoints, and after their folder's name of its lone U-Nets and LoRAs."""
+    first, *others = ((folder, folder_paths.get_filename_list(folder)) for folder in FOLDERS)
+    return [*first[1], *(f"{folder}: {name}" for folder, names in others for name in names)]
+
+
+def path_of(name: str) -> str:
+    folder, colon, rest = name.partition(": ")
+    return folder_paths.get_full_path_or_raise(*((folder, rest) if colon else (FOLDERS[0], name)))
+
+
 def read_facts(path: str) -> Facts:
     """Raises CheckpointError where the file is no safetensors file or its metadata does not say all that is needed."""
-    metadata = _metadata(path)
-    if "ztsnr.format" not in metadata:
+    told = {name: value for name, value in _metadata(path).items() if name.startswith("ztsnr.")}
+    if "ztsnr.format" not in told:
         raise CheckpointError(
             f"{path} carries no ztsnr metadata. Export it with python -m ztsnr.export, or choose 'set below'."
         )
     try:
-        target, sigmas = metadata["ztsnr.target"], _levels(metadata["ztsnr.sigmas"])
-        grid = _levels(metadata["ztsnr.grid"]) if "ztsnr.grid" in metadata else None
-        latents = _latents(metadata["ztsnr.latents"]) if "ztsnr.latents" in metadata else None
-        sigma_data = float(metadata["ztsnr.sigma_data"] if target == "edm" else 1)
-    except (KeyError, TypeError, ValueError) as error:
-        raise CheckpointError(f"{path} has damaged ztsnr metadata: {error!r}. Export it again.") from error
-    check.one_of(f"ztsnr.target of {path}", target, TARGETS)
-    _check_order(path, sigmas, grid)
-    return Facts(target=target, sigmas=sigmas, sigma_data=sigma_data, grid=grid, latents=latents)
+        return _facts(told)
+    except KeyError as error:
+        raise CheckpointError(f"{path} lacks {error} in its ztsnr metadata. Export it again.") from error
+    except (AttributeError, TypeError, ValueError) as error:
+        raise CheckpointError(f"{path} has ztsnr metadata that these nodes cannot use: {error}") from error
 
 
 def _metadata(path: str) -> dict[str, str]:
     try:
-        return json.loads(comfy.utils.safetensors_header(path)).get("__metadata__", {})
-    except (OSError, ValueError, TypeError, AttributeError, struct.error) as error:  # of a file of another format
-        raise CheckpointError(f"{path} is no readable safetensors file: {error!r}") from error
+        return json.loads(comfy.utils.safetensors_header(path) or "").get("__metadata__", {})
+    except (OSError, ValueError, AttributeError, struct.error) as error:  # of a file of another format
+        raise CheckpointError(f"{path} is no readable safetensors file") from error
 
 
-def _levels(text: str) -> tuple[float, ...]:
-    return tuple(float(level) for level in json.loads(text))
+def _facts(told: dict[str, str]) -> Facts:
+    check.one_of("ztsnr.target", told["ztsnr.target"], TARGETS)
+    table = _table(_levels(told["ztsnr.sigmas"]))
+    return Facts(
+        target=told["ztsnr.target"],
+        table=table,
+        timesteps=_timesteps(table, **json.loads(told["ztsnr.timesteps"])),
+        sigma_data=float(told["ztsnr.sigma_data"]) if told["ztsnr.target"] == "edm" else 1.0,
+        grid=_grid(_levels(told["ztsnr.grid"])) if "ztsnr.grid" in told else None,
+        latents=_latents(json.loads(told["ztsnr.latents"])) if "ztsnr.latents" in told else None,
+    )
 
 
-def _latents(text: str) -> dict[str, tuple[float, ...]]:
-    latents = {name: tuple(float(value) for value in json.loads(text)[name]) for name in ("mean", "std")}
+def _levels(text: str) -> list[float]:
+    """At least two, with CEILING for what lies above it."""
+    levels = [min(float(level), CEILING) for level in json.loads(text)]
+    if len(levels) < 2:
+        raise ConfigError(f"levels must be a list of at least two, got {text}")
+    return levels
+
+
+def _table(levels: list[float]) -> Levels:
+    if not levels[0] > 0 or not all(low < high for low, high in pairwise(levels)):
+        raise ConfigError(f"ztsnr.sigmas must ascend from above 0, all but the last below {CEILING:g}")
+    return Levels(levels=tuple(levels))
+
+
+def _timesteps(table: SigmaTable, name: str, **numbers) -> TimestepMap:
+    check.one_of("ztsnr.timesteps", name, TIMESTEPS)
+    return TIMESTEPS[name](**numbers, **({"table": table} if name == "tableindex" else {}))
+
+
+def _grid(levels: list[float]) -> Grid:
+    """The list entered from its first level, which stays whatever the number of steps."""
+    first, *rest, last = levels
+    if last != 0:
+        raise ConfigError(f"ztsnr.grid must decrease to 0, got {last} at its end")
+    below = Explicit(sigma_list=tuple(rest or [first]))
+    return FromTerminal(grid=below, terminal=first) if rest else below
+
+
+def _latents(told: dict) -> dict[str, tuple[float, ...]]:
+    latents = {name: tuple(float(value) for value in told[name]) for name in ("mean", "std")}
     if any(len(values) != 4 for values in latents.values()) or not all(0 < s < math.inf for s in latents["std"]):
-        raise ValueError(f"ztsnr.latents must be 4 means and 4 positive deviations, got {text}")
+        raise ConfigError(f"ztsnr.latents must be 4 means and 4 positive deviations, got {told}")
     return latents
-
-
-def _check_order(path: str, sigmas: tuple[float, ...], grid: tuple[float, ...] | None) -> None:
-    ascending = all(low < high for low, high in pairwise(sigmas))
-    if len(sigmas) < 2 or not sigmas[0] > 0 or not ascending or not sigmas[-2] < math.inf:
-        raise CheckpointError(f"{path} has damaged ztsnr metadata: ztsnr.sigmas must ascend from above 0")
-    descending = grid is None or all(high > low for high, low in pairwise(grid))
-    if not descending or (grid is not None and (len(grid) < 2 or grid[-1] != 0)):
-        raise CheckpointError(f"{path} has damaged ztsnr metadata: ztsnr.grid must decrease to 0")

@@ -14,7 +14,7 @@ from ztsnr.noise import alpha, expand, sigma_vp, snr
 from ztsnr.sampling import rescale_v
 from ztsnr.schedule.density import Karras, LogUniform
 
-from .model_sampling import Levels
+from .tables import Levels
 
 RHO = 7.0
 

@@ -8,9 +8,10 @@ from .api import io
 def missing_core(folder: Path) -> tuple[type, str]:
     """The only node there then is, and the message that it shows and the log has."""
     message = (
-        f"ZTSNR nodes: the ztsnr core is not found beside {folder} and is not installed. Link the nodes/ folder of the "
-        f"ztsnr repository into custom_nodes in place of copying it, or run ComfyUI's Python with "
-        f"-m pip install --no-deps <the ztsnr repository's folder>. Then restart ComfyUI."
+        f"ZTSNR nodes: the ztsnr core is neither in {folder} nor beside it, and is not installed. Link the nodes/ "
+        f"folder of the ztsnr repository into custom_nodes in place of copying it, or copy the repository's ztsnr/ "
+        f"folder into {folder}, or run ComfyUI's Python with -m pip install --no-deps <the repository's folder>. Then "
+        f"restart ComfyUI."
     )
 
     class Missing(io.ComfyNode):

@@ -6,8 +6,8 @@ from ztsnr.schedule.combined import Truncated
 from ztsnr.schedule.density import Laplace
 from ztsnr.schedule.grid import Explicit, FromTerminal, Grid, Karras, Quantiles
 
-from .api import io, number
-from .model_sampling import CEILING, TableSampling
+from .api import io, number, steps_input
+from .tables import CEILING
 
 LADDER = (17.8, 12.4, 9.2, 7.2, 5.4, 3.9, 2.1, 0.9, 0.0292)
 """Below the terminal level; conf/schedule/grid/progressive.yaml has the same."""
@@ -15,17 +15,20 @@ LADDER = (17.8, 12.4, 9.2, 7.2, 5.4, 3.9, 2.1, 0.9, 0.0292)
 KARRAS, PROGRESSIVE, OWN = "karras from the terminal level", "progressive ladder", "the checkpoint's own"
 
 
-def _sigmas(grid: Grid, steps: int):
+def _sigmas(grid: Grid, steps: int, factor: float = 1.0):
+    """All levels but the first times the factor."""
     check.integer("steps", steps, at_least=1)
-    sigmas = grid.sigmas(steps).float()
+    sigmas = grid.sigmas(steps)
+    sigmas[1:] *= factor
+    sigmas = sigmas.float()
     if not (sigmas.diff() < 0).all():
         raise ConfigError(f"steps={steps} would visit a level twice in float32. Use fewer, or a lower u_max.")
     return sigmas
 
 
-def _entered(grid: Grid, terminal: float, name: str) -> Grid:
-    if terminal <= grid.start:
-        raise ConfigError(f"{name} must exceed {grid.start:.6g}, the level after it, got {terminal:.6g}")
+def _entered(grid: Grid, terminal: float, name: str, factor: float = 1.0) -> Grid:
+    if terminal <= factor * grid.start:
+        raise ConfigError(f"{name} must exceed {factor * grid.start:.6g}, the level after it, got {terminal:.6g}")
     return FromTerminal(grid=grid, terminal=terminal)
 
 
@@ -42,10 +45,18 @@ class LaplaceScheduler(io.ComfyNode):
                 "ln sigma: its mu is -mu/2 and its beta b/2 of these."
             ),
             inputs=[
-                io.Int.Input("steps", default=20, min=1, max=1000),
-                number("mu", 0.0, -20.0, 20.0, 0.01, "Mean of the logSNR."),
+                steps_input(20),
+                number("mu", 0.0, -20.0, 20.0, 0.01, "Mean of the logSNR: exp(-mu / 2) is the middle level."),
                 number(
-                    "b", 0.5, 0.01, 10.0, 0.01, "Scale of the logSNR: 0.5 for 256 pixels and 0.75 for 512 as published."
+                    "b",
+                    0.5,
+                    0.01,
+                    10.0,
+                    0.01,
+                    (
+                        "Scale of the logSNR: 0.5 for 256 pixels and 0.75 for 512 as published. The quantile of u is "
+                        "sigma = exp(-mu / 2 - b / 2 sign(u - 1/2) ln(1 - 2 |u - 1/2|))."
+                    ),
                 ),
                 number(
                     "sigma_max",
@@ -53,7 +64,7 @@ class LaplaceScheduler(io.ComfyNode):
                     0.01,
                     CEILING,
                     0.01,
-                    "The terminal level, and the highest that a quantile may have.",
+                    "The terminal level, and the highest of the density: what lies above it is cut off.",
                 ),
                 number(
                     "u_max",
@@ -61,7 +72,8 @@ class LaplaceScheduler(io.ComfyNode):
                     0.01,
                     1.0,
                     0.001,
-                    "Where the quantiles begin: 0.99 as published. 1 begins at sigma_max.",
+                    "Level i of n below the terminal one is the quantile of u_max (1 - i / n), i = 0, 1, ...: 0.99 as "
+                    "published. 1 begins at sigma_max.",
                 ),
                 io.Boolean.Input(
                     "terminal_step",
@@ -94,47 +106,49 @@ class Sigmas(io.ComfyNode):
             ),
             inputs=[
                 io.Model.Input("model"),
-                io.Int.Input("steps", default=28, min=1, max=1000),
+                steps_input(28),
                 io.Combo.Input(
                     "grid",
                     options=[KARRAS, PROGRESSIVE, OWN],
                     default=KARRAS,
                     tooltip=(
-                        "karras: equal steps in sigma^(1/rho) from start to the model's lowest level. "
-                        "progressive: ten levels 17.8, 12.4, ... below the terminal one. "
+                        "karras: sigma^(1/rho) falls in equal steps from start^(1/rho) to that of the model's lowest "
+                        "level. "
+                        f"progressive: {', '.join(map(str, LADDER))} below the terminal level. "
                         "the checkpoint's own: what it was exported with, read by ZTSNR V-Prediction. "
-                        "The last two are interpolated in ln sigma for another number of steps."
+                        "The last two are interpolated in ln sigma for another number of steps. All but the terminal "
+                        "level move with the resolution, where ZTSNR V-Prediction has a latent."
                     ),
                 ),
-                number("start", 17.8, 0.01, CEILING, 0.1, "Where karras begins after the terminal level."),
-                number("rho", 7.0, 0.1, 100.0, 0.1, "The rho of karras."),
+                number("start", 17.8, 0.01, CEILING, 0.1, "The level after the terminal one, of karras."),
+                number("rho", 7.0, 0.1, 100.0, 0.1, "Of karras: the higher, the more of the levels are low."),
             ],
             outputs=[io.Sigmas.Output()],
         )
 
     @classmethod
     def execute(cls, model, steps, grid, start, rho):
-        sampling = model.get_model_object("model_sampling")
         check.one_of("grid", grid, (KARRAS, PROGRESSIVE, OWN))
+        sampling = model.get_model_object("model_sampling")
+        factor = getattr(sampling, "factor", 1.0)
         if grid == OWN:
-            return io.NodeOutput(_sigmas(own_grid(sampling), steps))
-        lowest, terminal = float(sampling.sigma_min), float(sampling.sigma_max)
+            return io.NodeOutput(_sigmas(own_grid(sampling), steps, factor))
         if grid == KARRAS:
+            lowest = float(sampling.sigma_min) / factor
             check.ascending("the model's lowest level", lowest, "start", start)
             below = Karras(sigma_min=lowest, sigma_max=start, rho=rho)
         else:
             below = Explicit(sigma_list=LADDER)
-        return io.NodeOutput(_sigmas(_entered(below, terminal, "the highest level of the model"), steps))
+        entered = _entered(below, float(sampling.sigma_max), "the highest level of the model", factor)
+        return io.NodeOutput(_sigmas(entered, steps, factor))
 
 
 def own_grid(sampling) -> Grid:
-    """The checkpoint's list, entered from its first level; refuses a model without one."""
-    if not isinstance(sampling, TableSampling) or sampling.grid is None:
+    """Refuses a model without one."""
+    grid = getattr(sampling, "grid", None)
+    if grid is None:
         raise ConfigError(
             "model carries no sampling grid of its own. Choose its file as the checkpoint of ZTSNR V-Prediction, "
             "or another grid."
         )
-    first, *rest = (min(level, CEILING) for level in sampling.grid[:-1])
-    if not rest:
-        return Explicit(sigma_list=(first,))
-    return FromTerminal(grid=Explicit(sigma_list=tuple(rest)), terminal=first)
+    return grid

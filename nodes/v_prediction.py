@@ -2,14 +2,14 @@
 
 import os
 
-import folder_paths
-
 from ztsnr import check
+from ztsnr.schedule.timesteps import TableIndex
 
 from .api import io, number
-from .checkpoint import Facts, read_facts
+from .checkpoint import Facts, file_names, path_of, read_facts
 from .guidance import DynamicSNR, put_post_cfg
-from .model_sampling import CEILING, NormalisedLatents, check_model, made_table, model_sampling, resolution_factor
+from .model_sampling import NormalisedLatents, check_model, model_sampling, resolution_factor
+from .tables import CEILING, made_table
 
 BELOW = "set below"
 
@@ -30,20 +30,21 @@ class VPrediction(io.ComfyNode):
                 io.Model.Input("model"),
                 io.Combo.Input(
                     "checkpoint",
-                    options=[BELOW, *folder_paths.get_filename_list("checkpoints")],
+                    options=[BELOW, *file_names()],
                     default=BELOW,
                     tooltip=(
-                        "The file that the model was loaded from, where ztsnr.export wrote it: table, target, sampling "
-                        "grid and latent statistics are read from its metadata, and the four settings below that "
-                        "describe the schedule are not used."
+                        "The checkpoint, U-Net or LoRA of ztsnr.export that the model was loaded from: table, target, "
+                        "timesteps, sampling grid and latent statistics are read from its metadata, and the four "
+                        "settings below that describe the schedule are not used."
                     ),
                 ),
                 io.Boolean.Input(
                     "zero_terminal",
                     default=True,
                     tooltip=(
-                        "On: the model's table is rescaled to zero terminal SNR (arXiv 2305.08891, Algorithm 1), and "
-                        "sigma_max stands for infinity. Off: it ends at sigma_max."
+                        "On: the model's table of a = 1 / sqrt(1 + sigma²) becomes (a - a_T) a_1 / (a_1 - a_T), which "
+                        "has zero terminal SNR (arXiv 2305.08891, Algorithm 1), and sigma_max stands for its infinity. "
+                        "Off: it ends at sigma_max."
                     ),
                 ),
                 number(
@@ -52,7 +53,8 @@ class VPrediction(io.ComfyNode):
                     0.0,
                     100.0,
                     0.0001,
-                    "The lowest level. 0 is the model's own, 0.0291672 for SD and SDXL.",
+                    "The lowest level, to which the table is shifted and scaled in a. 0 is the model's own, 0.0291672 "
+                    "for SD and SDXL.",
                 ),
                 number(
                     "sigma_max",
@@ -101,8 +103,9 @@ class VPrediction(io.ComfyNode):
                     "latent",
                     optional=True,
                     tooltip=(
-                        "Connected: the levels that schedulers visit are multiplied by sqrt(width height) / "
-                        "native_resolution of this latent (arXiv 2301.11093); the terminal level stays."
+                        "Connected: the levels that ZTSNR Sigmas and stock schedulers visit are multiplied by "
+                        "sqrt(width height) / native_resolution of this latent (arXiv 2301.11093); the terminal level "
+                        "stays."
                     ),
                 ),
             ],
@@ -114,7 +117,7 @@ class VPrediction(io.ComfyNode):
         """A file that was written anew is read anew."""
         if checkpoint == BELOW:
             return BELOW
-        found = os.stat(folder_paths.get_full_path_or_raise("checkpoints", checkpoint))
+        found = os.stat(path_of(checkpoint))
         return f"{checkpoint} {found.st_mtime_ns} {found.st_size}"
 
     @classmethod
@@ -134,14 +137,16 @@ class VPrediction(io.ComfyNode):
         check.finite("snr_gamma", snr_gamma, at_least=0)
         if checkpoint == BELOW:
             check.finite("sigma_data", sigma_data, above=0)
-            sigmas = made_table(model, zero_terminal, sigma_min, sigma_max).sigmas
-            facts = Facts(target="v", sigmas=tuple(sigmas.tolist()), sigma_data=sigma_data)
+            table = made_table(model, zero_terminal, sigma_min, sigma_max)
+            told = TableIndex(table=table, quantize=False)
+            facts = Facts(target="v", table=table, timesteps=told, sigma_data=sigma_data)
         else:
-            facts = read_facts(folder_paths.get_full_path_or_raise("checkpoints", checkpoint))
+            facts = read_facts(path_of(checkpoint))
         factor = 1.0 if latent is None else resolution_factor(latent["samples"], native_resolution)
         patched = model.clone()
         patched.add_object_patch("model_sampling", model_sampling(facts, factor))
         if facts.latents is not None:
-            patched.add_object_patch("latent_format", NormalisedLatents(**facts.latents))
+            plain = model.model.model_config.latent_format
+            patched.add_object_patch("latent_format", NormalisedLatents(plain, **facts.latents))
         put_post_cfg(patched, DynamicSNR(gamma=snr_gamma))
         return io.NodeOutput(patched)

@@ -189,8 +189,14 @@ def prove_precision() -> None:
         model = small_sdxl(dtype)
         patched, wanted = rescaled(prediction(model)), by_core(model, Euler(), 20000.0) / 0.13025
         made = [sample(patched, sampler, karras(patched)) for sampler in (stock("euler"), leaving("euler"))]
+        made.append(
+            by_core(model, lambda denoise, z, levels: Euler()(denoise, z * (1 + 1e-7), levels), 20000.0) / 0.13025
+        )
         lost = [((latents - wanted).square().mean().sqrt() / wanted.std()).item() for latents in made]
-        print(f"network in {dtype}, rms against ztsnr: stock euler {lost[0]:.1e}, ZTSNR Sampler {lost[1]:.1e}")
+        print(
+            f"network in {dtype}, rms against ztsnr: stock euler {lost[0]:.1e}, ZTSNR Sampler {lost[1]:.1e}; ztsnr "
+            f"from 1.0000001 times the noise {lost[2]:.1e}"
+        )
 
 
 def as_json(levels) -> str:
@@ -219,7 +225,7 @@ def prove_metadata() -> None:
     latents = {"mean": [0.1, -0.2, 0.3, -0.4], "std": [4.0, 5.0, 6.0, 7.0]}
     facts = {
         "format": 1, "target": "v", "sigmas": as_json(table.sigmas.tolist()), "latents": json.dumps(latents),
-        "grid": as_json([torch.inf, *sigmas[1:]]),
+        "grid": as_json([torch.inf, *sigmas[1:]]), "timesteps": '{"name": "tableindex", "quantize": false}',
     }  # fmt: skip
     told = prediction(model, checkpoint=write_header(folder / "told.safetensors", **facts))
     own = run("ZTSNRSigmas", model=told, steps=STEPS, grid="the checkpoint's own", start=17.8, rho=7.0)
@@ -227,11 +233,34 @@ def prove_metadata() -> None:
     mean, std = (torch.tensor(latents[name]).view(1, 4, 1, 1) for name in ("mean", "std"))
     wanted = by_core(model, sampling.Euler(), torch.inf) * std + mean
     same("table, grid and latent statistics from metadata", sample(rescaled(told), leaving("euler"), own), wanted, 5e-4)
+    prove_targets(model, folder, facts)
     write_header(folder / "silent.safetensors")
     (folder / "broken.safetensors").write_bytes(b"not a header")
     write_header(folder / "flow.safetensors", **facts | {"target": "flow"})
     for name in ("silent", "broken", "flow"):
         refused(name, prediction, model, checkpoint=f"{name}.safetensors")
+
+
+def prove_targets(model, folder: Path, facts: dict) -> None:
+    """What ComfyUI's own classes make of an output, against ztsnr's targets; the network is told rounded indices."""
+    from ztsnr.noise import alpha
+    from ztsnr.target import EDM, X0, Eps, V
+
+    sigma = torch.tensor([0.03, 1.0, 17.8, 20000.0], dtype=torch.float64)
+    z, output = torch.randn(2, 4, 4, 3, 3, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
+    for target in (V(), Eps(), X0(), EDM(sigma_data=0.5)):
+        name = type(target).__name__.lower()
+        told = {"target": name, "sigma_data": 0.5, "timesteps": '{"name": "tableindex", "quantize": true}'}
+        file = write_header(folder / f"{name}.safetensors", **facts | told)
+        sampling = prediction(model, checkpoint=file).get_model_object("model_sampling")
+        x = z / alpha(sigma).reshape(-1, 1, 1, 1)
+        seen = target.c_in(sigma).reshape(-1, 1, 1, 1) * z
+        torch.testing.assert_close(sampling.calculate_input(sigma, x), seen)
+        torch.testing.assert_close(sampling.calculate_denoised(sigma, output, x), target.denoised(output, z, sigma))
+        index = sampling.timestep(sigma)
+        assert torch.equal(index, index.round())
+        assert index.tolist()[-1] == 999
+    print("v, eps, x0 and edm: ComfyUI's classes give ztsnr's input and estimate")
 
 
 def refused(what: str, call, *given, **inputs) -> None:

@@ -60,7 +60,11 @@ class ModelSamplingDiscrete(torch.nn.Module):
     sigma_max = property(lambda self: self.sigmas[-1])
 
 
-class SDXL:
+class LatentFormat:
+    taesd_decoder_name = None
+
+
+class SDXL(LatentFormat):
     scale_factor = 0.13025
 
     def __init__(self):
@@ -80,8 +84,9 @@ class Patcher:
 
     def __init__(self, **unet_config):
         unet = unet_config or {"context_dim": 2048, "model_channels": 320}
-        self.model = SimpleNamespace(model_config=SimpleNamespace(unet_config=unet, sampling_settings={}))
-        self.model.model_sampling, self.model.latent_format = ModelSamplingDiscrete(), SDXL()
+        config = SimpleNamespace(unet_config=unet, sampling_settings={}, latent_format=SDXL())
+        self.model = SimpleNamespace(model_config=config, latent_format=config.latent_format)
+        self.model.model_sampling = ModelSamplingDiscrete()
         self.object_patches, self.model_options = {}, {"transformer_options": {}}
 
     def clone(self):
@@ -107,19 +112,19 @@ def safetensors_header(path):
         return file.read(length) if length <= 100 * 2**20 else None
 
 
-def modules(checkpoints: Path) -> dict[str, ModuleType]:
-    """What `import comfy...` and `import folder_paths` find, by name; checkpoints lie in the folder."""
+def modules(models: Path) -> dict[str, ModuleType]:
+    """What `import comfy...` and `import folder_paths` find, by name; each kind of model has its folder in `models`."""
     contents = {
         "comfy": {"__path__": []},
         "comfy.model_sampling": {
             kind.__name__: kind for kind in (EPS, V_PREDICTION, X0, EDM, CONST, ModelSamplingDiscrete)
         },
-        "comfy.latent_formats": {"SDXL": SDXL},
+        "comfy.latent_formats": {"LatentFormat": LatentFormat},
         "comfy.samplers": {"KSAMPLER": KSAMPLER},
         "comfy.utils": {"safetensors_header": safetensors_header},
         "folder_paths": {
-            "get_filename_list": lambda kind: sorted(path.name for path in checkpoints.iterdir()),
-            "get_full_path_or_raise": lambda kind, name: str(checkpoints / name),
+            "get_filename_list": lambda kind: sorted(path.name for path in (models / kind).glob("*")),
+            "get_full_path_or_raise": lambda kind, name: str(models / kind / name),
         },
     }
     made = {}

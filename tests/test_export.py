@@ -12,6 +12,7 @@ from ztsnr.errors import CheckpointError, ConfigError
 from ztsnr.formats import lora
 from ztsnr.formats.diagnosis import examine_folder, examine_tensors
 from ztsnr.formats.ldm import from_ldm
+from ztsnr.formats.single_file import SingleFile
 from ztsnr.models.export import Export, fold_latents
 from ztsnr.models.pretrained import load_unet, load_vae
 from ztsnr.models.source import plain_state
@@ -153,8 +154,12 @@ def test_a_lora_loads_in_diffusers_and_does_there_what_it_does_here(tmp_path, fo
 
 @pytest.mark.parametrize("format", ["lora_kohya", "lora_peft"])
 def test_a_lora_is_read_back_exactly(tmp_path, format):
-    export, path = exported(*V, *LORA, MODULES), tmp_path / "lora.safetensors"
+    latents = {"mean": [4.8, 0.2, 1.4, -1.8], "std": [9.9, 6.3, 7.6, 6.0]}
+    export, path = exported(*V, *LORA, MODULES, latents=latents), tmp_path / "lora.safetensors"
     export.write(format, path)
+    told = examine_tensors(path)
+    assert json.loads(SingleFile(path).metadata["ztsnr.latents"]) == latents
+    assert told.facts["latents"].startswith("normalised by channel")
     back = lora.read(load_file(path), export.network.layers, str(path))
     for module, update in export._lora()["unet"].items():
         other = back["unet"][module]

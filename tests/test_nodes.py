@@ -1,29 +1,38 @@
-"""The nodes' maths against the core, and their contract against a stand-in of ComfyUI."""
+"""The nodes' maths against the core, what they read against what is exported, their contract against a stand-in."""
 
 import json
 import math
+import re
 import sys
 import tomllib
+from functools import cache
 from types import SimpleNamespace
 
 import pytest
 import torch
 from safetensors.torch import save_file
 
-from tests.comfyui import KSAMPLER as Inner
-from tests.comfyui import NODES, SDXL, Patcher, load_nodes, modules
+from tests.comfyui import CONST, KSAMPLER, NODES, SDXL, Patcher, load_nodes, modules
 from ztsnr.errors import CheckpointError, ConfigError
+from ztsnr.formats.metadata import metadata_of
 from ztsnr.noise import alpha
 from ztsnr.registry import build, compose, make
 from ztsnr.sampling import Euler, Guidance
 from ztsnr.target import EDM, V
 
-INF = math.inf
+PREDICTION, RESCALE, LAPLACE, SIGMAS, SAMPLER = (
+    f"ZTSNR{name}" for name in ("VPrediction", "CFGRescale", "LaplaceScheduler", "Sigmas", "Sampler")
+)
+OWN = "the checkpoint's own"
 
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
-    return tmp_path_factory.mktemp("checkpoints")
+    """Of ComfyUI's models."""
+    folder = tmp_path_factory.mktemp("models")
+    for kind in ("checkpoints", "loras"):
+        (folder / kind).mkdir()
+    return folder
 
 
 @pytest.fixture(scope="module")
@@ -34,44 +43,44 @@ def nodes(folder):
         yield load_nodes()
 
 
-def part(nodes, name):
-    return sys.modules[f"{nodes.__name__}.{name}"]
-
-
 def run(nodes, name, **inputs):
+    """What the node gives, its widgets being at their defaults but for `inputs`."""
     node = nodes.NODE_CLASS_MAPPINGS[name]
     ports = node.INPUT_TYPES()["required"]
     told = {port: options["default"] for port, (_, options) in ports.items() if "default" in options}
     return getattr(node(), node.FUNCTION)(**told | inputs)[0]
 
 
+def predicting(nodes, model=None, **inputs):
+    return run(nodes, PREDICTION, model=model or Patcher(), **inputs)
+
+
 def sampling_of(nodes, model=None, **inputs):
-    patched = run(nodes, "ZTSNRVPrediction", model=model or Patcher(), **inputs)
-    return patched.get_model_object("model_sampling")
+    return predicting(nodes, model, **inputs).get_model_object("model_sampling")
 
 
 def f64(*values):
     return torch.tensor(values, dtype=torch.float64)
 
 
-def core(*overrides):
-    """The schedule of the configuration whose terminal level is the nodes' ceiling."""
+def drawn(*shape, **kind):
+    return torch.randn(*shape, generator=torch.Generator().manual_seed(0), **kind)
+
+
+def schedule(*overrides):
+    """The configuration's whose terminal level is the nodes' ceiling."""
     return build(compose("schedule=ztsnr", "schedule.table.terminal=20000.0", *overrides).schedule)
 
 
-def metadata(**changed):
-    facts = {
-        "format": "1",
-        "target": "v",
-        "sigmas": json.dumps([*torch.linspace(0.1, 9, 49).tolist(), "inf"]),
-        "grid": '["inf", 8.0, 2.0, 0.5, 0.0]',
-        "latents": '{"mean": [1, 2, 3, 4], "std": [5, 6, 7, 8]}',
-    }
-    return {f"ztsnr.{name}": value for name, value in (facts | changed).items() if value is not None}
+@cache
+def exported(*overrides):
+    """The objective of a run, and what an export of it says in its metadata."""
+    objective = build(compose(*overrides).objective)
+    return objective, metadata_of(objective, {}, 4, "sdxl")
 
 
-def write(folder, name, facts):
-    save_file({"weight": torch.zeros(1)}, folder / name, facts)
+def write(folder, metadata, name="it.safetensors", kind="checkpoints"):
+    save_file({"weight": torch.zeros(1)}, folder / kind / name, metadata)
     return name
 
 
@@ -84,136 +93,134 @@ def test_default_table_is_the_cores_zero_terminal_one(nodes, terminal):
     assert torch.equal(sampling.sigmas, make("schedule/table", "sdxl_ztsnr", terminal=terminal).sigmas.float())
 
 
-def test_without_zero_terminal_and_at_its_own_end_the_table_is_the_models(nodes):
+def test_other_ends_stretch_the_models_own_table_in_alpha(nodes):
     own = make("schedule/table", "sdxl").sigmas
-    sampling = sampling_of(nodes, zero_terminal=False, sigma_max=own[-1].item())
-    torch.testing.assert_close(sampling.sigmas, own.float())
-
-
-def test_other_ends_stretch_the_table_in_alpha(nodes):
-    sigmas = sampling_of(nodes, zero_terminal=False, sigma_min=0.05, sigma_max=30.0).sigmas.double()
-    own = alpha(make("schedule/table", "sdxl").sigmas)
-    slope = alpha(sigmas).diff() / own.diff()
+    once = predicting(nodes, zero_terminal=False, sigma_min=0.05, sigma_max=30.0)
+    sigmas = once.get_model_object("model_sampling").sigmas.double()
+    slope = alpha(sigmas).diff() / alpha(own).diff()
     assert (sigmas[0].item(), sigmas[-1].item()) == (pytest.approx(0.05), 30.0)
     torch.testing.assert_close(slope, slope.mean().expand(999), rtol=1e-2, atol=0)
-
-
-def test_network_is_told_what_training_told_it(nodes):
-    sampling, timesteps = sampling_of(nodes), core().timesteps
-    sigma = f64(1e-3, 0.0292, 0.7, 17.8, 500.0, 20000.0, 1e6).float()
-    torch.testing.assert_close(sampling.timestep(sigma), timesteps(sigma).float())
-    assert sampling.timestep(sigma.reshape(7, 1)).shape == (7, 1)
+    again = sampling_of(nodes, once, zero_terminal=False, sigma_max=own[-1].item())
+    torch.testing.assert_close(again.sigmas, own.float())
 
 
 def test_resolution_moves_what_is_visited_and_not_what_is_told(nodes):
     latent = {"samples": torch.zeros(1, 4, 128, 512)}
-    plain, wide = sampling_of(nodes), sampling_of(nodes, latent=latent, native_resolution=1024)
-    torch.testing.assert_close(wide.sigmas[:-1], 2 * plain.sigmas[:-1])
-    assert wide.sigma_max == plain.sigma_max == 20000
-    sigma = f64(0.5, 3.0)
-    assert torch.equal(wide.timestep(sigma), plain.timestep(sigma))
-
-
-def test_resolution_that_passes_the_terminal_level_is_refused(nodes):
-    latent = {"samples": torch.zeros(1, 4, 4096, 4096)}
-    with pytest.raises(ConfigError, match="past the terminal"):
-        sampling_of(nodes, latent=latent)
-
-
-def test_percent_counts_along_a_table_of_any_length(nodes, folder):
-    sampling = sampling_of(nodes, checkpoint=write(folder, "fifty.safetensors", metadata()))
-    assert sampling.percent_to_sigma(0.0) > 1e8
-    assert sampling.percent_to_sigma(1.0) == 0
-    assert sampling.percent_to_sigma(0.5) == pytest.approx(sampling.sigma(torch.tensor(24.5)).item())
+    plain, wide = predicting(nodes), predicting(nodes, latent=latent, native_resolution=1024)
+    narrow, broad = (model.get_model_object("model_sampling") for model in (plain, wide))
+    torch.testing.assert_close(broad.sigmas[:-1], 2 * narrow.sigmas[:-1])
+    assert broad.sigma_max == narrow.sigma_max == 20000
+    assert torch.equal(broad.timestep(f64(0.5, 3.0)), narrow.timestep(f64(0.5, 3.0)))
+    for grid in ("karras from the terminal level", "progressive ladder"):
+        one, other = (run(nodes, SIGMAS, model=model, steps=6, grid=grid) for model in (plain, wide))
+        torch.testing.assert_close(other, one * torch.tensor([1.0, 2, 2, 2, 2, 2, 2]))
 
 
 @pytest.mark.parametrize("sigma_data", [1.0, 0.5])
 def test_denoised_on_x_is_the_cores_on_z(nodes, sigma_data):
     sampling, sigma = sampling_of(nodes, sigma_data=sigma_data), f64(0.03, 1.0, 20000.0)
-    z, output = torch.randn(2, 3, 4, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
+    z, output = drawn(2, 3, 4, dtype=torch.float64)
     x = z / alpha(sigma)[:, None]
-    target = V() if sigma_data == 1 else EDM(sigma_data=sigma_data)
-    seen = target.c_in(sigma)[:, None] * z
-    torch.testing.assert_close(sampling.calculate_input(sigma, x), seen)
-    sign = 1 if sigma_data == 1 else -1
+    target, sign = (V(), 1) if sigma_data == 1 else (EDM(sigma_data=sigma_data), -1)
+    torch.testing.assert_close(sampling.calculate_input(sigma, x), target.c_in(sigma)[:, None] * z)
     torch.testing.assert_close(sampling.calculate_denoised(sigma, output, x), target.denoised(sign * output, z, sigma))
 
 
-# The checkpoint's metadata
+# What an export says
 
 
-def test_checkpoint_sets_table_grid_target_and_latents(nodes, folder):
-    patched = run(nodes, "ZTSNRVPrediction", model=Patcher(), checkpoint=write(folder, "told.safetensors", metadata()))
-    sampling, latents = (patched.get_model_object(name) for name in ("model_sampling", "latent_format"))
-    assert sampling.sigmas.tolist() == pytest.approx([*torch.linspace(0.1, 9, 49).tolist(), 20000])
-    assert sampling.grid == (INF, 8.0, 2.0, 0.5, 0.0)
-    latent = torch.randn(2, 4, 3, 3, generator=torch.Generator().manual_seed(0))
+@pytest.mark.parametrize(
+    ("overrides", "kind"),
+    [
+        (["schedule=ztsnr", "loss=vpred"], "V_PREDICTION"),
+        (["schedule=sdxl", "loss=eps", "schedule.timesteps.quantize=true"], "EPS"),
+        (["schedule=ztsnr", "loss=x0", "schedule.table.terminal=4000"], "X0"),
+        (["schedule=edm2", "loss=edm", "target.sigma_data=0.25"], "EDM"),
+        (["schedule=cosine_table", "loss=vpred", "schedule/timesteps=flow"], "V_PREDICTION"),
+    ],
+)
+def test_network_is_used_as_it_was_trained(nodes, folder, overrides, kind):
+    objective, metadata = exported(*overrides)
+    model = predicting(nodes, checkpoint=write(folder, metadata))
+    sampling, trained = model.get_model_object("model_sampling"), objective.schedule
+    assert isinstance(sampling, getattr(sys.modules["comfy.model_sampling"], kind))
+    assert sampling.sigma_data == getattr(objective.target, "sigma_data", 1)
+    assert torch.equal(sampling.sigmas, trained.table.sigmas.clamp(max=20000).float())
+    sigma = f64(0.03, 0.7, 3.3, 14.0)
+    torch.testing.assert_close(sampling.timestep(sigma.reshape(2, 2)).flatten(), trained.timesteps(sigma).float())
+    own = run(nodes, SIGMAS, model=model, steps=4, grid=OWN)
+    torch.testing.assert_close(own, trained.grid.sigmas(4).clamp(max=20000).float())
+    for steps in (7, 1):
+        others = run(nodes, SIGMAS, model=model, steps=steps, grid=OWN)
+        assert (len(others), others[0], others[-1]) == (steps + 1, own[0], 0)
+    assert sampling.percent_to_sigma(0.0) > 1e8
+    assert sampling.percent_to_sigma(1.0) == 0
+    half = sampling.sigma(torch.tensor((len(sampling.sigmas) - 1) / 2)).item()
+    assert sampling.percent_to_sigma(0.5) == pytest.approx(half)
+
+
+def test_latents_of_a_lora_have_its_statistics_and_plain_previews(nodes, folder):
+    statistics = {"mean": [1, 2, 3, 4], "std": [5, 6, 7, 8]}
+    _, metadata = exported("schedule=ztsnr", "loss=vpred")
+    write(folder, metadata | {"ztsnr.latents": json.dumps(statistics)}, "l.safetensors", "loras")
+    (options, _) = nodes.NODE_CLASS_MAPPINGS[PREDICTION].INPUT_TYPES()["required"]["checkpoint"]
+    assert options[-1] == "loras: l.safetensors"
+    known, plain, latent = predicting(nodes, checkpoint=options[-1]), SDXL(), drawn(2, 4, 3, 3)
+    latents = known.get_model_object("latent_format")
     torch.testing.assert_close(latents.process_in(latent)[:, 1], (latent[:, 1] - 2) / 6)
     torch.testing.assert_close(latents.process_out(latents.process_in(latent)), latent)
 
+    def preview(seen, by):
+        return seen.movedim(1, -1) @ torch.tensor(by.latent_rgb_factors) + torch.tensor(by.latent_rgb_factors_bias)
 
-def test_previews_of_normalised_latents_are_those_of_plain_ones(nodes, folder):
-    patched = run(nodes, "ZTSNRVPrediction", model=Patcher(), checkpoint=write(folder, "l.safetensors", metadata()))
-    latents, plain = patched.get_model_object("latent_format"), SDXL()
-    latent = torch.randn(1, 4, 3, 3, generator=torch.Generator().manual_seed(0))
-
-    def preview(known, of):
-        factors, bias = torch.tensor(of.latent_rgb_factors), torch.tensor(of.latent_rgb_factors_bias)
-        return known.permute(0, 2, 3, 1) @ factors + bias
-
-    wanted = preview(latent * plain.scale_factor, plain)
-    torch.testing.assert_close(preview(latents.process_in(latent), latents), wanted)
-
-
-@pytest.mark.parametrize("target", ["v", "eps", "x0", "edm"])
-def test_target_of_the_checkpoint_is_comfyuis_class_of_it(nodes, folder, target):
-    facts = metadata(target=target, sigma_data="0.5", latents=None, grid=None)
-    sampling = sampling_of(nodes, checkpoint=write(folder, f"{target}.safetensors", facts))
-    names = {"v": "V_PREDICTION", "eps": "EPS", "x0": "X0", "edm": "EDM"}
-    assert isinstance(sampling, getattr(sys.modules["comfy.model_sampling"], names[target]))
-    assert sampling.sigma_data == (0.5 if target == "edm" else 1)
+    shown = preview(latents.process_in(latent), latents)
+    torch.testing.assert_close(shown, preview(latent * plain.scale_factor, plain))
 
 
 @pytest.mark.parametrize(
     ("changed", "said"),
     [
         ({"format": None}, "no ztsnr metadata"),
-        ({"sigmas": None}, "damaged"),
-        ({"sigmas": "[1, 2"}, "damaged"),
+        ({"sigmas": None}, r"lacks 'ztsnr\.sigmas'"),
+        ({"sigmas": "[1, 2"}, "cannot use"),
         ({"sigmas": "[1, 3, 2]"}, "ascend"),
-        ({"sigmas": '[1, "inf", "inf"]'}, "ascend"),
-        ({"sigmas": "[1]"}, "ascend"),
-        ({"grid": "[1, 2, 0]"}, "decrease"),
+        ({"sigmas": '[1, 30000, "inf"]'}, "ascend"),
+        ({"sigmas": "[1]"}, "at least two"),
+        ({"grid": "[1, 2, 0]"}, "must exceed"),
         ({"grid": "[3, 2]"}, "decrease to 0"),
+        ({"timesteps": '{"name": "mine"}'}, r"ztsnr\.timesteps must be one of tableindex"),
+        ({"timesteps": '{"name": "logsigma"}'}, "scale"),
         ({"latents": '{"mean": [1], "std": [1]}'}, "4 means"),
         ({"latents": '{"mean": [1, 2, 3, 4], "std": [0, 1, 1, 1]}'}, "positive"),
         ({"target": "edm"}, "sigma_data"),
+        ({"target": "flow"}, "must be one of v, eps, x0, edm, got 'flow'"),
     ],
 )
 def test_metadata_that_does_not_hold_is_refused(nodes, folder, changed, said):
-    name = write(folder, "damaged.safetensors", metadata(**changed))
+    _, metadata = exported("schedule=ztsnr", "loss=vpred")
+    metadata = metadata | {f"ztsnr.{name}": value for name, value in changed.items()}
+    name = write(folder, {key: value for key, value in metadata.items() if value is not None})
     with pytest.raises(CheckpointError, match=said):
-        sampling_of(nodes, checkpoint=name)
+        predicting(nodes, checkpoint=name)
 
 
-def test_flow_and_files_of_another_kind_are_refused(nodes, folder):
-    with pytest.raises(ConfigError, match="must be one of v, eps, x0, edm, got 'flow'"):
-        sampling_of(nodes, checkpoint=write(folder, "flow.safetensors", metadata(target="flow")))
-    (folder / "old.ckpt").write_bytes(b"PK\x03\x04 something else")
-    with pytest.raises(CheckpointError, match="no readable safetensors file"):
-        sampling_of(nodes, checkpoint="old.ckpt")
+def test_files_of_another_kind_are_refused(nodes, folder):
+    for content in (b"PK\x03\x04 something else", b"", b"\x02" + bytes(7) + b"[]"):
+        (folder / "checkpoints" / "old.ckpt").write_bytes(content)
+        with pytest.raises(CheckpointError, match="no readable safetensors file"):
+            predicting(nodes, checkpoint="old.ckpt")
 
 
 def test_a_file_written_anew_is_read_anew(nodes, folder):
-    node, name = nodes.NODE_CLASS_MAPPINGS["ZTSNRVPrediction"], write(folder, "anew.safetensors", metadata())
+    node, name = nodes.NODE_CLASS_MAPPINGS[PREDICTION], write(folder, {"a": "b"})
     before = node.IS_CHANGED(checkpoint=name, model=None)
     assert node.IS_CHANGED(checkpoint=name, model=None) == before
-    write(folder, name, metadata(grid=None))
+    write(folder, {"a": "longer"})
     assert node.IS_CHANGED(checkpoint=name, model=None) != before
     assert node.IS_CHANGED(checkpoint="set below") == "set below"
 
 
-# What other nodes have patched
+# The model
 
 
 def test_patches_of_others_stay_and_the_original_is_untouched(nodes):
@@ -222,8 +229,8 @@ def test_patches_of_others_stay_and_the_original_is_untouched(nodes):
 
     model = Patcher()
     model.set_model_sampler_post_cfg_function(foreign)
-    patched = run(nodes, "ZTSNRCFGRescale", model=run(nodes, "ZTSNRVPrediction", model=model, snr_gamma=5.0))
-    twice = run(nodes, "ZTSNRVPrediction", model=run(nodes, "ZTSNRCFGRescale", model=patched), snr_gamma=7.0)
+    patched = run(nodes, RESCALE, model=predicting(nodes, model, snr_gamma=5.0))
+    twice = predicting(nodes, run(nodes, RESCALE, model=patched), snr_gamma=7.0)
     functions = twice.model_options["sampler_post_cfg_function"]
     assert functions[0] is foreign
     assert [type(function).__name__ for function in functions[1:]] == ["Rescale", "DynamicSNR"]
@@ -232,53 +239,42 @@ def test_patches_of_others_stay_and_the_original_is_untouched(nodes):
     assert not model.object_patches
 
 
-def test_table_is_the_models_own_after_any_number_of_nodes(nodes):
-    once = run(nodes, "ZTSNRVPrediction", model=Patcher(), sigma_max=100.0, zero_terminal=False)
-    assert torch.equal(sampling_of(nodes, once).sigmas, sampling_of(nodes).sigmas)
-
-
-OTHERS = {"a transformer": {"image_model": "flux"}, "no text": {"in_channels": 3}, "video": {"context_dim": 1024}}
-
-
-@pytest.mark.parametrize("kind", OTHERS)
-def test_models_other_than_sd_and_sdxl_are_refused(nodes, kind):
-    with pytest.raises(ConfigError, match="SD or SDXL"):
-        sampling_of(nodes, Patcher(**OTHERS[kind], use_temporal_attention=kind == "video"))
-
-
-def test_flow_models_are_refused(nodes):
+def flow_model():
     model = Patcher()
-    model.add_object_patch("model_sampling", sys.modules["comfy.model_sampling"].CONST())
-    with pytest.raises(ConfigError, match="flow-matching"):
-        sampling_of(nodes, model)
+    model.add_object_patch("model_sampling", CONST())
+    return model
 
 
 @pytest.mark.parametrize(
     ("inputs", "said"),
     [
-        ({"sigma_min": 5.0, "sigma_max": 1.0}, "sigma_min must be below sigma_max=1.0"),
+        ({"model": flow_model()}, "flow-matching"),
+        ({"model": Patcher(image_model="flux")}, "SD or SDXL"),
+        ({"model": Patcher(in_channels=3)}, "SD or SDXL"),
+        ({"model": Patcher(context_dim=1024, use_temporal_attention=True)}, "SD or SDXL"),
+        ({"sigma_min": 5.0, "sigma_max": 1.0}, r"sigma_min must be below sigma_max=1\.0"),
         ({"sigma_min": 15.0}, "own highest level"),
         ({"sigma_max": 10.0}, "sigma_max stands for infinity"),
         ({"sigma_data": 0.0}, "sigma_data"),
         ({"snr_gamma": -1.0}, "snr_gamma"),
+        ({"latent": {"samples": torch.zeros(1, 4, 4096, 4096)}}, "past the terminal"),
     ],
 )
-def test_settings_that_no_sampling_could_use_are_refused(nodes, inputs, said):
+def test_models_and_settings_that_no_sampling_could_use_are_refused(nodes, inputs, said):
     with pytest.raises(ConfigError, match=said):
-        sampling_of(nodes, **inputs)
+        predicting(nodes, **inputs)
 
 
 # Guidance
 
 
-def estimates(sigma=(0.2, 3.0, 20000.0)):
-    generator = torch.Generator().manual_seed(0)
-    positive, negative, z = torch.randn(3, len(sigma), 4, 5, 5, generator=generator)
-    sigma = torch.tensor(sigma)
-    guided = negative + 5 * (positive - negative)
-    x = z / alpha(sigma).reshape(-1, 1, 1, 1)
-    levels = {"transformer_options": {"sample_sigmas": torch.tensor([20000.0, 17.8, 3.0, 0.2, 0.0])}}
-    args = {"denoised": guided, "cond_denoised": positive, "input": x, "sigma": sigma, "model_options": levels}
+def estimates(*levels):
+    """What a post_cfg function is given at three levels, with the parts that the guided estimate was made of."""
+    positive, negative, z = drawn(3, 3, 4, 5, 5)
+    sigma = torch.tensor([0.2, 3.0, 20000.0])
+    options = {"transformer_options": {"sample_sigmas": torch.tensor(levels)}} if levels else {}
+    args = {"denoised": negative + 5 * (positive - negative), "cond_denoised": positive}
+    args |= {"input": z / alpha(sigma).reshape(-1, 1, 1, 1), "sigma": sigma, "model_options": options}
     return args, positive, negative, z
 
 
@@ -286,25 +282,17 @@ def post_cfg(nodes, name, **inputs):
     return run(nodes, name, model=Patcher(), **inputs).model_options["sampler_post_cfg_function"][-1]
 
 
-def test_rescale_is_the_cores(nodes):
+def test_rescale_is_the_cores_on_v_and_gives_the_conditional_spread_on_x0(nodes):
     args, positive, negative, z = estimates()
     wanted = Guidance(scale=5.0, rescale=0.7).combine(positive, negative, z, args["sigma"].double())
-    torch.testing.assert_close(post_cfg(nodes, "ZTSNRCFGRescale")(args), wanted, rtol=1e-3, atol=1e-3)
+    torch.testing.assert_close(post_cfg(nodes, RESCALE)(args), wanted, rtol=1e-3, atol=1e-3)
+    whole = post_cfg(nodes, RESCALE, multiplier=1.0, space="x0")(args)
+    torch.testing.assert_close(whole.flatten(1).std(1), positive.flatten(1).std(1))
+    for space in ("v", "x0"):
+        torch.testing.assert_close(post_cfg(nodes, RESCALE, multiplier=0.0, space=space)(args), args["denoised"])
 
 
-def test_rescale_of_x0_by_1_gives_the_conditional_spread(nodes):
-    args, positive, *_ = estimates()
-    rescaled = post_cfg(nodes, "ZTSNRCFGRescale", multiplier=1.0, space="x0")(args)
-    torch.testing.assert_close(rescaled.flatten(1).std(1), positive.flatten(1).std(1))
-
-
-@pytest.mark.parametrize("space", ["v", "x0"])
-def test_multiplier_0_changes_nothing(nodes, space):
-    args, *_ = estimates()
-    torch.testing.assert_close(post_cfg(nodes, "ZTSNRCFGRescale", multiplier=0.0, space=space)(args), args["denoised"])
-
-
-LEVELS = {
+SHARES = {
     "constant": (1, 1, 1),
     "linear": (0, 1 / 3, 1),
     "cosine": (0, 0.25, 1),
@@ -314,94 +302,70 @@ LEVELS = {
 }
 
 
-@pytest.mark.parametrize("method", LEVELS)
+@pytest.mark.parametrize("method", SHARES)
 def test_methods_are_their_formulas(nodes, method):
-    args, *_ = estimates()
-    share = post_cfg(nodes, "ZTSNRCFGRescale", method=method).share(args["sigma"].double(), args["model_options"])
-    torch.testing.assert_close(share, f64(*LEVELS[method]), rtol=1e-6, atol=1e-6)
-
-
-def test_every_method_is_offered_and_one_step_has_the_whole_of_it(nodes):
-    options = nodes.NODE_CLASS_MAPPINGS["ZTSNRCFGRescale"].INPUT_TYPES()["required"]["method"][0]
-    assert sorted(options) == sorted(LEVELS)
-    one = {"transformer_options": {"sample_sigmas": torch.tensor([20000.0, 0.0])}}
-    assert post_cfg(nodes, "ZTSNRCFGRescale", method="karras").share(f64(20000.0), one).tolist() == [1]
-
-
-def test_methods_of_the_levels_need_a_comfyui_that_says_them(nodes):
-    with pytest.raises(ConfigError, match="method=constant"):
-        post_cfg(nodes, "ZTSNRCFGRescale", method="linear").share(f64(1.0), {})
+    args, *_ = estimates(20000.0, 17.8, 3.0, 0.2, 0.0)
+    function, sigma = post_cfg(nodes, RESCALE, method=method), args["sigma"].double()
+    share = function.share(sigma, args["model_options"])
+    torch.testing.assert_close(share, f64(*SHARES[method]), rtol=1e-6, atol=1e-6)
+    one_step, *_ = estimates(20000.0, 0.0)
+    assert function.share(f64(20000.0), one_step["model_options"]).item() == pytest.approx(1)
+    options, told = nodes.NODE_CLASS_MAPPINGS[RESCALE].INPUT_TYPES()["required"]["method"]
+    assert sorted(options) == sorted(SHARES)
+    assert f"{method}: " in told["tooltip"]
+    if method not in ("constant", "noise share"):
+        with pytest.raises(ConfigError, match="method=constant"):
+            function.share(sigma, {})
 
 
 def test_dynamic_snr_weights_guidance_by_min_snr_over_gamma(nodes):
     args, positive, negative, _ = estimates()
     weight = torch.tensor([1.0, (1 / 9) / 5, 1 / 20000**2 / 5]).reshape(-1, 1, 1, 1)
     wanted = positive + 4 * weight * (positive - negative)
-    torch.testing.assert_close(post_cfg(nodes, "ZTSNRVPrediction", snr_gamma=5.0)(args), wanted)
-    assert post_cfg(nodes, "ZTSNRVPrediction")(args) is args["denoised"]
+    torch.testing.assert_close(post_cfg(nodes, PREDICTION, snr_gamma=5.0)(args), wanted)
+    assert post_cfg(nodes, PREDICTION)(args) is args["denoised"]
 
 
 # Levels
 
 
-@pytest.mark.parametrize("steps", [1, 2, 28])
-def test_laplace_is_the_cores_grid_from_the_terminal_level(nodes, steps):
-    grid = core("schedule/grid=laplace_terminal").grid
-    assert torch.equal(run(nodes, "ZTSNRLaplaceScheduler", steps=steps), grid.sigmas(steps).float())
+def test_grids_are_the_cores(nodes):
+    lowest = make("schedule/table", "sdxl").sigmas[0].item()
+    wanted = {
+        LAPLACE: schedule("schedule/grid=laplace_terminal"),
+        "karras from the terminal level": schedule(f"schedule.grid.grid.sigma_min={lowest}"),
+        "progressive ladder": schedule("schedule/grid=progressive"),
+    }
+    for name, of in wanted.items():
+        for steps in (1, 2, 10, 28):
+            more = {} if name == LAPLACE else {"model": predicting(nodes), "grid": name}
+            sigmas = run(nodes, LAPLACE if name == LAPLACE else SIGMAS, steps=steps, **more)
+            torch.testing.assert_close(sigmas, of.grid.sigmas(steps).float(), rtol=2e-6, atol=0)
 
 
-def test_laplace_maps_to_one_in_ln_sigma(nodes):
-    sigmas = run(nodes, "ZTSNRLaplaceScheduler", steps=9, mu=1.0, b=0.8, u_max=0.9, terminal_step=False).double()
+def test_laplace_maps_to_one_in_ln_sigma_and_stays_below_any_sigma_max(nodes):
+    sigmas = run(nodes, LAPLACE, steps=9, mu=1.0, b=0.8, u_max=0.9, terminal_step=False).double()
     x = torch.linspace(0.9, 0, 10, dtype=torch.float64)[:-1] - 0.5
     in_ln_sigma = -0.5 - 0.4 * x.sign() * (1 - 2 * x.abs()).log()  # mean -mu / 2, scale b / 2
     torch.testing.assert_close(sigmas[:-1].log(), in_ln_sigma, rtol=1e-5, atol=1e-5)
-    assert sigmas[-1] == 0
-
-
-def test_laplace_stays_below_any_sigma_max(nodes):
-    inside = run(nodes, "ZTSNRLaplaceScheduler", steps=8, b=3.0, sigma_max=10.0, u_max=1.0, terminal_step=False)
-    assert inside[0] == pytest.approx(10)
+    wide = {"steps": 8, "b": 3.0, "sigma_max": 10.0, "u_max": 1.0}
+    assert run(nodes, LAPLACE, **wide, terminal_step=False)[0] == pytest.approx(10)
     with pytest.raises(ConfigError, match="twice"):
-        run(nodes, "ZTSNRLaplaceScheduler", steps=8, sigma_max=10.0, b=3.0, u_max=1.0)
+        run(nodes, LAPLACE, **wide)
 
 
-@pytest.mark.parametrize("steps", [0, -1])
-@pytest.mark.parametrize("name", ["ZTSNRLaplaceScheduler", "ZTSNRSigmas"])
-def test_fewer_than_one_step_is_refused(nodes, name, steps):
-    model = {"model": run(nodes, "ZTSNRVPrediction", model=Patcher())} if name == "ZTSNRSigmas" else {}
-    with pytest.raises(ConfigError, match="steps must be"):
-        run(nodes, name, steps=steps, **model)
-
-
-def test_karras_is_the_cores_from_the_models_ends(nodes):
-    model = run(nodes, "ZTSNRVPrediction", model=Patcher())
-    lowest = make("schedule/table", "sdxl").sigmas[0].item()
-    grid = core(f"schedule.grid.grid.sigma_min={lowest}").grid
-    torch.testing.assert_close(run(nodes, "ZTSNRSigmas", model=model, steps=28), grid.sigmas(28).float())
-
-
-def test_ladder_is_the_one_of_the_configuration(nodes):
-    model = run(nodes, "ZTSNRVPrediction", model=Patcher())
-    sigmas = run(nodes, "ZTSNRSigmas", model=model, steps=10, grid="progressive ladder")
-    assert torch.equal(sigmas, core("schedule/grid=progressive").grid.sigmas(10).float())
-
-
-@pytest.mark.parametrize("steps", [4, 7, 1])
-def test_own_grid_comes_from_the_metadata(nodes, folder, steps):
-    name = write(folder, "own.safetensors", metadata())
-    model = run(nodes, "ZTSNRVPrediction", model=Patcher(), checkpoint=name)
-    sigmas = run(nodes, "ZTSNRSigmas", model=model, steps=steps, grid="the checkpoint's own")
-    assert len(sigmas) == steps + 1
-    assert (sigmas[0], sigmas[-1]) == (20000, 0)
-    assert (sigmas.diff() < 0).all()
-    assert steps != 4 or sigmas.tolist() == [20000, 8, 2, 0.5, 0]
-
-
-def test_grids_that_the_model_cannot_enter_are_refused(nodes):
+def test_grids_that_cannot_be_sampled_are_refused(nodes):
+    for steps in (0, -1):
+        with pytest.raises(ConfigError, match="steps must be"):
+            run(nodes, LAPLACE, steps=steps)
+        with pytest.raises(ConfigError, match="steps must be"):
+            run(nodes, SIGMAS, model=predicting(nodes), steps=steps)
     with pytest.raises(ConfigError, match="carries no sampling grid"):
-        run(nodes, "ZTSNRSigmas", model=Patcher(), grid="the checkpoint's own")
+        run(nodes, SIGMAS, model=Patcher(), grid=OWN)
     with pytest.raises(ConfigError, match="highest level of the model must exceed"):
-        run(nodes, "ZTSNRSigmas", model=Patcher())
+        run(nodes, SIGMAS, model=Patcher())
+    with pytest.raises(ConfigError, match="lowest level must be below start"):
+        run(nodes, SIGMAS, model=predicting(nodes), start=0.01)
 
 
 # The sampler
@@ -423,50 +387,49 @@ def comfy_euler(model, x, sigmas, extra_args=None, callback=None, disable=None):
 
 
 class Wrapped:
-    """A model as samplers get it, of a highest level."""
+    """A model as samplers get it, of highest level 20000."""
 
-    def __init__(self, highest):
-        sampling = SimpleNamespace(sigma_max=torch.tensor(highest))
-        self.inner_model = SimpleNamespace(inner_model=SimpleNamespace(model_sampling=sampling))
+    inner_model = SimpleNamespace(
+        inner_model=SimpleNamespace(model_sampling=SimpleNamespace(sigma_max=torch.tensor(20000.0)))
+    )
 
     def __call__(self, x, sigma, **told):
         return denoise(x, sigma, **told)
 
 
 def test_first_step_loses_nothing_in_float32(nodes):
-    sigmas = f64(20000.0, 17.8, 3.0, 0.03, 0.0)
-    noise = torch.randn(2, 4, 8, 8, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
+    sigmas, noise = f64(20000.0, 17.8, 3.0, 0.03, 0.0), drawn(2, 4, 8, 8, dtype=torch.float64)
     exact = Euler()(lambda z, sigma: denoise(z / alpha(sigma), sigma), noise, sigmas)
     x = (noise / alpha(sigmas[0])).float()
-    ours = run(nodes, "ZTSNRSampler", sampler=Inner(comfy_euler)).sampler_function
-    lost = [(f(Wrapped(20000.0), x, sigmas.float()) - exact).abs().max() for f in (ours, comfy_euler)]
+    ours = run(nodes, SAMPLER, sampler=KSAMPLER(comfy_euler)).sampler_function
+    lost = [(f(Wrapped(), x, sigmas.float()) - exact).abs().max() for f in (ours, comfy_euler)]
     assert lost[0] < 2e-6
     assert lost[1] > 1e-5
 
 
 @pytest.mark.parametrize("levels", [[20000.0, 17.8, 3.0, 0.0], [20000.0, 0.0], [14.6, 3.0, 0.0]])
 def test_steps_are_told_once_each_and_a_lower_start_is_the_other_samplers(nodes, levels):
-    ours, steps = run(nodes, "ZTSNRSampler", sampler=Inner(comfy_euler)).sampler_function, []
-    x = levels[0] * torch.randn(1, 4, 8, 8, generator=torch.Generator().manual_seed(0))
-    told = ours(Wrapped(20000.0), x, torch.tensor(levels), callback=lambda step: steps.append(step["i"]))
+    ours, steps = run(nodes, SAMPLER, sampler=KSAMPLER(comfy_euler)).sampler_function, []
+    x, sigmas = levels[0] * drawn(1, 4, 8, 8), torch.tensor(levels)
+    told = ours(Wrapped(), x, sigmas, callback=lambda step: steps.append(step["i"]))
     assert steps == list(range(len(levels) - 1))
-    plain = comfy_euler(Wrapped(20000.0), x, torch.tensor(levels))
-    torch.testing.assert_close(told, plain, rtol=0, atol=0 if levels[0] < 20000 else 2e-3)
+    tolerance = 0 if levels[0] < 20000 else 2e-3
+    torch.testing.assert_close(told, comfy_euler(Wrapped(), x, sigmas), rtol=0, atol=tolerance)
 
 
 def test_settings_of_the_other_sampler_are_kept(nodes):
-    sampler = run(nodes, "ZTSNRSampler", sampler=Inner(comfy_euler, {"eta": 0.5}, {"random": True}))
+    sampler = run(nodes, SAMPLER, sampler=KSAMPLER(comfy_euler, {"eta": 0.5}, {"random": True}))
     assert (sampler.extra_options, sampler.inpaint_options) == ({"eta": 0.5}, {"random": True})
     with pytest.raises(ConfigError, match="KSAMPLER"):
-        run(nodes, "ZTSNRSampler", sampler=object())
+        run(nodes, SAMPLER, sampler=object())
 
 
 # The contract
 
 
-def test_classic_mappings_say_what_the_schema_says(nodes):
-    assert nodes.NODE_DISPLAY_NAME_MAPPINGS["ZTSNRVPrediction"] == "ZTSNR V-Prediction"
-    node = nodes.NODE_CLASS_MAPPINGS["ZTSNRVPrediction"]
+def test_classic_mappings_say_what_the_schema_says_and_each_widget_what_it_does(nodes):
+    assert nodes.NODE_DISPLAY_NAME_MAPPINGS[PREDICTION] == "ZTSNR V-Prediction"
+    node = nodes.NODE_CLASS_MAPPINGS[PREDICTION]
     assert (node.CATEGORY, node.RETURN_TYPES, node.FUNCTION) == ("conditioning", ("MODEL",), "execute")
     inputs = node.INPUT_TYPES()
     assert inputs["required"]["model"] == ("MODEL", {})
@@ -474,19 +437,16 @@ def test_classic_mappings_say_what_the_schema_says(nodes):
     assert inputs["required"]["sigma_max"][1]["max"] == 20000
     assert list(inputs["optional"]) == ["latent"]
     assert {other.CATEGORY for other in nodes.NODES if other is not node} == {"sampling"}
+    for other in nodes.NODES:
+        for name, (kind, told) in other.INPUT_TYPES()["required"].items():
+            assert kind in ("MODEL", "SAMPLER") or told["tooltip"], (other, name)
 
 
-def test_every_widget_says_what_it_does(nodes):
-    for node in nodes.NODES:
-        for name, (kind, told) in (node.INPUT_TYPES()["required"]).items():
-            assert kind in ("MODEL", "SAMPLER") or name == "steps" or told["tooltip"], (node, name)
-
-
-def test_new_comfyuis_get_the_extension_and_no_mappings(nodes, folder, monkeypatch):
+def test_new_comfyuis_get_the_extension_and_no_mappings(nodes, monkeypatch):
     class Extension:
         pass
 
-    latest = SimpleNamespace(ComfyExtension=Extension, io=part(nodes, "classic"))
+    latest = SimpleNamespace(ComfyExtension=Extension, io=sys.modules[f"{nodes.__name__}.classic"])
     monkeypatch.setitem(sys.modules, "comfy_api", SimpleNamespace(latest=latest))
     monkeypatch.setitem(sys.modules, "comfy_api.latest", latest)
     loaded = load_nodes(name="custom_nodes_v3")
@@ -512,6 +472,14 @@ def test_without_the_core_one_node_says_what_to_do(nodes, monkeypatch, caplog):
         node.execute()
 
 
+def test_core_is_found_in_the_folder_or_beside_it(nodes, tmp_path):
+    assert nodes.find_core(NODES) == NODES.parent / "ztsnr"
+    assert nodes.find_core(tmp_path / "nodes") is None
+    (tmp_path / "nodes" / "ztsnr").mkdir(parents=True)
+    (tmp_path / "nodes" / "ztsnr" / "noise.py").touch()
+    assert nodes.find_core(tmp_path / "nodes") == tmp_path / "nodes" / "ztsnr"
+
+
 @pytest.mark.parametrize("path", sorted(NODES.glob("example_workflows/api/*.json")), ids=lambda path: path.stem)
 def test_examples_set_every_widget_of_our_nodes_within_its_bounds(nodes, path):
     workflow = json.loads(path.read_text(encoding="utf-8"))
@@ -522,16 +490,17 @@ def test_examples_set_every_widget_of_our_nodes_within_its_bounds(nodes, path):
         assert ports["required"].keys() <= node["inputs"].keys() <= (ports["required"] | ports["optional"]).keys()
         for name, (kind, told) in ports["required"].items():
             value = node["inputs"][name]
-            if isinstance(kind, list):
-                assert value in kind or name == "checkpoint"
-            elif "min" in told:
-                assert told["min"] <= value <= told["max"]
+            assert not isinstance(kind, list) or value in kind or name == "checkpoint"
+            assert "min" not in told or told["min"] <= value <= told["max"]
+    page = json.loads((path.parent.parent / path.name).read_text(encoding="utf-8"))
+    assert {str(node["id"]): node["type"] for node in page["nodes"]} == {
+        number: node["class_type"] for number, node in workflow.items()
+    }
 
 
-def test_metadata_is_what_the_registry_takes():
+def test_metadata_is_what_the_registry_takes_but_for_the_publishers_own():
     read = tomllib.loads((NODES / "pyproject.toml").read_text(encoding="utf-8"))
-    name = read["project"]["name"]
-    assert "comfyui" not in name.lower()
-    assert name[0].isalpha()
-    assert [part.isdigit() for part in read["project"]["version"].split(".")] == [True] * 3
-    assert read["tool"]["comfy"].keys() >= {"PublisherId", "DisplayName"}
+    project, comfy = read["project"], read["tool"]["comfy"]
+    assert re.fullmatch(r"(?!.*comfyui)[a-z](-?[a-z0-9])+", project["name"])
+    assert re.fullmatch(r"\d+\.\d+\.\d+", project["version"])
+    assert (comfy["PublisherId"], comfy["DisplayName"], project["license"]["text"]) == ("", "ZTSNR", "Apache-2.0")

@@ -134,7 +134,8 @@ def _lora(file: SingleFile) -> Diagnosis:
     found.notes.append("A LoRA carries no prediction type: every program uses that of the model it is applied to.")
     if file.metadata.get("ztsnr.target") == "v":
         found.notes.append(
-            "It was trained on v: on a model of eps, ComfyUI needs ModelSamplingDiscrete with v_prediction and zsnr."
+            "It was trained on v: on a model of eps, ComfyUI needs our node ZTSNR V-Prediction with this file, or "
+            "ModelSamplingDiscrete with v_prediction and zsnr."
         )
     if kind != "kohya's":
         found.notes.append("Some versions of ComfyUI do not know these names. format=lora_kohya is known to all.")
@@ -155,7 +156,10 @@ def _own(told: dict) -> dict[str, str]:
         return {}
     sigmas = [float(sigma) for sigma in json.loads(told["ztsnr.sigmas"])]
     grid = [float(sigma) for sigma in json.loads(told["ztsnr.grid"])]
-    return {"trained as": f"{told['ztsnr.target']}, table up to sigma {sigmas[-1]:g}, sampled from {grid[0]:g}"}
+    trained = {"trained as": f"{told['ztsnr.target']}, table up to sigma {sigmas[-1]:g}, sampled from {grid[0]:g}"}
+    if "ztsnr.latents" in told:
+        trained["latents"] = "normalised by channel, which ComfyUI knows by our node ZTSNR V-Prediction alone"
+    return trained
 
 
 def _compare(found: Diagnosis, told: dict, taken: dict[str, Taken]) -> None:

@@ -8,7 +8,8 @@ import torch
 from ztsnr.formats.ldm import State
 from ztsnr.objective import Objective
 from ztsnr.schedule.table import ScaledLinear
-from ztsnr.target import Eps, V
+from ztsnr.schedule.timesteps import TimestepMap
+from ztsnr.target import EDM, Eps, V
 
 FORMAT = "1"
 ARCHITECTURES = {"sdxl": "stable-diffusion-xl-v1-base", "sd15": "stable-diffusion-v1"}
@@ -33,7 +34,10 @@ def metadata_of(objective: Objective, config: Mapping, steps: int, family: str, 
         "ztsnr.target": type(objective.target).__name__.lower(),
         "ztsnr.grid": _numbers(schedule.grid.sigmas(steps)),
         "ztsnr.sigmas": _numbers(schedule.table.sigmas),
+        "ztsnr.timesteps": _timesteps(schedule.timesteps),
     }
+    if isinstance(objective.target, EDM):
+        told["ztsnr.sigma_data"] = str(objective.target.sigma_data)
     if prediction := prediction_type(objective):
         told |= {"modelspec.prediction_type": prediction, "modelspec.predict_key": prediction}
     return told
@@ -84,6 +88,12 @@ def _betas(objective: Objective) -> dict:
                 return {**named, "rescale_betas_zero_snr": rescaled}
     betas = 1 - alpha_bar / torch.cat([torch.ones(1, dtype=alpha_bar.dtype), alpha_bar[:-1]])
     return {"trained_betas": betas.tolist(), "rescale_betas_zero_snr": False}
+
+
+def _timesteps(timesteps: TimestepMap) -> str:
+    """Its class and its fields; its table is told as ztsnr.sigmas."""
+    fields = {name: value for name, value in vars(timesteps).items() if name != "table"}
+    return json.dumps({"name": type(timesteps).__name__.lower(), **fields}, default=str)
 
 
 def _numbers(sigmas: torch.Tensor) -> str:

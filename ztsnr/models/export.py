@@ -59,9 +59,7 @@ class Export:
     def unet(self, output: Path) -> None:
         """Without a prefix, with which ComfyUI's loader of U-Nets would drop the markers."""
         network = self._trained["unet"]
-        told = self._metadata() | {"ztsnr.architecture": json.dumps({"unet": told_of(network)})}
-        if self.latents and not self._stock_latents(find_source(self.pretrained).config("vae")):
-            told["ztsnr.latents"] = json.dumps(self.latents)
+        told = self._metadata() | self._told_latents() | {"ztsnr.architecture": json.dumps({"unet": told_of(network)})}
         write_tensors(output, self._cast(to_ldm("unet", plain_state(network))) | markers(self.objective), told)
 
     def diffusers(self, output: Path) -> None:
@@ -87,7 +85,7 @@ class Export:
 
         networks = self._networks()
         for part, network in networks.items():
-            self._whole(cast(network, self.dtype).state_dict())
+            self._whole(network.state_dict())
             network.save_pretrained(folder / part)
         for part in [part.replace("text_encoder", "tokenizer") for part in networks if part.startswith("text")]:
             find_source(self.pretrained).tokenizer(part).save_pretrained(folder / part)
@@ -98,14 +96,15 @@ class Export:
     def lora_kohya(self, output: Path) -> None:
         found = self._lora()
         first = next(iter(found["unet"].values()))
-        told = {"ss_network_module": "networks.lora", "ss_network_dim": str(first.rank)}
+        told = self._told_latents() | {"ss_network_module": "networks.lora", "ss_network_dim": str(first.rank)}
         told |= {"ss_network_alpha": str(first.alpha), "ss_v_parameterization": str(bool(markers(self.objective)))}
         told |= {"ss_base_model_version": "sdxl_base_v1-0" if self.network.family == "sdxl" else "sd_v1"}
         tensors = lora.to_kohya(found, self.network.family, self.network.layers)
         write_tensors(output, self._cast(tensors), self._metadata("/lora") | told)
 
     def lora_peft(self, output: Path) -> None:
-        write_tensors(output, self._cast(lora.to_peft(self._lora())), self._metadata("/lora"))
+        told = self._metadata("/lora") | self._told_latents()
+        write_tensors(output, self._cast(lora.to_peft(self._lora())), told)
 
     def _lora(self) -> lora.LoRA:
         parts = self.network.parts()
@@ -121,19 +120,31 @@ class Export:
 
     @cached_property
     def _trained(self) -> dict[str, nn.Module]:
-        return self.network.merged()
+        return {part: cast(network, self.dtype) for part, network in self.network.merged().items()}
 
     def _networks(self) -> dict[str, nn.Module]:
-        """All parts; a VAE is made to speak of x0, where that is not its own latent."""
-        parts = [part for part in ARCHITECTURES[self.network.family] if part not in self._trained]
-        networks = self._trained | {part: load_part(self.pretrained, part) for part in parts}
-        if self.latents and not self._stock_latents(networks["vae"].config):
-            fold_latents(networks["vae"], **self.latents)
+        """All parts, each in its final type before the next is loaded: SDXL is 14 GB in float32.
+
+        A VAE is made to speak of x0, where that is not its own latent.
+        """
+        networks = dict(self._trained)
+        for part in ARCHITECTURES[self.network.family]:
+            if part not in networks:
+                network = load_part(self.pretrained, part)
+                if part == "vae" and self.latents and not self._stock_latents(network.config):
+                    fold_latents(network, **self.latents)
+                networks[part] = cast(network, self.dtype)
         return networks
 
     def _stock_latents(self, vae_config: Mapping) -> bool:
         mean, std = (torch.tensor(self.latents[name]) for name in ("mean", "std"))
         return bool((mean == 0).all()) and torch.allclose(std * vae_config["scaling_factor"], torch.ones_like(std))
+
+    def _told_latents(self) -> dict[str, str]:
+        """For files without a VAE, into which the statistics could be put."""
+        if not self.latents or self._stock_latents(find_source(self.pretrained).config("vae")):
+            return {}
+        return {"ztsnr.latents": json.dumps(self.latents)}
 
     def _metadata(self, kind: str = "") -> dict[str, str]:
         return metadata_of(self.objective, self.config, self.steps, self.network.family, kind)
