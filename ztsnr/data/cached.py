@@ -160,10 +160,13 @@ class CachedImages:
         mean, std = self._scale
         return x0 * std + mean
 
-    def size(self, step: int, batch_size: int) -> int:
-        """Samples in the step's whole batch, which is `batch_size` unless the bucket has another."""
+    def sizes(self, batch_size: int) -> set[int]:
+        """Of all steps' whole batches; `batch_size` unless buckets have others."""
         if batch_size != self.batch_size:
             raise ConfigError(f"data.batch_size must be trainer.batch_size={batch_size}, got {self.batch_size}")
+        return self._order.sizes()
+
+    def size(self, step: int, batch_size: int) -> int:
         return self._order.size(step)
 
     def batch(self, step: int, rows: range, batch_size: int) -> Batch:

@@ -67,8 +67,11 @@ class Preparation:
             "std_of_all": moments.pooled.std.item(),
             "report": plan_report(found, made, arrays["counts"].numpy(), order) + tell_moments(moments) + told,
         }
-        save_index(path, arrays, facts)
-        path.with_suffix(".left_out.tsv").write_text(left_out(found, made), encoding="utf-8")
+        shelf = Shelf(data.cache_folder, path.parent.name)
+        shelf.sweep()
+        with shelf.lock(path.stem):
+            save_index(path, arrays, facts)
+            path.with_suffix(".left_out.tsv").write_text(left_out(found, made), encoding="utf-8")
 
     def examine(self) -> Catalogue:
         data = self.data

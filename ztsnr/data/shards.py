@@ -61,7 +61,7 @@ class Shelf:
             waiting = []
             for name, keys in units.items():
                 try:
-                    with self._lock(name).acquire(timeout=0):
+                    with self.lock(name).acquire(timeout=0):
                         self._look(known, read)  # others may have written meanwhile
                         if missing := [key for key in keys if key not in known]:
                             self._write(name, missing, encode([wanted[key] for key in missing]))
@@ -69,7 +69,7 @@ class Shelf:
                 except Timeout:
                     waiting.append(name)
             if len(waiting) == len(units):  # all that is left is in work elsewhere
-                with self._lock(waiting[0]):
+                with self.lock(waiting[0]):
                     pass
             self._look(known, read)
         return known
@@ -78,7 +78,7 @@ class Shelf:
         """Deletes what killed processes left half written."""
         for path in self.folder.glob(".*.safetensors.*"):
             try:
-                with self._lock(path.name[1:].partition(".")[0]).acquire(timeout=0):
+                with self.lock(path.name[1:].partition(".")[0]).acquire(timeout=0):
                     path.unlink(missing_ok=True)
             except Timeout:
                 continue  # its writer lives
@@ -100,7 +100,8 @@ class Shelf:
                 units[f"{group}-{part[0].hex()}"] = part
         return units
 
-    def _lock(self, name: str) -> FileLock:
+    def lock(self, name: str) -> FileLock:
+        """Held by who writes the file of this name."""
         (self.cache / "locks").mkdir(exist_ok=True)
         return FileLock(self.cache / "locks" / f"{self.kind}-{name}.lock")
 
