@@ -237,7 +237,7 @@ def test_captions_are_dropped_at_the_given_rate(place):
 @pytest.mark.parametrize("leftovers", ["repeat", "partial", "drop"])
 def test_every_policy_trains(place, leftovers):
     data = make_data(*place, f"data.leftovers={leftovers}", "trainer.batch_size=3", "data.max_aspect=1.2")
-    sizes = data.sizes(3)
+    sizes = data.batch_sizes(3)
     assert sizes == {3} if leftovers != "partial" else {3} < sizes
     assert {data.size(step, 3) for step in range(12)} <= sizes
     for step in range(12):

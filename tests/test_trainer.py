@@ -271,7 +271,7 @@ def test_processes_share_the_batch_without_gap_or_overlap():
 
 def test_a_rest_of_a_bucket_that_cannot_be_shared_is_refused_before_the_first_step():
     def with_rests(data):
-        data.__dict__["sizes"] = lambda batch_size: {batch_size, 7}
+        data.__dict__["batch_sizes"] = lambda batch_size: {batch_size, 7}
         return data
 
     heard = Listening()

@@ -25,7 +25,7 @@ class Data(Protocol):
     def going_on(self, told: Mapping) -> "Data":
         """The data of a run that goes on from a state with these facts: x0 keeps its scale."""
 
-    def sizes(self, batch_size: int) -> set[int]:
+    def batch_sizes(self, batch_size: int) -> set[int]:
         """All that `size` may say."""
 
     def size(self, step: int, batch_size: int) -> int:

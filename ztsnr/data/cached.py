@@ -160,7 +160,7 @@ class CachedImages:
         mean, std = self._scale
         return x0 * std + mean
 
-    def sizes(self, batch_size: int) -> set[int]:
+    def batch_sizes(self, batch_size: int) -> set[int]:
         """Of all steps' whole batches; `batch_size` unless buckets have others."""
         if batch_size != self.batch_size:
             raise ConfigError(f"data.batch_size must be trainer.batch_size={batch_size}, got {self.batch_size}")
