@@ -66,7 +66,8 @@ def survive(command: list[str], folder: Path, kills: int, seed: int) -> collecti
                 time.sleep(draw.uniform(0, length))
                 os.kill(working[-1], signal.SIGKILL)
             codes = [end_of(working.pop())]
-            struck[where(folder / name / "cache")] += codes[0] != 0
+            if codes[0]:
+                struck[where(folder / name / "cache")] += 1
             codes += [end_of(pid) for pid in working]
             assert set(codes) <= {0, -signal.SIGKILL}, (folder / name / "output.log").read_text()
         found = files(folder / name / "cache")

@@ -16,6 +16,7 @@ from ztsnr.data.prepare import Preparation
 from ztsnr.data.progress import make_progress
 from ztsnr.errors import BadPicture, CacheError, ConfigError
 from ztsnr.models.pretrained import TextEncoders, load_vae
+from ztsnr.randomness import normal
 
 pytestmark = pytest.mark.slow
 
@@ -268,6 +269,7 @@ def test_the_plan_is_written_for_the_record(place, tmp_path):
     ("overrides", "error", "told"),
     [
         (["data.root=absent"], ConfigError, r"data\.root=absent is not a folder"),
+        (["data.root=s3://bucket/cats"], ConfigError, r"data=webdataset data\.root='s3://bucket/cats/\*\.tar'"),
         (["data.held_out=1e-9"], ConfigError, r"data\.held_out=1e-09 holds out none of 16 pictures"),
         (["data.max_upscale=0.1"], ConfigError, "no picture to train on: all are left out.*\n  000.png: too small"),
         (["data.leftovers=drop", "trainer.batch_size=99"], ConfigError, "No bucket fills a batch"),
@@ -309,6 +311,22 @@ def test_what_overflows_in_bfloat16_is_done_again_in_float32(own, monkeypatch):
     again = samples_of(data, 6)
     assert sum(redone) >= 8
     assert max((a - b).abs().max() for a, b in zip(plain, again, strict=True)) < 0.02
+
+
+@torch.no_grad()
+def test_a_large_picture_goes_through_the_vae_in_tiles(place):
+    """Of 128 pixels, one every 96; where two overlap they are blended."""
+
+    def said(x, tile):
+        encoding = make_data(*place, f"data.encoding.tile={tile}").encoding
+        return LatentEncoder(load_vae(tiny_sdxl()), encoding, (0, 0, 0), 1)._said(x, "float32")
+
+    x = normal(0, "pixels", 0, range(1), (3, 224, 224)).clamp(-1, 1)
+    tiled, first, second = said(x, 128), said(x[..., :128, :128], "null"), said(x[..., 96:, 96:], "null")
+    assert tiled.shape[2:] == (28, 28)
+    torch.testing.assert_close(tiled[..., :12, :12], first[..., :12, :12])
+    torch.testing.assert_close(tiled[..., 16:24, 16:24], second[..., 4:12, 4:12])
+    assert torch.equal(said(x[..., :128, :128], 128), first)
 
 
 def test_rare_tags_weigh_more_in_the_loss(own):
