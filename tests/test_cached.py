@@ -43,13 +43,13 @@ def encoded(monkeypatch):
     heard = {"latents": [], "texts": []}
     latents, texts = LatentEncoder.__call__, TextEncoder.__call__
 
-    def latent(self, shown):
+    def latent(self, shown, tell):
         heard["latents"] += [entry.picture.found.name for entry in shown]
-        return latents(self, shown)
+        return latents(self, shown, tell)
 
-    def text(self, given):
+    def text(self, given, tell):
         heard["texts"] += [entry.text for entry in given]
-        return texts(self, given)
+        return texts(self, given, tell)
 
     monkeypatch.setattr(LatentEncoder, "__call__", latent)
     monkeypatch.setattr(TextEncoder, "__call__", text)

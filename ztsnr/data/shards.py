@@ -47,16 +47,18 @@ class Shelf:
                     known.setdefault(key, (f"{self.kind}/{path.name}", row))
 
     def fill(
-        self, wanted: Mapping[bytes, object], unit: int, encode: Callable, tell: Callable = lambda n: None
+        self, wanted: Mapping[bytes, object], unit: int, encode: Callable, begin: Callable = lambda missing: None
     ) -> Keys:
         """Encodes what is wanted and missing, by units of about so many; wanted maps a key to what encode takes.
 
         encode(items) -> tensors with len(items) rows; items of one unit have one `group`. Others' units are waited for.
+        `begin` hears how many are missing.
         """
         self.folder.mkdir(parents=True, exist_ok=True)
         self.sweep()
         known, read = {}, set()
         self._look(known, read)
+        begin(len(wanted.keys() - known.keys()))
         while units := self._units({key: item for key, item in wanted.items() if key not in known}, unit):
             waiting = []
             for name, keys in units.items():
@@ -65,7 +67,6 @@ class Shelf:
                         self._look(known, read)  # others may have written meanwhile
                         if missing := [key for key in keys if key not in known]:
                             self._write(name, missing, encode([wanted[key] for key in missing]))
-                            tell(len(missing))
                 except Timeout:
                     waiting.append(name)
             if len(waiting) == len(units):  # all that is left is in work elsewhere
