@@ -144,6 +144,7 @@ def test_an_epoch_shows_each_sample_as_often_as_its_policy_says(counts, size, le
     order = Order(counts=tuple(counts), batches=(size,) * len(counts), leftovers=leftovers, seed=0)
     epochs = size if leftovers == "merge" else 1  # after which nothing is carried over
     steps = sum(int(order.steps(epoch).sum()) for epoch in range(epochs))
+    assert {order.size(step) for step in range(steps)} == order.sizes()
     seen = {(b, s): 0 for b, count in enumerate(counts) for s in range(count)}
     for bucket, samples in samples_of(order, (0, steps)):
         for sample in samples:

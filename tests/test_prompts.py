@@ -29,6 +29,9 @@ class Latents:
         told = TextEncoders(tiny_sdxl()).encode([WORDS[i % len(WORDS)] for i in range(self.count)])
         self.cond = told | {"time_ids": torch.tensor([[64.0, 64, 0, 0, 64, 64]]).repeat(self.count, 1)}
 
+    def batch_sizes(self, batch_size):
+        return {batch_size}
+
     def size(self, step, batch_size):
         return batch_size
 

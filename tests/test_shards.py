@@ -93,7 +93,7 @@ def test_what_a_killed_writer_left_is_swept_and_what_a_living_one_writes_is_not(
     dead, alive = (tmp_path / "things" / f".{name}.safetensors.1" for name in ("dead", "alive"))
     dead.write_bytes(b"half")
     alive.write_bytes(b"half")
-    with shelf._lock("alive"):
+    with shelf.lock("alive"):
         shelf.sweep()
         assert alive.exists()
     assert not dead.exists()

@@ -269,6 +269,17 @@ def test_processes_share_the_batch_without_gap_or_overlap():
         share(0, 5, batch_size=24, accumulate=3)
 
 
+def test_a_rest_of_a_bucket_that_cannot_be_shared_is_refused_before_the_first_step():
+    def with_rests(data):
+        data.__dict__["batch_sizes"] = lambda batch_size: {batch_size, 7}
+        return data
+
+    heard = Listening()
+    with pytest.raises(ConfigError, match=r"accumulate=4, got 7\. For the rest of a bucket: data\.leftovers=merge"):
+        fit("trainer.accumulate=4", listener=heard, data=with_rests)
+    assert not heard.losses
+
+
 def test_levels_are_drawn_one_in_each_stratum_or_independently(monkeypatch):
     drawn, sigma = {}, TableUniform.sigma
     for stratify in ("true", "false"):

@@ -25,6 +25,9 @@ class Data(Protocol):
     def going_on(self, told: Mapping) -> "Data":
         """The data of a run that goes on from a state with these facts: x0 keeps its scale."""
 
+    def batch_sizes(self, batch_size: int) -> set[int]:
+        """All that `size` may say."""
+
     def size(self, step: int, batch_size: int) -> int:
         """Samples in this step's whole batch, `batch_size` if nothing speaks against it."""
 

@@ -22,10 +22,9 @@ from ztsnr.data.order import LEFTOVERS, Order
 from ztsnr.data.places import is_elsewhere
 from ztsnr.data.rarity import Rarity
 from ztsnr.data.samples import Ahead, Batch, Samples
+from ztsnr.data.scale import NORMALISE, check_scale, latent_scale
 from ztsnr.errors import ConfigError
 from ztsnr.models.trained import Trained
-
-NORMALISE = ("channel", "scalar", "none")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -91,7 +90,7 @@ class CachedImages:
             check.instance("data.train_text", self.train_text, Trained)
         object.__setattr__(self, "background", tuple(self.background))
         folders_from(self.folders)
-        self._check_statistics()
+        check_scale(self.normalise, self.statistics)
         if not self.roots:
             raise ConfigError(f"data.root must be a path or a list of paths, got {self.root!r}")
         if self.refresh and is_elsewhere(self.cache):
@@ -144,17 +143,7 @@ class CachedImages:
     @property
     def facts(self) -> dict:
         """What a checkpoint must know of the latents: VAE's latent = x0 * std + mean, by channel."""
-        told, channels = self.train.facts, len(self.train.facts["mean"])
-        if self.statistics is not None:
-            if len(self.statistics["mean"]) != channels:
-                raise ConfigError(f"data.statistics must be of the VAE's {channels} channels, got {self.statistics}")
-            return {"latents": dict(self.statistics)}
-        if self.normalise == "channel":
-            mean, std = told["mean"], told["std"]
-        else:
-            mean = [0.0] * channels
-            std = [told["std_of_all"] if self.normalise == "scalar" else 1 / told["scaling_factor"]] * channels
-        return {"latents": {"mean": mean, "std": std}}
+        return {"latents": latent_scale(self.normalise, self.statistics, self.train.facts)}
 
     def going_on(self, told: Mapping) -> "CachedImages":
         """With the statistics of the run before, unless it had none of this kind or others are set."""
@@ -169,10 +158,13 @@ class CachedImages:
         mean, std = self._scale
         return x0 * std + mean
 
-    def size(self, step: int, batch_size: int) -> int:
-        """Samples in the step's whole batch, which is `batch_size` unless the bucket has another."""
+    def batch_sizes(self, batch_size: int) -> set[int]:
+        """Of all steps' whole batches; `batch_size` unless buckets have others."""
         if batch_size != self.batch_size:
             raise ConfigError(f"data.batch_size must be trainer.batch_size={batch_size}, got {self.batch_size}")
+        return self._order.sizes()
+
+    def size(self, step: int, batch_size: int) -> int:
         return self._order.size(step)
 
     def batch(self, step: int, rows: range, batch_size: int) -> Batch:
@@ -197,17 +189,6 @@ class CachedImages:
         measured = {name: self.train.facts[name] for name in ("mean", "std")}
         facts.write_text(json.dumps(self.facts | {"measured": measured}, indent=1), encoding="utf-8")
         return [plan, facts]
-
-    def _check_statistics(self) -> None:
-        given = self.statistics
-        if given is None:
-            return
-        if self.normalise == "none":
-            raise ConfigError("data.statistics takes the place of measured ones: data.normalise=channel or scalar")
-        if not isinstance(given, Mapping) or set(given) != {"mean", "std"} or len(given["mean"]) != len(given["std"]):
-            raise ConfigError(f"data.statistics must be a mean and a std of each channel, got {given!r}")
-        check.numbers("data.statistics.mean", given["mean"])
-        check.numbers("data.statistics.std", given["std"], above=0)
 
     @cached_property
     def _order(self) -> Order:

@@ -59,9 +59,9 @@ def catalogue(
 ) -> Catalogue:
     """Examines what is listed, by `workers` threads; what the memory knows of an unchanged file is not done again.
 
-    A bad file is skipped with its reason, or with `stop` raises BadPicture. `tell` hears how many are done.
+    A bad file is skipped with its reason, or with `stop` raises BadPicture. `tell` hears how many more are done.
     """
-    made, listing, done = Catalogue(), iter(listing), 0
+    made, listing = Catalogue(), iter(listing)
     with closing(_opened(memory)) as known, ThreadPoolExecutor(workers) as pool:
         while chunk := list(islice(listing, CHUNK)):
             for found, seen in zip(chunk, _seen(chunk, masks, known, pool), strict=True):
@@ -71,8 +71,7 @@ def catalogue(
                     made.skipped[found.name] = bad
                 else:
                     made.pictures.append(Picture(found, seen.digest, (seen.height, seen.width), seen.mask))
-            done += len(chunk)
-            tell(done)
+            tell(len(chunk))
     return made
 
 

@@ -13,6 +13,7 @@ from ztsnr import check
 from ztsnr.data.adaptive import Adaptive
 from ztsnr.data.catalogue import Picture, unchanged
 from ztsnr.data.decode import View, decode
+from ztsnr.data.progress import Tell
 from ztsnr.data.statistics import all_finite, moments_of
 from ztsnr.errors import BadPicture, CacheError
 from ztsnr.randomness import generator
@@ -74,7 +75,7 @@ class LatentEncoder:
             vae.tile_sample_min_size = encoding.tile
             vae.tile_latent_min_size = encoding.tile // 2 ** (len(vae.config.block_out_channels) - 1)
 
-    def __call__(self, shown: list[Shown]) -> dict[str, Tensor]:
+    def __call__(self, shown: list[Shown], tell: Tell = lambda more: None) -> dict[str, Tensor]:
         ready: dict[int, Future[np.ndarray]] = {}
 
         def work(items: range) -> dict[str, Tensor]:
@@ -85,6 +86,7 @@ class LatentEncoder:
             encoded = self._encode(pixels, [shown[i] for i in items])
             for i in items:
                 del ready[i]
+            tell(len(items))
             return encoded
 
         return self.parts.over(len(shown), work)

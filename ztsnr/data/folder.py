@@ -6,6 +6,7 @@ from pathlib import Path
 
 from ztsnr.data.cached import CachedImages
 from ztsnr.data.listing import Found, find_pictures, folders_from
+from ztsnr.data.places import is_elsewhere
 from ztsnr.errors import ConfigError
 
 
@@ -14,6 +15,8 @@ class FolderImages(CachedImages):
     """`root` is a folder, a list of them, or several between commas. `folders` says what is peculiar to some."""
 
     def listing(self) -> Iterator[Found]:
+        for root in filter(is_elsewhere, self.roots):
+            raise ConfigError(f"data.root={root} is read as tar shards alone: data=webdataset data.root='{root}/*.tar'")
         for folder in self._folders:
             if not folder.is_dir():
                 raise ConfigError(f"data.root={folder} is not a folder")

@@ -70,6 +70,9 @@ class LabelledImages:
         dropped = uniform(self.seed, "label_dropout", step, rows, batch_size) < self.label_dropout
         return self.train.x0[index], {"label": self.train.label[index].masked_fill(dropped, self.null_label)}
 
+    def batch_sizes(self, batch_size: int) -> set[int]:
+        return {batch_size}
+
     def size(self, step: int, batch_size: int) -> int:
         """Samples in this step's whole batch; here always as many as are asked for."""
         return batch_size

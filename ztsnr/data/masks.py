@@ -9,6 +9,7 @@ from torch import Tensor
 from ztsnr.data.catalogue import unchanged
 from ztsnr.data.decode import decode_mask
 from ztsnr.data.encode import Shown
+from ztsnr.data.progress import Tell
 from ztsnr.errors import BadPicture, CacheError
 
 
@@ -18,8 +19,12 @@ class MaskEncoder:
     def __init__(self, masks: str, factor: int, workers: int):
         self.masks, self.factor, self.pool = masks, factor, ThreadPoolExecutor(workers)
 
-    def __call__(self, shown: list[Shown]) -> dict[str, Tensor]:
-        return {"mask": torch.from_numpy(np.stack(list(self.pool.map(self._cells, shown))))[:, None]}
+    def __call__(self, shown: list[Shown], tell: Tell) -> dict[str, Tensor]:
+        cells = []
+        for mask in self.pool.map(self._cells, shown):
+            cells.append(mask)
+            tell(1)
+        return {"mask": torch.from_numpy(np.stack(cells))[:, None]}
 
     def _cells(self, shown: Shown) -> np.ndarray:
         picture = shown.picture

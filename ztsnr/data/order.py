@@ -46,6 +46,14 @@ class Order:
             return np.ones(len(self.counts))
         return self.mean_steps() * self.batches / np.maximum(self.counts, 1)
 
+    def sizes(self) -> set[int]:
+        """Of all batches."""
+        least = self.batches if self.leftovers == "drop" else [1] * len(self.batches)
+        used = [(n, size) for n, size, few in zip(self.counts, self.batches, least, strict=True) if n >= few]
+        if self.leftovers != "partial":
+            return {size for _, size in used}
+        return {min(size, n - start) for n, size in used for start in (0, n // size * size) if start < n}
+
     def size(self, step: int) -> int:
         """Samples in the step's batch."""
         _, bucket, number = self._slot(step)

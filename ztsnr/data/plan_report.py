@@ -12,26 +12,27 @@ from ztsnr.data.statistics import Moments
 
 NAMED = 40
 """So many files are named in the report; all of them in the list beside the index."""
-REASONS = {TOO_SMALL: "too small: shown {:.3g} times its size", TOO_LONG: "too long: {:.3g} times its other side"}
+REASONS = {TOO_SMALL: "too small: shown {:,.4g} times its size", TOO_LONG: "too long: {:,.4g} times its other side"}
+HEADS = ("bucket", "pictures", "samples", "held", "batch", "batches", "shown", "upscaled", "cropped", "merged")
+LEGEND = """
+bucket: height x width. samples: to train on, with repeats; held: out.
+batches: of an epoch, in which a sample is shown so many times
+(leftovers: {}). upscaled: pictures smaller than their bucket.
+cropped: mean share cut off. merged: pictures whose own bucket was
+smaller than a batch.
+"""
 
 
 def plan_report(found: Catalogue, plan: Plan, counts: np.ndarray, order: Order) -> str:
-    """counts (K, 2): samples to train on and held out."""
+    """counts (K, 2): samples to train on and held out. As wide as a page of MLflow shows."""
     used = plan.fate == USED
     lines = [f"{len(found.pictures) + len(found.skipped)} files, {int(used.sum())} pictures used", ""]
-    heads = ("bucket", "pictures", "samples", "held out", "batch", "batches", "shown", "upscaled", "cropped", "merged")
-    rows = [heads, *(_bucket(k, plan, counts, order) for k in range(len(plan.sizes)))]
-    widths = [max(len(row[column]) for row in rows) for column in range(len(heads))]
-    lines += ["  ".join(cell.rjust(width) for cell, width in zip(row, widths, strict=True)) for row in rows]
-    lines += ["", "bucket: height x width. samples: with repeats. batches: of one epoch. shown: times that a sample is"]
-    lines += [
-        f"shown in an epoch (leftovers: {order.leftovers}). upscaled: pictures smaller than their bucket. cropped:"
-    ]
-    lines += ["mean share cut off. merged: pictures whose own bucket was smaller than a batch.", ""]
+    lines += _table([HEADS, *(_bucket(k, plan, counts, order) for k in range(len(plan.sizes)))])
+    lines += LEGEND.format(order.leftovers).splitlines()
     left = reasons(found, plan)
     kinds = Counter(reason.split(":")[0] for reason in left.values())
-    lines += [f"left out: {len(left)}" + "".join(f"; {count} {kind}" for kind, count in kinds.most_common(8))]
-    lines += [some(left)] if left else []
+    lines += ["", f"left out: {len(left)}", *(f"{count:6}  {kind}" for kind, count in kinds.most_common(8))]
+    lines += [some(left), ""] if left else []
     bare = [picture.found.name for picture in found.pictures if not picture.found.captions]
     lines += [f"without a caption: {len(bare)}" + (f", such as {bare[0]}" if bare else "")]
     masked = sum(bool(picture.mask) for picture in found.pictures)
@@ -73,7 +74,12 @@ def _bucket(k: int, plan: Plan, counts: np.ndarray, order: Order) -> tuple[str, 
 
 def tell_moments(moments: Moments) -> str:
     """The latents' statistics, as the VAE says them."""
-    told = [f"{' '.join(f'{value:9.4f}' for value in values.tolist())}" for values in (moments.mean, moments.std)]
     pooled = moments.pooled
-    whole = f"of all channels {pooled.mean.item():.4f} and {pooled.std.item():.4f}"
-    return f"latents, by channel: mean {told[0]}\n                      std {told[1]}\n{whole}\n"
+    rows = [(str(i), f"{m:.4f}", f"{s:.4f}") for i, (m, s) in enumerate(zip(moments.mean, moments.std, strict=True))]
+    rows = [("channel", "mean", "std"), *rows, ("all", f"{pooled.mean.item():.4f}", f"{pooled.std.item():.4f}")]
+    return "\n".join(["", "latents", *_table(rows, "  ")]) + "\n"
+
+
+def _table(rows: list[tuple[str, ...]], gap: str = " ") -> list[str]:
+    widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
+    return [gap.join(cell.rjust(width) for cell, width in zip(row, widths, strict=True)) for row in rows]

@@ -1,7 +1,7 @@
 """From pictures on the disk to an index: what is missing in the cache is encoded, nothing else."""
 
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -68,8 +68,11 @@ class Preparation:
             "std_of_all": moments.pooled.std.item(),
             "report": plan_report(found, made, arrays["counts"].numpy(), order) + tell_moments(moments) + told,
         }
-        save_index(path, arrays, facts)
-        path.with_suffix(".left_out.tsv").write_text(left_out(found, made), encoding="utf-8")
+        shelf = Shelf(data.cache_folder, path.parent.name)
+        shelf.sweep()
+        with shelf.lock(path.stem):
+            save_index(path, arrays, facts)
+            path.with_suffix(".left_out.tsv").write_text(left_out(found, made), encoding="utf-8")
 
     def examine(self) -> Catalogue:
         data = self.data
@@ -95,8 +98,8 @@ class Preparation:
         wanted = {shown.key: shown for several in views for shown in several}
         cells = 16 * np.prod(made.sizes, axis=1).max(initial=1) // 64  # of float32, at most
         with self.progress.counting("latents", len(wanted), "pictures") as tell:
-            shelf = Shelf(self.data.cache_folder, "latents")
-            return views, shelf.fill(wanted, max(1, int(SHARD_BYTES // cells)), lambda s: self.latent_encoder(s), tell)
+            shelf, unit = Shelf(self.data.cache_folder, "latents"), max(1, int(SHARD_BYTES // cells))
+            return views, shelf.fill(wanted, unit, lambda s: self.latent_encoder(s, tell), partial(tell, 0))
 
     def encode_masks(self, views: list[list[Shown]]) -> tuple[list[list[Shown]], Keys]:
         """Each view's mask, none of any if no picture has one, and where they are."""
@@ -108,7 +111,8 @@ class Preparation:
         wanted = {shown.key: shown for several in masks for shown in several}
         encoder = MaskEncoder(data.masks, factor, threads(data.workers))
         with self.progress.counting("masks", len(wanted), "pictures") as tell:
-            return masks, Shelf(data.cache_folder, "masks").fill(wanted, 4096, encoder, tell)
+            shelf = Shelf(data.cache_folder, "masks")
+            return masks, shelf.fill(wanted, 4096, lambda s: encoder(s, tell), partial(tell, 0))
 
     def encode_texts(self, pictures: list[Picture], made: Plan) -> tuple[list[list[bytes]], Keys]:
         """Keys of each picture's texts, and where what the encoders say of them is; the empty text is there too."""
@@ -120,7 +124,7 @@ class Preparation:
         wanted = {self.text_key(text): Text(text) for text in ["", *(text for several in texts for text in several)]}
         with self.progress.counting("texts", len(wanted), "texts") as tell:
             shelf = Shelf(self.data.cache_folder, "tokens" if self.data.trains_text else "texts")
-            known = shelf.fill(wanted, 256, lambda t: self.text_encoder(t), tell)
+            known = shelf.fill(wanted, 256, lambda t: self.text_encoder(t, tell), partial(tell, 0))
         return [[self.text_key(text) for text in several] for several in texts], known
 
     def weights(self, contents: Contents) -> tuple[np.ndarray, str]:

@@ -12,6 +12,8 @@ from rich.progress import Progress as Bar
 
 QUIET_SECONDS = 1.0
 """Work that takes less is not told of."""
+Tell = Callable[..., None]
+"""tell(more) that so many more are done; tell(0, total) what there is to do."""
 
 
 @dataclass(frozen=True)
@@ -19,18 +21,19 @@ class Progress:
     console: Console
 
     @contextmanager
-    def counting(self, what: str, total: int | None = None, unit: str = "") -> Iterator[Callable[[int], None]]:
-        """A bar; inside, the function hears of how many more are done. A line with the rate remains."""
-        columns = TextColumn("{task.description}"), MofNCompleteColumn(), BarColumn(bar_width=24)
-        bar = Bar(*columns, TextColumn("{task.fields[rate]}"), TextColumn("left"), TimeRemainingColumn())
-        bar = Bar(*bar.columns, console=self.console, disable=not self.console.is_terminal, transient=True)
+    def counting(self, what: str, total: int | None = None, unit: str = "") -> Iterator[Tell]:
+        """A bar, with the time left where there is a total. A line with the rate remains."""
+        columns = [TextColumn("{task.description}"), MofNCompleteColumn(), BarColumn(bar_width=24)]
+        columns += [TextColumn("{task.fields[rate]}")]
+        columns += [TextColumn("left"), TimeRemainingColumn()] if total is not None else []
+        bar = Bar(*columns, console=self.console, disable=not self.console.is_terminal, transient=True)
         task, began, done = bar.add_task(what, total=total, rate=""), time.perf_counter(), 0
 
-        def tell(more: int) -> None:
+        def tell(more: int, total: int | None = total) -> None:
             nonlocal done
             done += more
-            rate = done / (time.perf_counter() - began)
-            bar.update(task, advance=more, rate=f"{rate:.1f} {unit}/s")
+            rate = f"{done / (time.perf_counter() - began):.1f} {unit}/s" if done else ""
+            bar.update(task, advance=more, total=total, rate=rate)
 
         with bar:
             yield tell

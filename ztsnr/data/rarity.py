@@ -34,15 +34,16 @@ class Rarity:
         for own, count in zip(tags, times.tolist(), strict=True):
             counts.update(dict.fromkeys(own, count) if count else ())
         plain = {tag: count**-self.strength for tag, count in counts.items()}
-        raw = np.array([np.mean([plain.get(tag, 1.0) for tag in own]) if own else np.nan for own in tags])
+        raw = np.array([np.mean([plain.get(tag, 1.0) for tag in sorted(own)]) if own else np.nan for own in tags])
         tagged = ~np.isnan(raw) & (times > 0)
         scale = np.average(raw[tagged], weights=times[tagged]) if tagged.any() else 1.0
+        commonest = sorted(counts.items(), key=lambda item: (-item[1], item[0]))
         weights = np.where(np.isnan(raw), 1.0, raw / scale).clip(self.low, self.high)
-        return weights, {tag: (count, plain[tag] / scale) for tag, count in counts.most_common(SHOWN)}
+        return weights, {tag: (count, plain[tag] / scale) for tag, count in commonest[:SHOWN]}
 
     def tell(self, commonest: dict[str, tuple[int, float]], weights: np.ndarray) -> str:
         """The commonest tags and what they weigh."""
         bounds = f"{weights.min():.3f} to {weights.max():.3f}, mean {weights.mean():.3f}"
-        head = f"weights by rarity of tags (strength {self.strength:g}): {bounds}\n"
-        rows = [f"  {count:9}  {weight:6.3f}  {tag}" for tag, (count, weight) in commonest.items()]
-        return head + "\n".join(["    samples  weight  tag", *rows]) + "\n"
+        head = f"\nweights by rarity of tags (strength {self.strength:g}): {bounds}\n"
+        rows = [f"{count:9}  {weight:6.3f}  {tag}" for tag, (count, weight) in commonest.items()]
+        return head + "\n".join(["  samples  weight  tag", *rows]) + "\n"

@@ -47,29 +47,30 @@ class Shelf:
                     known.setdefault(key, (f"{self.kind}/{path.name}", row))
 
     def fill(
-        self, wanted: Mapping[bytes, object], unit: int, encode: Callable, tell: Callable = lambda n: None
+        self, wanted: Mapping[bytes, object], unit: int, encode: Callable, begin: Callable = lambda missing: None
     ) -> Keys:
         """Encodes what is wanted and missing, by units of about so many; wanted maps a key to what encode takes.
 
         encode(items) -> tensors with len(items) rows; items of one unit have one `group`. Others' units are waited for.
+        `begin` hears how many are missing.
         """
         self.folder.mkdir(parents=True, exist_ok=True)
         self.sweep()
         known, read = {}, set()
         self._look(known, read)
+        begin(len(wanted.keys() - known.keys()))
         while units := self._units({key: item for key, item in wanted.items() if key not in known}, unit):
             waiting = []
             for name, keys in units.items():
                 try:
-                    with self._lock(name).acquire(timeout=0):
+                    with self.lock(name).acquire(timeout=0):
                         self._look(known, read)  # others may have written meanwhile
                         if missing := [key for key in keys if key not in known]:
                             self._write(name, missing, encode([wanted[key] for key in missing]))
-                            tell(len(missing))
                 except Timeout:
                     waiting.append(name)
             if len(waiting) == len(units):  # all that is left is in work elsewhere
-                with self._lock(waiting[0]):
+                with self.lock(waiting[0]):
                     pass
             self._look(known, read)
         return known
@@ -78,7 +79,7 @@ class Shelf:
         """Deletes what killed processes left half written."""
         for path in self.folder.glob(".*.safetensors.*"):
             try:
-                with self._lock(path.name[1:].partition(".")[0]).acquire(timeout=0):
+                with self.lock(path.name[1:].partition(".")[0]).acquire(timeout=0):
                     path.unlink(missing_ok=True)
             except Timeout:
                 continue  # its writer lives
@@ -100,7 +101,8 @@ class Shelf:
                 units[f"{group}-{part[0].hex()}"] = part
         return units
 
-    def _lock(self, name: str) -> FileLock:
+    def lock(self, name: str) -> FileLock:
+        """Held by who writes the file of this name."""
         (self.cache / "locks").mkdir(exist_ok=True)
         return FileLock(self.cache / "locks" / f"{self.kind}-{name}.lock")
 

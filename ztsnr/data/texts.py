@@ -7,6 +7,7 @@ from torch import Tensor
 
 from ztsnr.data.adaptive import Adaptive
 from ztsnr.data.encode import device
+from ztsnr.data.progress import Tell
 from ztsnr.models.text import TextEncoders, Tokenizers
 
 
@@ -23,10 +24,11 @@ class TextEncoder:
         self.encoders, self.windows, self.dtype = encoders.to(device()), windows, getattr(torch, dtype)
         self.parts = Adaptive(batch_size)
 
-    def __call__(self, texts: list[Text]) -> dict[str, Tensor]:
+    def __call__(self, texts: list[Text], tell: Tell = lambda more: None) -> dict[str, Tensor]:
         def work(items: range) -> dict[str, Tensor]:
             cut = [self.encoders.tokenizers.cut(texts[i].text, self.windows) for i in items]
             said = self.encoders.encode(cut, self.windows)
+            tell(len(items))
             return {name: value.to(self.dtype).cpu() for name, value in said.items()}
 
         return self.parts.over(len(texts), work)
@@ -39,6 +41,7 @@ class Tokenized:
     tokenizers: Tokenizers
     windows: int
 
-    def __call__(self, texts: list[Text]) -> dict[str, Tensor]:
+    def __call__(self, texts: list[Text], tell: Tell = lambda more: None) -> dict[str, Tensor]:
         cut = [self.tokenizers.cut(entry.text, self.windows) for entry in texts]
+        tell(len(texts))
         return {"tokens": self.tokenizers.tokens(cut, self.windows).int().contiguous()}

@@ -204,10 +204,12 @@ def part_class(part: str) -> type:
         from diffusers import UNet2DConditionModel as Part
     elif part == "vae":
         from diffusers import AutoencoderKL as Part
-    elif part == "text_encoder":
-        from transformers import CLIPTextModel as Part
     else:
-        from transformers import CLIPTextModelWithProjection as Part
+        from transformers import CLIPTextModel, CLIPTextModelWithProjection
+        from transformers.utils.logging import disable_progress_bar
+
+        disable_progress_bar()  # it would stand in the midst of ours, for each part
+        Part = CLIPTextModel if part == "text_encoder" else CLIPTextModelWithProjection
     return Part
 
 

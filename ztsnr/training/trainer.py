@@ -161,6 +161,8 @@ class Trainer:
             raise ConfigError(
                 f"trainer.steps must be at least {begin}, as many as are trained already, got {self.steps}"
             )
+        for size in sorted(data.batch_sizes(self.batch_size)):
+            loop.take(size)  # refuses what no step could be made of
         for step in range(begin, self.steps + 1):
             saves.at(step)
             trained.step, ended = step, step == self.steps
