@@ -3,7 +3,7 @@ import pytest
 import torch
 from torch import nn
 
-from tests.test_commands import run
+from tests.processes import run
 from ztsnr.ema import main
 from ztsnr.errors import ConfigError
 from ztsnr.registry import build, compose

@@ -14,7 +14,8 @@ from collections import Counter
 import pytest
 from omegaconf import OmegaConf
 
-from tests.test_commands import SMALL, run
+from tests.processes import run
+from tests.test_commands import SMALL
 from ztsnr.errors import ConfigError
 from ztsnr.record import science
 from ztsnr.registry import build, compose, conf_folder, options
