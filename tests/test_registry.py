@@ -2,7 +2,7 @@
 
 import inspect
 from dataclasses import replace
-from functools import cache
+from itertools import zip_longest
 from pathlib import Path
 
 import pytest
@@ -26,7 +26,8 @@ GROUPS = sorted(
     str(folder.relative_to(conf_folder())) for folder in conf_folder().rglob("*") if any(folder.glob("*.yaml"))
 )
 SENTENCES = ("loss", "experiments")  # options that choose other groups' options
-OPTIONS = [(group, option) for group in GROUPS for option in options(group) if group not in SENTENCES]
+TOGETHER = ("optimizer", "lr_schedule", "weighting", "distance", "target", "sampler", "trainer", "tracking")
+TOGETHER += ("schedule/grid", "schedule/timesteps")  # groups that refer to none of the others, so composed at once
 FOLDER = ["data.root=photos", "data.pretrained=sdxl"]
 NEEDS = {
     ("weighting", "importance"): lambda: ["schedule=laplace"],  # a density without atoms
@@ -42,13 +43,10 @@ NEEDS = {
 }
 NEEDS |= {("quality/features", name): lambda: ["quality.features.path=."] for name in ("dinov2", "clip", "torchscript")}
 MIN_SNR = MinSNR(base=X0(), gamma=5.0, offset=0.0, floor=0.0)
-
-
-@cache
-def node_of(group, option):
-    needed = NEEDS.get((group, option), list)()
-    composed = compose(f"{group}={option}", *needed)
-    return OmegaConf.select(composed, group.replace("/", "."))
+COLUMNS = [[(group, option) for option in options(group) if (group, option) not in NEEDS] for group in TOGETHER]
+CHOICES = [[choice for choice in row if choice] for row in zip_longest(*COLUMNS)]
+CHOICES += [[("weighting", "importance")]]
+CHOICES += [[(group, option)] for group in GROUPS if group not in (*TOGETHER, *SENTENCES) for option in options(group)]
 
 
 def nodes_in(node):
@@ -59,23 +57,19 @@ def nodes_in(node):
             yield from nodes_in(value)
 
 
-@pytest.mark.parametrize(("group", "option"), OPTIONS)
-def test_an_options_keys_are_its_signature(group, option):
-    for node in nodes_in(OmegaConf.to_container(node_of(group, option))):
-        called = _locate(node["_target_"])
-        keys = {key for key in node if not key.startswith("_")}
-        parameters = set(inspect.signature(called).parameters)
-        if node["_target_"].startswith("ztsnr."):
-            assert keys == parameters
-        else:
-            assert keys <= parameters
-        has_default = [p.name for p in inspect.signature(called).parameters.values() if p.default is not p.empty]
-        assert not (node["_target_"].startswith("ztsnr.") and has_default), "YAML owns every value"
-
-
-@pytest.mark.parametrize(("group", "option"), OPTIONS)
-def test_every_option_instantiates(group, option):
-    build(node_of(group, option))
+@pytest.mark.parametrize("choices", CHOICES, ids=lambda choices: "-".join(option for _, option in choices))
+def test_every_option_instantiates_and_its_keys_are_its_signature(choices):
+    composed = compose(*(f"{group}={option}" for group, option in choices), *NEEDS.get(choices[0], list)())
+    for group, _ in choices:
+        chosen = OmegaConf.select(composed, group.replace("/", "."))
+        build(chosen)
+        for node in nodes_in(OmegaConf.to_container(chosen)):
+            keys = {key for key in node if not key.startswith("_")}
+            parameters = inspect.signature(_locate(node["_target_"])).parameters
+            assert keys <= parameters.keys()
+            if node["_target_"].startswith("ztsnr."):
+                assert keys == parameters.keys()
+                assert all(p.default is p.empty for p in parameters.values()), "YAML owns every value"
 
 
 def concrete(base):
