@@ -16,10 +16,9 @@ from scipy import stats
 from ztsnr.errors import ConfigError
 from ztsnr.registry import make, options
 from ztsnr.schedule.combined import TerminalMass
-from ztsnr.schedule.density import FlowUniform, Laplace, TableUniform
+from ztsnr.schedule.density import Laplace, TableUniform
 from ztsnr.schedule.grid import Explicit, FromTerminal, Karras, Leading, Linspace, Quantiles, Trailing
 from ztsnr.schedule.table import ScaledLinear
-from ztsnr.schedule.timesteps import FlowTime
 
 LAPLACE = Laplace(mu=0.0, b=0.5)
 KARRAS = Karras(sigma_min=0.0292, sigma_max=20000.0, rho=7.0)
@@ -126,13 +125,6 @@ def test_leading_leaves_out_the_terminal_level_except_where_its_offset_reaches_i
 def test_quantiles_take_equal_steps_of_probability_down_from_u_max():
     shares = stats.laplace(scale=0.5).sf(-2 * np.log(Quantiles(density=LAPLACE, u_max=0.99).sigmas(9)[:-1]))
     np.testing.assert_allclose(shares, 0.99 * np.arange(9, 0, -1) / 9)
-
-
-@given(st.integers(1, 200))
-def test_quantiles_of_flow_time_are_equal_steps_from_1_to_0(steps):
-    """Rectified flow's Euler steps (arXiv 2209.03003), as the network is told them."""
-    told = FlowTime(scale=1000.0)(Quantiles(density=FlowUniform(), u_max=1.0).sigmas(steps))
-    np.testing.assert_allclose(told, np.linspace(1000, 0, steps + 1), atol=1e-9)
 
 
 # lists

@@ -87,25 +87,19 @@ def test_a_step_recombines_the_estimate_with_the_noise_it_implies(start, end):
     torch.testing.assert_close(step_to(x0, z, of(start), of(end)), wanted)
 
 
-@every_sampler
-def test_the_last_step_returns_the_last_estimate_and_each_step_is_told_once(sampler):
-    told = []
-    x0 = sampler(gaussian, normal_quantiles(), equal_angles(INF, 6), lambda i, denoised: told.append((i, denoised)))
-    assert [i for i, _ in told] == list(range(6))
-    assert torch.equal(told[-1][1], x0)
-
-
 @pytest.mark.parametrize(("sampler", "evaluations"), [(Euler(), 6), (Heun(), 11), (DPMpp2M(), 6)], ids=repr)
-def test_samplers_denoise_as_often_as_published(sampler, evaluations):
-    levels = []
+def test_samplers_denoise_as_often_as_published_and_return_the_last_estimate(sampler, evaluations):
+    levels, told = [], []
 
     def spy(z, sigma):
         levels.append(sigma.item())
         return gaussian(z, sigma)
 
-    sampler(spy, normal_quantiles(), equal_angles(INF, 6))
+    x0 = sampler(spy, normal_quantiles(), equal_angles(INF, 6), lambda i, denoised: told.append((i, denoised)))
     assert len(levels) == evaluations
     assert min(levels) > 0
+    assert [i for i, _ in told] == list(range(6))
+    assert torch.equal(told[-1][1], x0)
 
 
 @every_sampler

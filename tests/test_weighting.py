@@ -195,15 +195,11 @@ def test_weights_on_v_at_both_ends(option):
 @pytest.mark.parametrize("target", TARGETS, ids=repr)
 @pytest.mark.parametrize("option", [*ON_X0, "min_snr_sd_scripts"])
 def test_weights_are_finite_at_both_ends_but_where_z_is_the_output(option, target):
+    assert Unit(base=target)(of(0.0, 1.0, math.inf), target).tolist() == [1, 1, 1]
     ends = {Eps(): [0], X0(): [math.inf]}.get(target, [0, math.inf])
     weight = make_weighting(option)(of(*ends), target)
     assert weight.isfinite().all()
     assert (weight >= 0).all()
-
-
-@pytest.mark.parametrize("base", TARGETS, ids=repr)
-def test_unit_weight_on_its_own_base_is_1_even_at_both_ends(base):
-    assert Unit(base=base)(of(0.0, 1.0, math.inf), base).tolist() == [1, 1, 1]
 
 
 @pytest.mark.parametrize("option", ON_X0)
@@ -243,7 +239,7 @@ def test_weights_of_importance_have_mean_1_over_the_draws(intended, drawn):
 
 
 @pytest.mark.parametrize("side", ["intended", "drawn"])
-def test_importance_refuses_densities_with_atoms(side, zero_terminal):
+def test_importance_refuses_densities_with_atoms_and_to_miss_intended_levels(side, zero_terminal):
     table = TableUniform(table=zero_terminal)
     terminal = TerminalMass(density=LAPLACE, terminal=math.inf, mass=0.01)
     mixture = Mixture(densities={"a": LAPLACE, "b": table}, shares={"a": 1, "b": 1})
@@ -251,9 +247,6 @@ def test_importance_refuses_densities_with_atoms(side, zero_terminal):
         parts = {"intended": LAPLACE, "drawn": LAPLACE} | {side: density}
         with pytest.raises(ConfigError, match=rf"weighting\.{side} needs a density with a log_prob.* has atoms"):
             Importance(weighting=Unit(base=V()), **parts)
-
-
-def test_importance_refuses_to_miss_intended_levels():
     drawn = Truncated(density=LAPLACE, sigma_min=0.5, sigma_max=math.inf)
     with pytest.raises(ConfigError, match=r"weighting\.drawn never draws sigma 0\.1778 to 0\.497, where weighting\.i"):
         Importance(weighting=Unit(base=V()), intended=LAPLACE, drawn=drawn)
