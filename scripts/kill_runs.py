@@ -9,6 +9,7 @@ was never killed, and another begins, until there were so many kills. It says wh
 
 import argparse
 import collections
+import importlib
 import json
 import math
 import os
@@ -24,11 +25,14 @@ from pathlib import Path
 import torch
 
 import ztsnr.train
-import ztsnr.training.monitor
-import ztsnr.training.trainer  # here, so that no child has to
 from ztsnr.files import checksum, open_tensors
 from ztsnr.training.state_file import saved_steps
 from ztsnr.training.tracking import make_client
+
+for module in ("training.trainer", "evaluation.plots", "evaluation.quality"):
+    importlib.import_module(f"ztsnr.{module}")  # here, so that no child has to
+for module in ("sklearn.datasets", "scipy.stats", "torch._dynamo", "mlflow.store.tracking.sqlalchemy_store"):
+    importlib.import_module(module)
 
 SHORT = ("model.width=96", "trainer.batch_size=32", "samples.steps=2", "samples.columns=1", "validation.samples=64")
 SHORT += ("trainer.steps=40", "trainer.validate_every=20", "trainer.log_every=2", "trainer.checkpoint.every=1")

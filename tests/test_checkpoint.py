@@ -52,10 +52,12 @@ def test_every_truncation_is_refused(path):
         ({"ztsnr.format": "1", "ztsnr.config": "{"}, "broken metadata"),
     ],
 )
-def test_foreign_files_are_refused(tmp_path, metadata, told):
+def test_foreign_and_missing_files_are_refused(tmp_path, metadata, told):
     save_file({"a": torch.zeros(1)}, tmp_path / "x.safetensors", metadata)
     with pytest.raises(CheckpointError, match=told):
         read_checkpoint(tmp_path / "x.safetensors")
+    with pytest.raises(CheckpointError, match=r"nothing\.safetensors is not a file"):
+        read_checkpoint(tmp_path / "nothing.safetensors")
 
 
 def test_other_networks_and_names_are_refused(path):
@@ -66,11 +68,6 @@ def test_other_networks_and_names_are_refused(path):
         read.load_into(nn.Sequential(*network(), nn.Linear(4, 4)), "raw")
     with pytest.raises(CheckpointError, match="holds the weights raw, ema, not 'best'"):
         read.load_into(network(), "best")
-
-
-def test_a_missing_file_is_named(tmp_path):
-    with pytest.raises(CheckpointError, match=r"nothing\.safetensors is not a file"):
-        read_checkpoint(tmp_path / "nothing.safetensors")
 
 
 def test_a_full_disk_leaves_the_previous_file_and_nothing_else(path, monkeypatch):

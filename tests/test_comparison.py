@@ -74,14 +74,11 @@ def test_one_seed_has_no_interval():
     assert paired({("a",): 1.0}, {("b",): 1.0}, 1).count == 0
 
 
-def test_axes_are_the_fewest_settings_that_tell_options_apart():
+def test_axes_are_the_fewest_settings_that_tell_options_apart_and_a_run_without_settings_makes_none():
     assert axes_of(GRID) == ["schedule", "loss"]  # an option's own gamma follows from it
     assert axes_of([scored(1, loss="eps", seed=0), scored(1, loss="eps", seed=1)]) == []
     swept = [scored(1, loss="min_snr", weighting__gamma=gamma, samples__steps=gamma) for gamma in (1, 5)]
     assert axes_of(swept) == ["weighting.gamma"]
-
-
-def test_a_run_without_settings_makes_no_axis():
     broken = run(outcome="failed", schedule="sdxl", loss="eps", seed=3)
     options = options_of([*GRID, broken])
     assert [option.name for option in options] == ["sdxl eps", "sdxl vpred", "ztsnr vpred", "ztsnr eps"]
@@ -128,29 +125,23 @@ def test_more_is_better_where_it_is():
     assert options[1].metric_of(accuracy) == "quality_accuracy/guidance_02.00"
 
 
-def test_a_baseline_that_is_not_there_is_refused_with_those_that_are():
+def test_a_baseline_that_is_not_there_and_runs_of_which_none_finished_are_refused():
     with pytest.raises(ConfigError, match="'sdxl eps', 'sdxl vpred', 'ztsnr vpred', got 'ztsnr eps'"):
         _ = Comparison(GRID, SCORE, "ztsnr eps").rows
+    with pytest.raises(ConfigError, match=r"None of 1 runs has a held-out error of v to be ranked by: it cannot be"):
+        Comparison(GRID[-1:], SCORE, None)
 
 
-@pytest.mark.parametrize("key", ["validation.samples", "data", "data.held_out"])
-def test_runs_that_were_measured_differently_are_not_ranked_together(key):
-    mixed = [scored(1, loss="eps", **{key.replace(".", "__"): value}) for value in (1, 2)]
-    with pytest.raises(ConfigError, match=rf"{key} is 1 in 'run' and 2 in 'run'"):
-        Comparison(mixed, SCORE, None)
-
-
-def test_how_quality_was_measured_matters_to_quality_alone():
+def test_runs_that_were_measured_differently_are_not_ranked_together():
+    for key in ("validation.samples", "data", "data.held_out"):
+        mixed = [scored(1, loss="eps", **{key.replace(".", "__"): value}) for value in (1, 2)]
+        with pytest.raises(ConfigError, match=rf"{key} is 1 in 'run' and 2 in 'run'"):
+            Comparison(mixed, SCORE, None)
     metric = {"quality_frechet/guidance_01.00": 1.0, "error/score": 1.0}
     mixed = [run(metrics=metric, loss="eps", seed=seed, quality__samples=seed) for seed in (1, 2)]
     assert len(Comparison(mixed, SCORE, None).rows) == 1
     with pytest.raises(ConfigError, match=r"quality\.samples is 1"):
         Comparison(mixed, MEASURES["frechet"], None)
-
-
-def test_nothing_that_finished_is_told_with_a_reason():
-    with pytest.raises(ConfigError, match=r"None of 1 runs has a held-out error of v to be ranked by: it cannot be"):
-        Comparison(GRID[-1:], SCORE, None)
 
 
 def test_a_mean_curve_has_the_steps_of_all_seeds():

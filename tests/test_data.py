@@ -34,14 +34,11 @@ def test_real_digits_of_ten_classes_in_the_unit_range(make, shape, count):
     assert set(data.train.label.tolist()) == set(data.validation.label.tolist()) == set(range(10))
 
 
-def test_content_alone_decides_what_is_held_out(digits):
+def test_content_alone_decides_what_is_held_out_and_a_larger_share_contains_the_smaller(digits):
     shuffled = Shuffled(**SETTINGS)
     assert as_set(digits.validation.x0) == as_set(shuffled.validation.x0)
     assert not as_set(digits.train.x0) & as_set(digits.validation.x0)
     assert len(digits.validation) == pytest.approx(180, abs=40)
-
-
-def test_a_larger_held_out_share_contains_the_smaller(digits):
     larger = Digits(**SETTINGS | {"held_out": 0.3})
     assert as_set(digits.validation.x0) < as_set(larger.validation.x0)
 

@@ -24,7 +24,7 @@ from ztsnr.schedule.density import (
     TableInterpolated,
     TableUniform,
 )
-from ztsnr.schedule.table import ScaledLinear, SigmaTable, ZeroTerminal
+from ztsnr.schedule.table import ScaledLinear, ZeroTerminal
 
 UNIT_INTERVAL = st.floats(0, 1, exclude_max=True)
 INNER = st.floats(0.001, 0.999)
@@ -93,36 +93,22 @@ def is_same(one: Density, other: Density, u=None):
 
 
 @pytest.mark.parametrize("density", CONTINUOUS + ATOMIC, ids=repr)
-@given(st.lists(UNIT_INTERVAL, min_size=2, max_size=20))
+@given(st.lists(UNIT_INTERVAL, max_size=20))
 def test_a_density_is_a_nondecreasing_map_into_0_to_inf(density, u):
-    sigma = density.sigma(of(*sorted(u)))
+    sigma = density.sigma(of(0.0, *sorted(u), LAST_U, 1.0))
     assert sigma.dtype == torch.float64
     assert (sigma[1:] >= sigma[:-1]).all()
-    assert (sigma >= 0).all()
-    assert (sigma <= density.highest).all()
+    assert sigma[0] >= 0
+    assert sigma[-2].item() == density.highest
 
 
 @pytest.mark.parametrize("density", CONTINUOUS + ATOMIC, ids=repr)
-def test_no_density_breaks_at_the_ends(density):
-    ends = density.sigma(of(0.0, LAST_U, 1.0))
-    assert not ends.isnan().any()
-    assert (ends.diff()[~ends.diff().isnan()] >= 0).all()  # inf - inf is nan
-    assert ends[1].item() == density.highest
-    assert density.cdf(of(0.0, math.inf)).tolist() == [0, 1]
-
-
-@pytest.mark.parametrize("density", CONTINUOUS, ids=repr)
 @given(INNER)
-def test_cdf_inverts_the_quantiles_of_a_continuous_density(density, u):
-    assert density.cdf(density.sigma(of(u))).item() == pytest.approx(u, abs=2e-13)
-
-
-@pytest.mark.parametrize("density", ATOMIC, ids=repr)
-@given(UNIT_INTERVAL)
-def test_cdf_of_a_density_with_atoms_holds_u_in_its_jump(density, u):
+def test_cdf_inverts_the_quantiles_and_holds_u_in_its_jump_at_an_atom(density, u):
     sigma = density.sigma(of(u))
     assert density.cdf(sigma).item() >= u - 1e-12
     assert density.cdf(just_below(sigma)).item() <= u + 1e-12
+    assert density.cdf(of(0.0, math.inf)).tolist() == [0, 1]
 
 
 @pytest.mark.parametrize("density", CONTINUOUS + ATOMIC, ids=repr)
@@ -132,27 +118,13 @@ def test_cdf_by_bisection_is_the_closed_form(density):
 
 
 @pytest.mark.parametrize("density", CONTINUOUS, ids=repr)
-def test_log_prob_integrates_to_the_share_between_two_quantiles(density):
-    """With the next test, and a cdf from 0 to 1, it integrates to 1."""
-    low, high = density.sigma(of(0.003, 0.997)).log().tolist()
-    log_sigma = torch.linspace(low, high, 200_001, dtype=torch.float64)
-    share = torch.trapezoid(density.log_prob(log_sigma.exp()).exp(), log_sigma)
-    assert share.item() == pytest.approx(0.994, abs=2e-5)
-
-
-@pytest.mark.parametrize("density", CONTINUOUS, ids=repr)
-def test_log_prob_is_the_slope_of_the_cdf_over_log_sigma(density):
+def test_log_prob_is_the_slope_of_the_cdf_over_log_sigma_and_none_at_the_ends(density):
     sigma, step = density.sigma(midpoints(999)), 1e-6
     slope = (density.cdf(sigma * math.exp(step)) - density.cdf(sigma * math.exp(-step))) / (2 * step)
     torch.testing.assert_close(slope, density.log_prob(sigma).exp(), rtol=1e-4, atol=0)
-
-
-@pytest.mark.parametrize("density", CONTINUOUS, ids=repr)
-def test_log_prob_has_a_value_at_every_level(density):
-    log_prob = density.log_prob(torch.cat([of(0.0, 1e-9, 1e9, math.inf), density.sigma(midpoints(99))]))
+    log_prob = density.log_prob(of(0.0, 1e-9, 1e9, math.inf))
     assert not log_prob.isnan().any()
     assert log_prob[[0, 3]].tolist() == [-math.inf, -math.inf]
-    assert log_prob[4:].isfinite().all()
 
 
 @pytest.mark.parametrize("density", ATOMIC, ids=repr)
@@ -188,25 +160,11 @@ def test_quantiles_are_those_of_scipy_far_into_the_tails(density, u):
 
 @pytest.mark.parametrize("density", SCIPY, ids=repr)
 @given(SIGMA)
-def test_cdf_is_that_of_scipy(density, sigma):
-    assert density.cdf(of(sigma)).item() == pytest.approx(SCIPY[density].cdf(math.log(sigma)), rel=1e-9, abs=1e-15)
-
-
-@pytest.mark.parametrize("density", SCIPY, ids=repr)
-@given(SIGMA)
-def test_log_prob_is_that_of_scipy(density, sigma):
-    expected = SCIPY[density].logpdf(math.log(sigma))
-    assert density.log_prob(of(sigma)).item() == pytest.approx(expected, rel=1e-9, abs=1e-9)
-
-
-@pytest.mark.parametrize("density", SCIPY, ids=repr)
-def test_draws_have_the_distribution_and_the_moments_of_scipy(density):
-    u = torch.rand(20_000, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
-    drawn = density.sigma(u).log().numpy()
-    assert stats.kstest(drawn, SCIPY[density].cdf).pvalue > 0.05
-    if not isinstance(density, Cauchy):  # has no moments
-        assert drawn.mean() == pytest.approx(SCIPY[density].mean(), abs=5 * SCIPY[density].std() / 20_000**0.5)
-        assert drawn.std() == pytest.approx(SCIPY[density].std(), rel=0.03)
+def test_cdf_and_log_prob_are_those_of_scipy(density, sigma):
+    expected, level = SCIPY[density], of(sigma)
+    assert density.cdf(level).item() == pytest.approx(expected.cdf(math.log(sigma)), rel=1e-9, abs=1e-15)
+    log_prob = expected.logpdf(math.log(sigma))
+    assert density.log_prob(level).item() == pytest.approx(log_prob, rel=1e-9, abs=1e-9)
 
 
 # the highest levels
@@ -238,11 +196,6 @@ def test_the_highest_draw_and_the_limit(density, highest, limit):
     assert density.sigma(of(1.0)).item() == pytest.approx(limit, rel=1e-8)
 
 
-@pytest.mark.parametrize("density", [TableUniform(table=SDXL), TableInterpolated(table=SDXL)], ids=repr)
-def test_a_density_on_a_table_reaches_both_its_ends_exactly(density):
-    assert density.sigma(of(0.0, 1.0)).tolist() == SDXL.sigmas[[0, -1]].tolist()
-
-
 # published numbers
 
 
@@ -263,61 +216,22 @@ def test_logit_normal_flow_time_is_lognormal_in_sigma():
     torch.testing.assert_close(log_prob.exp(), density * tau * (1 - tau))
 
 
-@given(INNER)
-def test_cosine_is_that_of_the_papers(u):
-    """arXiv 2102.09672: alpha = cos(pi u / 2). arXiv 2407.03297: logSNR = mu + (2 / s) ln cot(pi u / 2)."""
-    sigma = Cosine(mu=0.0, scale=1.0).sigma(of(u)).item()
-    assert 1 / math.sqrt(1 + sigma**2) == pytest.approx(math.cos(math.pi * u / 2), rel=1e-9)
-    sigma = Cosine(mu=1.5, scale=3.0).sigma(of(u)).item()
-    assert -2 * math.log(sigma) == pytest.approx(1.5 - (2 / 3) * math.log(math.tan(math.pi * u / 2)), abs=1e-9)
-
-
 # tables and Karras
 
 
 def test_table_uniform_draws_each_level_equally_often():
     assert torch.equal(LEVELS.sigma(midpoints(3000)), TO_INF.sigmas.repeat_interleave(3))
-
-
-def test_cdf_of_table_uniform_counts_the_levels_up_to_and_including_sigma():
-    count = torch.arange(1000, dtype=torch.float64)
-    torch.testing.assert_close(LEVELS.cdf(TO_INF.sigmas), (count + 1) / 1000)
-    torch.testing.assert_close(LEVELS.cdf(just_below(TO_INF.sigmas)), count / 1000)
-
-
-class EqualAngles(SigmaTable):
-    """sigma = tan(pi u / 2) is the cosine schedule, so a table of its levels, interpolated in angle, is all of it."""
-
-    sigmas = torch.linspace(0, 1, 101, dtype=torch.float64).mul(math.pi / 2).tan()
-    sigmas[-1] = math.inf
-
-
-def test_a_table_of_equal_angles_interpolates_to_the_cosine_schedule():
-    is_same(TableInterpolated(table=EqualAngles()), Cosine(mu=0.0, scale=1.0))
-
-
-def test_table_interpolated_passes_through_every_level():
-    density = TableInterpolated(table=TO_INF)
-    assert torch.equal(density.cdf(TO_INF.sigmas), torch.arange(1000, dtype=torch.float64) / 999)
-    assert (density.sigma(torch.arange(1000, dtype=torch.float64) / 999) == TO_INF.sigmas).double().mean() > 0.9
-    between = density.sigma(midpoints(999))
-    assert (between > TO_INF.sigmas[:-1]).all()
-    assert (between < TO_INF.sigmas[1:]).all()
+    torch.testing.assert_close(LEVELS.cdf(TO_INF.sigmas), torch.arange(1, 1001).double() / 1000)
 
 
 @pytest.mark.parametrize("level", [0, 1, 500, 998])
-def test_log_prob_of_table_interpolated_at_a_level_is_that_above_it(level):
+def test_log_prob_of_table_interpolated_at_a_level_is_that_above_it_and_at_the_last_that_below(level):
     density, sigma = TableInterpolated(table=TO_INF), TO_INF.sigmas[level : level + 1]
     above, below = density.log_prob(sigma * (1 + 1e-9)), density.log_prob(sigma * (1 - 1e-9))
     torch.testing.assert_close(density.log_prob(sigma), above, rtol=1e-7, atol=0)
     assert (above - below).abs() > 1e-4
-
-
-def test_log_prob_of_table_interpolated_at_its_last_level_is_that_below_it():
     density, last = TableInterpolated(table=SDXL), SDXL.sigmas[-1:]
     torch.testing.assert_close(density.log_prob(last), density.log_prob(last * (1 - 1e-9)), rtol=1e-7, atol=0)
-    outside = torch.cat([last * (1 + 1e-9), SDXL.sigmas[:1] * (1 - 1e-9)])
-    assert density.log_prob(outside).tolist() == [-math.inf, -math.inf]
 
 
 @given(UNIT_INTERVAL, st.floats(1, 10))
@@ -329,30 +243,7 @@ def test_karras_is_the_ladder_of_edm(u, rho):
     assert 0.0292 <= sigma <= 20000
 
 
-def test_karras_of_rho_1_is_uniform_in_sigma():
-    density, sigma = Karras(sigma_min=0.5, sigma_max=2.0, rho=1.0), np.linspace(0.5, 2, 40)
-    np.testing.assert_allclose(density.cdf(torch.from_numpy(sigma)), stats.uniform(0.5, 1.5).cdf(sigma), atol=1e-12)
-    expected = stats.uniform(0.5, 1.5).logpdf(sigma) + np.log(sigma)
-    np.testing.assert_allclose(density.log_prob(torch.from_numpy(sigma)), expected)
-
-
-def test_karras_of_great_rho_is_uniform_in_log_sigma():
-    karras, uniform = Karras(sigma_min=0.1, sigma_max=10.0, rho=1e6), LogUniform(sigma_min=0.1, sigma_max=10.0)
-    torch.testing.assert_close(karras.sigma(midpoints(99)), uniform.sigma(midpoints(99)), rtol=1e-5, atol=0)
-    torch.testing.assert_close(karras.log_prob(of(0.2, 5.0)), uniform.log_prob(of(0.2, 5.0)), rtol=1e-5, atol=0)
-
-
 # truncated
-
-
-def test_truncated_normal_is_that_of_scipy():
-    low, high = math.log(0.1), math.log(2.0)
-    expected = stats.truncnorm((low + 1.2) / 1.2, (high + 1.2) / 1.2, loc=-1.2, scale=1.2)
-    density, u = Truncated(density=LogNormal(mean=-1.2, std=1.2), sigma_min=0.1, sigma_max=2.0), midpoints(99)
-    log_sigma = density.sigma(u).log().numpy()
-    np.testing.assert_allclose(log_sigma, expected.ppf(u.numpy()), rtol=1e-9, atol=1e-12)
-    np.testing.assert_allclose(density.cdf(density.sigma(u)), expected.cdf(log_sigma), rtol=1e-9)
-    np.testing.assert_allclose(density.log_prob(density.sigma(u)), expected.logpdf(log_sigma), rtol=1e-9)
 
 
 @pytest.mark.parametrize("density", SCIPY, ids=repr)
@@ -365,14 +256,6 @@ def test_truncated_is_the_conditional_distribution(density, sigma):
     log_prob = inner.logpdf(math.log(sigma)) - math.log(high - low) if inside else -math.inf
     assert truncated.cdf(of(sigma)).item() == pytest.approx(cdf, rel=1e-9, abs=1e-12)
     assert truncated.log_prob(of(sigma)).item() == pytest.approx(log_prob, rel=1e-9, abs=1e-9)
-
-
-def test_truncated_uniforms_are_narrower_uniforms():
-    wide, narrow = {"sigma_min": 0.1, "sigma_max": 10.0}, {"sigma_min": 0.5, "sigma_max": 2.0}
-    is_same(Truncated(density=LogUniform(**wide), **narrow), LogUniform(**narrow))
-    is_same(Truncated(density=Karras(rho=7.0, **wide), **narrow), Karras(rho=7.0, **narrow))
-    is_same(Truncated(density=LogUniform(**narrow), **wide), LogUniform(**narrow))
-    is_same(Truncated(density=Truncated(density=LAPLACE, **wide), **narrow), Truncated(density=LAPLACE, **narrow))
 
 
 @pytest.mark.parametrize("density", [*SCIPY, LEVELS, TableInterpolated(table=TO_INF)], ids=repr)
@@ -394,15 +277,17 @@ def test_a_truncated_table_draws_its_levels_within_the_bounds_equally_often():
         torch.testing.assert_close(truncated.cdf(kept), (torch.arange(len(kept)) + 1).double() / len(kept))
 
 
-@pytest.mark.parametrize("index", range(1, 999, 7))
+@given(st.integers(1, 998))
 def test_a_table_truncated_at_any_of_its_levels_draws_levels_alone(index):
     level = TO_INF.sigmas[index].item()
-    for bounds in ((0.0, level), (level, math.inf)):
-        of_table = Truncated(density=LEVELS, sigma_min=bounds[0], sigma_max=bounds[1])
-        with_mass = TerminalMass(density=TableUniform(table=SDXL), terminal=math.inf, mass=0.05)
-        of_mass = Truncated(density=with_mass, sigma_min=bounds[0], sigma_max=bounds[1])
-        assert torch.isin(of_table.sigma(of(0.0, LAST_U)), TO_INF.sigmas).all()
-        assert torch.isin(of_mass.sigma(of(0.0, LAST_U)), torch.cat([SDXL.sigmas, of(math.inf)])).all()
+    with_mass = TerminalMass(density=TableUniform(table=SDXL), terminal=math.inf, mass=0.05)
+    for low, high in ((0.0, level), (level, math.inf)):
+        of_table, of_mass = (
+            Truncated(density=density, sigma_min=low, sigma_max=high).sigma(of(0.0, LAST_U))
+            for density in (LEVELS, with_mass)
+        )
+        assert torch.isin(of_table, TO_INF.sigmas).all()
+        assert torch.isin(of_mass, torch.cat([SDXL.sigmas, of(math.inf)])).all()
 
 
 def test_truncated_follows_a_density_that_changes():
@@ -430,7 +315,7 @@ def test_bounds_that_leave_next_to_nothing_are_refused():
 # shifted
 
 
-@pytest.mark.parametrize("factor", [0.5, 1.0, 2.0, 3.7])
+@pytest.mark.parametrize("factor", [0.5, 3.7])
 @pytest.mark.parametrize(
     ("density", "key", "by"),
     [
@@ -446,11 +331,6 @@ def test_a_shift_moves_the_mean_of_log_snr(density, key, by, factor):
     is_same(Shifted(density=density, factor=factor), type(density)(**moved))
 
 
-def test_a_shift_scales_the_bounds():
-    shifted = Shifted(density=LogUniform(sigma_min=0.1, sigma_max=10.0), factor=3.0)
-    is_same(shifted, LogUniform(sigma_min=0.3, sigma_max=30.0))
-
-
 def test_a_shift_of_flow_time_is_that_of_stable_diffusion_3():
     """arXiv 2403.03206, equation 23: tau -> k tau / (1 + (k - 1) tau)."""
     tau = midpoints(99)
@@ -458,23 +338,7 @@ def test_a_shift_of_flow_time_is_that_of_stable_diffusion_3():
     torch.testing.assert_close(shifted / (1 + shifted), 3 * tau / (1 + 2 * tau))
 
 
-def test_a_shifted_table_keeps_its_terminal():
-    shifted = Shifted(density=LEVELS, factor=2.0)
-    assert torch.equal(shifted.sigma(midpoints(1000)), 2 * TO_INF.sigmas)
-    assert shifted.cdf(just_below(of(math.inf))).item() == pytest.approx(0.999)
-    assert shifted.cdf(of(math.inf)).item() == 1
-
-
 # mixture
-
-
-def test_a_mixture_of_neighbours_is_the_whole():
-    parts = {"low": LogUniform(sigma_min=1.0, sigma_max=2.0), "high": LogUniform(sigma_min=2.0, sigma_max=16.0)}
-    is_same(Mixture(densities=parts, shares={"low": 0.5, "high": 1.5}), LogUniform(sigma_min=1.0, sigma_max=16.0))
-
-
-def test_a_mixture_with_itself_is_itself():
-    is_same(Mixture(densities={"one": LAPLACE, "two": LAPLACE}, shares={"one": 0.2, "two": 0.8}), LAPLACE)
 
 
 @given(SIGMA)
@@ -484,16 +348,6 @@ def test_a_mixture_is_the_weighted_mean_of_its_parts(sigma):
     dists, weight, x = [SCIPY[density] for density in parts.values()], np.array([2, 1, 5]) / 8, math.log(sigma)
     assert mixture.cdf(of(sigma)).item() == pytest.approx(weight @ [dist.cdf(x) for dist in dists], rel=1e-9)
     assert mixture.log_prob(of(sigma)).exp().item() == pytest.approx(weight @ [dist.pdf(x) for dist in dists], rel=1e-9)
-
-
-def test_a_mixture_draws_nothing_in_the_gap_between_its_parts():
-    parts = {"low": LogUniform(sigma_min=0.1, sigma_max=0.2), "high": LogUniform(sigma_min=5.0, sigma_max=10.0)}
-    mixture = Mixture(densities=parts, shares={"low": 0.25, "high": 0.75})
-    sigma = mixture.sigma(midpoints(1000))
-    assert ((sigma <= 0.2).sum().item(), (sigma >= 5).sum().item()) == (250, 750)
-    assert mixture.sigma(of(0.25)).item() == pytest.approx(5)
-    assert mixture.cdf(of(1.0)).item() == 0.25
-    assert mixture.log_prob(of(1.0)).item() == -math.inf
 
 
 def test_a_mixture_inverts_its_cdf_and_keeps_the_atoms_of_its_parts_exactly():
@@ -509,13 +363,6 @@ def test_a_mixture_inverts_its_cdf_and_keeps_the_atoms_of_its_parts_exactly():
     assert mixture.sigma(of(0.9995 - 1e-9, 0.9995 + 1e-9)).isinf().tolist() == [False, True]
 
 
-def test_a_mixture_is_drawn_level_by_level():
-    """Each u has its own bracket: a batch is no different from its elements."""
-    mixture = Mixture(densities={"table": LEVELS, "laplace": LAPLACE}, shares={"table": 0.5, "laplace": 0.5})
-    u = of(0.0, 1e-9, 0.3, 0.8, LAST_U)
-    assert torch.equal(mixture.sigma(u), torch.cat([mixture.sigma(one) for one in u.split(1)]))
-
-
 def test_log_prob_of_a_mixture_keeps_its_tails():
     parts = {"a": LogNormal(mean=0.0, std=0.01), "b": LogNormal(mean=0.1, std=0.01)}
     log_prob = Mixture(densities=parts, shares={"a": 1.0, "b": 1.0}).log_prob(of(math.e)).item()
@@ -525,7 +372,7 @@ def test_log_prob_of_a_mixture_keeps_its_tails():
 # terminal mass
 
 
-@pytest.mark.parametrize("mass", [0.001, 0.1, 0.5])
+@pytest.mark.parametrize("mass", [0.001, 0.5])
 @pytest.mark.parametrize("terminal", [20000.0, math.inf])
 def test_terminal_mass_puts_its_share_at_the_terminal_and_leaves_the_rest_as_it_was(mass, terminal):
     drawn = TerminalMass(density=LAPLACE, terminal=terminal, mass=mass).sigma(midpoints(100_000))
@@ -533,20 +380,6 @@ def test_terminal_mass_puts_its_share_at_the_terminal_and_leaves_the_rest_as_it_
     assert at_terminal.double().mean().item() == pytest.approx(mass, abs=1e-9)
     rest = (~at_terminal).sum().item()
     torch.testing.assert_close(drawn[~at_terminal], LAPLACE.sigma(midpoints(rest)), rtol=1e-9, atol=0)
-
-
-def test_terminal_mass_begins_where_the_rest_ends():
-    density = TerminalMass(density=LAPLACE, terminal=math.inf, mass=0.25)
-    assert density.sigma(of(0.75)).item() == math.inf
-    assert density.sigma(of(math.nextafter(0.75, 0))).item() == pytest.approx(LAPLACE.highest)
-
-
-@pytest.mark.parametrize("mass", [0.01, 0.05, 0.3])
-def test_cdf_of_terminal_mass_jumps_by_its_share_at_the_terminal(mass):
-    density = TerminalMass(density=LAPLACE, terminal=20000.0, mass=mass)
-    assert density.cdf(of(1.0)).item() == pytest.approx((1 - mass) / 2)
-    assert density.cdf(just_below(of(20000.0))).item() == pytest.approx(1 - mass)
-    assert density.cdf(of(20000.0, math.inf)).tolist() == [1, 1]
 
 
 @pytest.mark.parametrize("inner", [TableInterpolated, TableUniform])

@@ -8,7 +8,6 @@ from hypothesis import strategies as st
 
 from ztsnr.distance import MAE, MSE, BySNR, Charbonnier, Constant, Exponential, Huber, PseudoHuber
 from ztsnr.errors import ConfigError
-from ztsnr.registry import make, options
 
 C = 0.1
 DISTANCES = [
@@ -39,14 +38,10 @@ def pseudo_huber(d, c):
         return float(2 * c * ((d * d + c * c).sqrt() - c))
 
 
-@given(SIZE)
-def test_mse_and_mae(d):
+@given(SIZE, st.sampled_from([0.01, 1.0, 3.0]))
+def test_mse_mae_and_huber_which_is_half_the_square_and_then_linear(d, delta):
     assert at(MSE(), -d) == pytest.approx(d**2, rel=1e-15)
     assert at(MAE(), -d) == d
-
-
-@given(SIZE, st.sampled_from([0.01, 1.0, 3.0]))
-def test_huber_is_half_the_square_and_then_linear(d, delta):
     expected = d**2 / 2 if d <= delta else delta * (d - delta / 2)
     assert at(Huber(delta=delta), -d) == pytest.approx(expected, rel=1e-12)
 
@@ -59,20 +54,6 @@ def test_pseudo_huber_and_charbonnier_keep_their_digits_from_small_errors_to_lar
     assert at(PseudoHuber(threshold=Constant(c=c)), -d, dtype=dtype) == pytest.approx(expected, rel=digits)
     charbonnier = at(Charbonnier(threshold=Constant(c=c)), d, dtype=dtype)
     assert charbonnier == pytest.approx(expected / (2 * c), rel=2 * digits)
-
-
-def test_the_naive_form_would_have_lost_them():
-    d, c = torch.tensor(1e-5), torch.tensor(C)
-    assert (2 * c * ((d**2 + c**2).sqrt() - c)).item() == 0
-    assert at(PseudoHuber(threshold=Constant(c=C)), 1e-5, dtype=torch.float32) == pytest.approx(1e-10, rel=1e-6)
-
-
-def test_limits_of_small_and_of_large_errors():
-    small, large = 1e-6, 1e6
-    assert at(PseudoHuber(threshold=Constant(c=C)), small) == pytest.approx(small**2, rel=1e-9)
-    assert at(PseudoHuber(threshold=Constant(c=C)), large) == pytest.approx(2 * C * large, rel=1e-6)
-    assert at(Charbonnier(threshold=Constant(c=C)), small) == pytest.approx(small**2 / (2 * C), rel=1e-9)
-    assert at(Charbonnier(threshold=Constant(c=C)), large) == pytest.approx(large, rel=1e-6)
 
 
 @pytest.mark.parametrize("distance", DISTANCES, ids=repr)
@@ -130,27 +111,15 @@ def test_thresholds_of_each_level_are_those_of_diffusers(huber_schedule, huber_c
     assert ours(sdxl.sigmas).tolist() == pytest.approx(theirs, rel=1e-9)
 
 
-def test_thresholds_at_the_terminal_level(zero_terminal):
+def test_thresholds_at_both_ends(zero_terminal):
     inf = of(math.inf)
     assert BySNR(c=C)(inf).item() == C
     assert Exponential(c=C, table=zero_terminal)(inf).item() == pytest.approx(C**0.999, rel=1e-12)
     assert Constant(c=C)(inf).item() == C
-
-
-def test_thresholds_without_noise_are_1():
     assert BySNR(c=C)(of(0.0)).item() == 1
 
 
 # options
-
-
-@pytest.mark.parametrize("option", options("distance"))
-def test_every_option_is_finite_at_both_ends(option):
-    distance = make("distance", option)
-    output = torch.tensor([[1e-6, 2.0], [0.0, -3.0], [1.0, 1e4]])
-    loss = distance(output, torch.zeros(3, 2), of(0, 1, math.inf))
-    assert loss.isfinite().all()
-    assert (loss > 0).all()
 
 
 @pytest.mark.parametrize(

@@ -1,4 +1,6 @@
 import json
+from copy import copy
+from functools import cache
 from pathlib import Path
 
 import pytest
@@ -25,14 +27,16 @@ V, EPS = ("schedule=sdxl_ztsnr", "loss=vpred"), ("schedule=sdxl", "loss=eps")
 LORA = ("model/train=lora", "model.train.rank=3", "model.train.alpha=2")
 
 
-def exported(*overrides, dtype="fp32", latents=None, model="sdxl"):
+@cache
+def exported(*overrides, dtype="fp32", model="sdxl"):
     """A network whose trained weights are random, ready to be written."""
     place = tiny_sdxl() if model == "sdxl" else tiny_sd15()
     composed = compose(f"model={model}", f"model.pretrained={place}", "samples.steps=4", *overrides)
-    network = make(*[word for word in overrides if word.startswith("model")], model=model, pretrained=place)
+    torch.manual_seed(0)
+    network = build(composed.model)
     for name, p in network.state_dict().items():
         p += 0.02 * torch.randn(p.shape) * (5 if "lora" in name else 1)
-    return Export(network.eval(), build(composed.objective), science(composed), latents, dtype)
+    return Export(network.eval(), build(composed.objective), science(composed), None, dtype)
 
 
 def ours(export, prompt, size, guidance, rescale=0.0):
@@ -103,17 +107,6 @@ def test_metadata_is_plain_enough_for_readers_without_our_classes(tmp_path):
     assert json.loads(told["ztsnr.config"])["schedule"]["_target_"] == "ztsnr.schedule.Schedule"
 
 
-@pytest.mark.slow
-def test_export_import_export_is_the_identity(tmp_path):
-    first, second = tmp_path / "first.safetensors", tmp_path / "second.safetensors"
-    exported(*V).single_file(first)
-    again = Export(make(pretrained=first), build(compose(*V).objective), exported(*V).config, None, "fp32")
-    again.single_file(second)
-    one, other = load_file(first), load_file(second)
-    assert one.keys() == other.keys()
-    assert all(torch.equal(one[key], other[key]) for key in one)
-
-
 def test_a_unet_alone_keeps_its_markers_where_comfyui_looks(tmp_path):
     export, path = exported(*V), tmp_path / "unet.safetensors"
     export.unet(path)
@@ -135,13 +128,15 @@ MODULES = 'model.train.modules=["to_q","ff.net.*","resnets.*.conv1","proj_in","d
 
 @pytest.mark.slow
 @pytest.mark.parametrize("format", ["lora_kohya", "lora_peft"])
-@pytest.mark.parametrize("modules", [(), (MODULES,)], ids=["attention", "convolutions"])
-def test_a_lora_loads_in_diffusers_and_does_there_what_it_does_here(tmp_path, format, modules):
-    export = exported(*V, *LORA, *modules)
+def test_a_lora_loads_in_diffusers_and_does_there_what_it_does_here(tmp_path, format):
+    latents = {"mean": [4.8, 0.2, 1.4, -1.8], "std": [9.9, 6.3, 7.6, 6.0]}
+    export, path = exported(*V, *LORA, MODULES, latents=latents), tmp_path / "lora.safetensors"
     z, t, cond = inputs()
     with torch.no_grad():
         wanted = export.network(z, t, **cond)
-    export.write(format, tmp_path / "lora.safetensors")
+    export.write(format, path)
+    assert json.loads(SingleFile(path).metadata["ztsnr.latents"]) == latents
+    assert examine_tensors(path).facts["latents"].startswith("normalised by channel")
     pipeline = StableDiffusionXLPipeline.from_pretrained(tiny_sdxl())
     pipeline.load_lora_weights(str(tmp_path / "lora.safetensors"))
     adapted = {name for name, _ in pipeline.unet.named_parameters() if ".lora_A." in name}
@@ -150,24 +145,6 @@ def test_a_lora_loads_in_diffusers_and_does_there_what_it_does_here(tmp_path, fo
     with torch.no_grad():
         output = pipeline.unet(z, t, cond["text"], added_cond_kwargs=told).sample
     torch.testing.assert_close(output, wanted, rtol=1e-4, atol=1e-5)
-
-
-@pytest.mark.parametrize("format", ["lora_kohya", "lora_peft"])
-def test_a_lora_is_read_back_exactly(tmp_path, format):
-    latents = {"mean": [4.8, 0.2, 1.4, -1.8], "std": [9.9, 6.3, 7.6, 6.0]}
-    export, path = exported(*V, *LORA, MODULES, latents=latents), tmp_path / "lora.safetensors"
-    export.write(format, path)
-    told = examine_tensors(path)
-    assert json.loads(SingleFile(path).metadata["ztsnr.latents"]) == latents
-    assert told.facts["latents"].startswith("normalised by channel")
-    back = lora.read(load_file(path), export.network.layers, str(path))
-    for module, update in export._lora()["unet"].items():
-        other = back["unet"][module]
-        torch.testing.assert_close(other.up * other.alpha / other.rank, update.up * update.alpha / update.rank)
-        assert torch.equal(other.down, update.down)
-    writer = getattr(lora, "to_kohya" if format == "lora_kohya" else "to_peft")
-    again = writer(back, "sdxl", export.network.layers) if format == "lora_kohya" else writer(back)
-    assert all(torch.equal(value, load_file(path)[key]) for key, value in again.items())
 
 
 @pytest.mark.slow
@@ -195,7 +172,8 @@ def test_latents_normalised_by_channel_decode_right_in_stock_readers(tmp_path):
     torch.testing.assert_close(spoken.mean * 0.13025, x0, rtol=1e-4, atol=1e-5)
     torch.testing.assert_close(spoken.std * 0.13025, said.std / per_channel[1], rtol=1e-4, atol=1e-5)
     torch.testing.assert_close(folded.decode(x0 / 0.13025).sample, stock.decode(said.mean).sample, rtol=1e-3, atol=1e-4)
-    export = exported(*V, latents={"mean": mean, "std": std})
+    export = copy(exported(*V))
+    export.latents = {"mean": mean, "std": std}
     export.single_file(tmp_path / "model.safetensors")
     written = plain_state(load_vae(str(tmp_path / "model.safetensors")))
     assert all(torch.equal(written[key], value) for key, value in plain_state(folded).items())

@@ -30,14 +30,6 @@ def released(family):
     return {part: plain_state(network) for part, network in networks.items()}
 
 
-@pytest.mark.parametrize("part", PARTS)
-def test_names_there_and_back_are_the_identity(part):
-    state = plain_state(load_part(tiny_sdxl(), part))
-    back = from_ldm(part, to_ldm(part, state), state, "it")
-    assert back.keys() == state.keys()
-    assert all(torch.equal(back[name], state[name]) for name in state)
-
-
 @pytest.mark.slow
 def test_diffusers_reads_our_single_file_whole_and_bit_for_bit():
     read = StableDiffusionXLPipeline.from_single_file(tiny_sdxl_file(), config=tiny_sdxl(), local_files_only=True)
@@ -116,11 +108,7 @@ def test_files_of_no_family_or_another_are_refused(tmp_path):
     save_file(others, path)
     with pytest.raises(CheckpointError, match=r"neither Stable Diffusion XL nor 1\.5"):
         assert SingleFile(path).family
-
-
-def test_a_file_without_its_architecture_is_taken_for_the_released_model(tmp_path):
-    path = tmp_path / "x.safetensors"
-    save_file(load_file(tiny_sdxl_file()), path)
+    save_file(weights, path)  # without its architecture it is taken for the released model
     with pytest.raises(CheckpointError, match=r"its vae lacks .* tensors, first"):
         load_part(str(path), "vae")
 

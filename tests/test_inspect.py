@@ -1,6 +1,6 @@
 import pytest
 
-from tests.test_commands import run
+from tests.processes import run
 from ztsnr.inspect import one_of_many
 
 
@@ -12,17 +12,11 @@ def test_lists_of_options_become_combinations(flag):
     assert words[4] == 'others=[["schedule=a","loss=d"],["schedule=b","loss=c"],["schedule=b","loss=d"]]'
 
 
-def test_a_single_combination_stays_as_it_is():
+def test_what_is_no_list_stays_and_ranges_and_choices_are_lists_of_which_24_can_be_shown():
     words = ["--config-dir", "mine", "schedule=a", "weighting.gamma=3"]
     assert one_of_many(words) == words
-
-
-def test_ranges_and_choices_are_lists_too():
     assert "weighting.gamma=1" in one_of_many(["weighting.gamma=range(1,3)"])
     assert one_of_many(["seed=choice(4,5)"])[0] == "seed=4"
-
-
-def test_too_many_to_show_are_refused():
     with pytest.raises(SystemExit, match="at most 24"):
         one_of_many(["seed=range(0,25)"])
 
@@ -42,18 +36,3 @@ def test_several_combinations_stand_side_by_side_even_where_one_is_refused(tmp_p
     assert "schedule=laplace loss=eps" in done.stdout
     assert "refused" in done.stdout
     assert (tmp_path / "all.svg").exists()
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize(
-    ("arguments", "told"),
-    [
-        (["loss=eps"], "target=eps cannot be used at sigma = inf"),
-        (["output=no/x.png"], "output must be a .png"),
-        (["schedule=laplace,nonsense"], "Could not find 'schedule/nonsense'"),
-    ],
-)
-def test_mistakes_are_one_message(tmp_path, arguments, told):
-    done = run(tmp_path, "inspect", *arguments, code=2)
-    assert told in done.stderr
-    assert "Traceback" not in done.stderr

@@ -3,7 +3,7 @@ import pytest
 import torch
 from torch import nn
 
-from tests.test_commands import run
+from tests.processes import run
 from ztsnr.ema import main
 from ztsnr.errors import ConfigError
 from ztsnr.registry import build, compose
@@ -45,11 +45,6 @@ def test_the_tracked_average_has_the_powers_share_of_each_step(gamma):
     assert average.module.weight.item() == pytest.approx((edges.diff() * values).sum().item(), abs=1e-6)
 
 
-def test_a_kept_average_is_combined_of_itself_alone():
-    kept = [(step, gamma) for step in (100, 200, 300) for gamma in (16.97, 6.94)]
-    np.testing.assert_allclose(combination(kept, kept[3]), np.eye(6)[3], atol=1e-8)
-
-
 @pytest.mark.parametrize(("std", "bound"), [(0.06, 0.01), (0.08, 0.01), (0.15, 0.03)])
 def test_any_length_is_what_tracking_it_gives(std, bound):
     """On a random walk; the paper's figure 5 has errors of the same order for as many snapshots."""
@@ -68,6 +63,7 @@ def test_any_length_is_what_tracking_it_gives(std, bound):
     made = combine(states, combination(places, (400, gamma_of(std))))["weight"]
     wanted = tracked[std].module.weight
     assert (made - wanted).norm() / wanted.norm() < bound
+    np.testing.assert_allclose(combination(places, places[3]), np.eye(len(places))[3], atol=1e-8)
 
 
 @pytest.mark.parametrize("stds", ["[0.05]", "[0.1,0.1]", "[0.05,0.3]", "0.05"])

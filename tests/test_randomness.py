@@ -19,10 +19,13 @@ def test_noise_is_standard_normal():
     assert stats.kstest(noise.numpy(), "norm").pvalue > 0.01
 
 
-def test_streams_differ_by_each_of_their_arguments():
+def test_streams_and_orders_differ_by_each_of_their_arguments():
     keys = [(0, "a", 0), (1, "a", 0), (0, "b", 0), (0, "a", 1), (0, "a", 0, 0)]
     first = {torch.rand(1, generator=generator(*key)).item() for key in keys}
     assert len(first) == len(keys)
+    two_epochs = order(0, range(200), 100)
+    assert not torch.equal(two_epochs[:100], two_epochs[100:])
+    assert not torch.equal(two_epochs[:100], order(1, range(100), 100))
 
 
 def test_drawing_leaves_the_global_generator_alone():
@@ -51,9 +54,3 @@ def test_order_is_one_permutation_an_epoch_wherever_reading_starts(size, start, 
     whole = order(seed, range(start + length + size), size)
     assert torch.equal(order(seed, range(start, start + length), size), whole[start : start + length])
     assert torch.equal(whole[:size].sort().values, torch.arange(size))
-
-
-def test_epochs_and_seeds_are_shuffled_apart():
-    two_epochs = order(0, range(200), 100)
-    assert not torch.equal(two_epochs[:100], two_epochs[100:])
-    assert not torch.equal(two_epochs[:100], order(1, range(100), 100))

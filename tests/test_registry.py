@@ -2,7 +2,7 @@
 
 import inspect
 from dataclasses import replace
-from functools import cache
+from itertools import zip_longest
 from pathlib import Path
 
 import pytest
@@ -11,7 +11,7 @@ from omegaconf import OmegaConf
 
 from tests.tiny import tiny_sd15, tiny_sdxl
 from ztsnr.distance import Distance, Threshold
-from ztsnr.errors import CheckpointError, ConfigError, IncompatibleObjective
+from ztsnr.errors import CheckpointError, ConfigError
 from ztsnr.evaluation.features import Features
 from ztsnr.models.trained import Trained
 from ztsnr.registry import build, build_from_file, compose, conf_folder, known_targets, make, options
@@ -26,8 +26,8 @@ GROUPS = sorted(
     str(folder.relative_to(conf_folder())) for folder in conf_folder().rglob("*") if any(folder.glob("*.yaml"))
 )
 SENTENCES = ("loss", "experiments")  # options that choose other groups' options
-OPTIONS = [(group, option) for group in GROUPS for option in options(group) if group not in SENTENCES]
-OPTIONS.remove(("model/train_text", "none"))  # which is null
+TOGETHER = ("optimizer", "lr_schedule", "weighting", "distance", "target", "sampler", "trainer", "tracking")
+TOGETHER += ("schedule/grid", "schedule/timesteps")  # groups that refer to none of the others, so composed at once
 FOLDER = ["data.root=photos", "data.pretrained=sdxl"]
 NEEDS = {
     ("weighting", "importance"): lambda: ["schedule=laplace"],  # a density without atoms
@@ -45,13 +45,11 @@ NEEDS = {
 }
 NEEDS |= {("quality/features", name): lambda: ["quality.features.path=."] for name in ("dinov2", "clip", "torchscript")}
 MIN_SNR = MinSNR(base=X0(), gamma=5.0, offset=0.0, floor=0.0)
-
-
-@cache
-def node_of(group, option):
-    needed = NEEDS.get((group, option), list)()
-    composed = compose(f"{group}={option}", *needed)
-    return OmegaConf.select(composed, group.replace("/", "."))
+COLUMNS = [[(group, option) for option in options(group) if (group, option) not in NEEDS] for group in TOGETHER]
+CHOICES = [[choice for choice in row if choice] for row in zip_longest(*COLUMNS)]
+CHOICES += [[("weighting", "importance")]]
+CHOICES += [[(group, option)] for group in GROUPS if group not in (*TOGETHER, *SENTENCES) for option in options(group)]
+CHOICES.remove([("model/train_text", "none")])  # which is null
 
 
 def nodes_in(node):
@@ -62,23 +60,19 @@ def nodes_in(node):
             yield from nodes_in(value)
 
 
-@pytest.mark.parametrize(("group", "option"), OPTIONS)
-def test_an_options_keys_are_its_signature(group, option):
-    for node in nodes_in(OmegaConf.to_container(node_of(group, option))):
-        called = _locate(node["_target_"])
-        keys = {key for key in node if not key.startswith("_")}
-        parameters = set(inspect.signature(called).parameters)
-        if node["_target_"].startswith("ztsnr."):
-            assert keys == parameters
-        else:
-            assert keys <= parameters
-        has_default = [p.name for p in inspect.signature(called).parameters.values() if p.default is not p.empty]
-        assert not (node["_target_"].startswith("ztsnr.") and has_default), "YAML owns every value"
-
-
-@pytest.mark.parametrize(("group", "option"), OPTIONS)
-def test_every_option_instantiates(group, option):
-    build(node_of(group, option))
+@pytest.mark.parametrize("choices", CHOICES, ids=lambda choices: "-".join(option for _, option in choices))
+def test_every_option_instantiates_and_its_keys_are_its_signature(choices):
+    composed = compose(*(f"{group}={option}" for group, option in choices), *NEEDS.get(choices[0], list)())
+    for group, _ in choices:
+        chosen = OmegaConf.select(composed, group.replace("/", "."))
+        build(chosen)
+        for node in nodes_in(OmegaConf.to_container(chosen)):
+            keys = {key for key in node if not key.startswith("_")}
+            parameters = inspect.signature(_locate(node["_target_"])).parameters
+            assert keys <= parameters.keys()
+            if node["_target_"].startswith("ztsnr."):
+                assert keys == parameters.keys()
+                assert all(p.default is p.empty for p in parameters.values()), "YAML owns every value"
 
 
 def concrete(base):
@@ -113,23 +107,18 @@ def test_every_concrete_class_is_offered(base):
 
 
 @pytest.mark.parametrize(
-    ("loss", "target", "weighting"),
+    ("words", "target", "weighting"),
     [
-        ("vpred", V(), Unit(base=V())),
-        ("x0", X0(), Unit(base=X0())),
-        ("edm", EDM(sigma_data=0.5), Unit(base=EDM(sigma_data=0.5))),
-        ("novelai_v3", V(), MIN_SNR),
+        (["loss=x0"], X0(), Unit(base=X0())),
+        (["loss=edm"], EDM(sigma_data=0.5), Unit(base=EDM(sigma_data=0.5))),
+        (["loss=novelai_v3"], V(), MIN_SNR),
+        (["loss=novelai_v3", "target=x0"], X0(), MIN_SNR),
+        (["weighting=min_snr", "loss=vpred"], V(), MIN_SNR),
     ],
 )
-def test_loss_presets(loss, target, weighting):
-    objective = build(compose(f"loss={loss}").objective)
+def test_a_loss_chooses_target_and_weighting_and_the_command_line_wins_over_it(words, target, weighting):
+    objective = build(compose(*words).objective)
     assert (objective.target, objective.weighting) == (target, weighting)
-
-
-def test_parts_chosen_on_the_command_line_win_over_the_preset():
-    objective = build(compose("loss=novelai_v3", "target=x0").objective)
-    assert (objective.target, objective.weighting) == (X0(), MIN_SNR)
-    assert build(compose("weighting=min_snr", "loss=vpred").objective).weighting == MIN_SNR
 
 
 def test_the_default_schedule_is_the_issue_in_numbers():
@@ -139,12 +128,6 @@ def test_the_default_schedule_is_the_issue_in_numbers():
     assert schedule.grid.sigmas(10)[:2].tolist() == [float("inf"), pytest.approx(17.8)]
     stand_in = build(compose("schedule.table.terminal=20000").schedule)
     assert stand_in.grid.start == stand_in.density.highest == 20000
-
-
-@pytest.mark.parametrize("schedule", ["ztsnr", "sdxl_ztsnr", "laplace_ztsnr"])
-def test_eps_is_refused_by_every_preset_that_reaches_inf(schedule):
-    with pytest.raises(IncompatibleObjective, match="target=eps cannot be used at sigma = inf"):
-        build(compose(f"schedule={schedule}", "loss=eps").objective)
 
 
 def test_make_replaces_fields_and_refuses_unknown_ones():

@@ -3,19 +3,21 @@
 import json
 import math
 import os
+import re
 import shutil
 import signal
 import socket
 import subprocess
 import sys
 import time
-from collections import Counter
 
 import pytest
 from omegaconf import OmegaConf
 
-from tests.test_commands import SMALL, run
-from ztsnr.errors import ConfigError
+from tests.processes import run
+from tests.test_commands import SMALL
+from ztsnr.compare import compare_runs, with_quotes
+from ztsnr.errors import ConfigError, ZtsnrError
 from ztsnr.record import science
 from ztsnr.registry import build, compose, conf_folder, options
 from ztsnr.sweep import axes, digest, find_sweep
@@ -36,11 +38,11 @@ def swept(tmp_path_factory):
     return folder, run(folder, "train", *SWEPT, code=1)
 
 
-def test_axes_are_what_is_swept():
-    assert axes(["seed=range(0,3)", "loss=eps,vpred", "trainer.steps=5"]) == {
-        "seed": ["0", "1", "2"],
-        "loss": ["eps", "vpred"],
-    }
+def test_axes_are_what_is_swept_and_what_the_command_line_fixes_is_none():
+    found = axes(["seed=range(0,3)", "loss=eps,vpred", "trainer.steps=5"])
+    assert found == {"seed": ["0", "1", "2"], "loss": ["eps", "vpred"]}
+    assert axes(["loss=eps,vpred", "seed=0,1,2", "seed=5"]) == {"loss": ["eps", "vpred"]}
+    assert axes(["optimizer.lr=interval(0.1,1)"]) == {"optimizer.lr": []}
 
 
 def test_the_digest_is_of_what_changes_a_result():
@@ -120,11 +122,6 @@ def test_resuming_what_was_never_started_is_refused(tmp_path):
         find_sweep(tmp_path, "loss=eps,vpred")
 
 
-def test_what_the_command_line_fixes_is_no_axis_of_a_study():
-    assert axes(["loss=eps,vpred", "seed=0,1,2", "seed=5"]) == {"loss": ["eps", "vpred"]}
-    assert axes(["optimizer.lr=interval(0.1,1)"]) == {"optimizer.lr": []}
-
-
 @pytest.mark.parametrize("study", options("experiments"))
 def test_every_study_composes_on_all_its_axes(study):
     build(compose(f"+experiments={study}").objective)
@@ -139,43 +136,39 @@ def test_every_study_composes_on_all_its_axes(study):
 
 @pytest.mark.slow
 def test_a_study_brings_its_axes_and_the_command_line_shortens_it(tmp_path):
-    words = ["target=v", "weighting=unit_v,min_snr", "seed=3,4", "trainer.validate_every=4", *SMALL]
-    done = run(tmp_path, "train", "+experiments=target_x_weighting", *words)
+    words = ["target=v", "weighting=min_snr", "seed=3,4", "trainer.validate_every=4", *SMALL]
+    run(tmp_path, "train", "+experiments=target_x_weighting", *words)
     outcomes = {result["name"]: result["outcome"] for result in results_in(tmp_path)}
-    names = [f"{weighting} seed={seed}" for weighting in ("unit_v", "min_snr") for seed in (3, 4)]
-    assert outcomes == dict.fromkeys(names, "finished")
-    assert "Which weighting?" in done.stderr
+    assert outcomes == {"seed=3": "finished", "seed=4": "finished"}
 
 
-LAUNCHERS = {
-    "joblib": ["hydra/launcher=joblib", "hydra.launcher.n_jobs=2"],
-    "submitit_local": ["hydra/launcher=submitit_local", "hydra.launcher.timeout_min=5"],
-}
-TWO_BY_TWO = ["-m", "schedule=ztsnr,laplace", "loss=eps,vpred", *SMALL]
+TWO_BY_TWO = ["-m", "schedule=ztsnr,laplace", "loss=eps,vpred", "trainer.batch_size=32", "trainer.accumulate=2", *SMALL]
+
+
+def outcomes_of(folder):
+    """What became of the runs that could be, on the axes of TWO_BY_TWO."""
+    results = [result for result in results_in(folder) if result["outcome"] != "failed"]
+    return {result["name"].removesuffix(" trainer.batch_size=32"): result["score"] for result in results}
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("launcher", LAUNCHERS)
-def test_a_launcher_gives_the_scores_of_one_process(tmp_path, launcher):
-    run(tmp_path, "train", *TWO_BY_TWO, *LAUNCHERS[launcher], "hydra.sweep.dir=runs/day/a-sweep")
-    run(tmp_path, "train", *TWO_BY_TWO, "hydra.sweep.dir=runs/day/b-sweep")
-    launched, serial = (
-        {result["name"]: (result["outcome"], result["score"]) for result in results_in(tmp_path) if result["at"] == at}
-        for at in ("a-sweep", "b-sweep")
-    )
-    assert launched == serial
-    assert Counter(outcome for outcome, _ in serial.values()) == {"finished": 3, "incompatible": 1}
+def test_a_launcher_gives_the_scores_of_one_process(swept, tmp_path):
+    run(tmp_path, "train", *TWO_BY_TWO, "hydra/launcher=submitit_local", "hydra.launcher.timeout_min=5")
+    serial = outcomes_of(swept[0])
+    assert serial.pop("ztsnr eps trainer.batch_size=33") is None
+    assert outcomes_of(tmp_path) == serial
     client = make_client(f"sqlite:///{tmp_path / 'runs' / 'mlflow.db'}")
     runs = client.search_runs([client.get_experiment_by_name("ztsnr").experiment_id])
-    assert Counter(run.data.tags["ztsnr.sweep"] for run in runs) == {"day-a": 5, "day-b": 5}
+    assert len(runs) == 1 + 4
+    assert len({run.data.tags["ztsnr.sweep"] for run in runs}) == 1
 
 
 @pytest.mark.slow
 def test_optuna_looks_for_the_best_score(tmp_path):
-    search = ["optimizer.lr=tag(log,interval(1e-4,1e-2))", "hydra/sweeper=optuna", "hydra.sweeper.n_trials=3"]
+    search = ["optimizer.lr=tag(log,interval(1e-4,1e-2))", "hydra/sweeper=optuna", "hydra.sweeper.n_trials=2"]
     run(tmp_path, "train", "-m", *search, *SMALL)
     results = results_in(tmp_path)
-    assert len({result["name"] for result in results}) == 3
+    assert len({result["name"] for result in results}) == 2
     (sweep,) = tmp_path.glob("runs/*/*-sweep")
     best = OmegaConf.load(sweep / "optimization_results.yaml")
     assert best.best_value == pytest.approx(min(result["score"] for result in results))
@@ -199,10 +192,11 @@ def server(tmp_path):
 
 
 @pytest.mark.slow
-def test_processes_share_a_tracking_server(tmp_path, server):
-    words = [*TWO_BY_TWO, *LAUNCHERS["joblib"], f"tracking.uri={server}"]
-    done = run(tmp_path, "train", *words)
+def test_processes_share_a_tracking_server_and_give_the_scores_of_one(swept, tmp_path, server):
+    launcher = ["hydra/launcher=joblib", "hydra.launcher.n_jobs=2", f"tracking.uri={server}"]
+    done = run(tmp_path, "train", *TWO_BY_TWO, *launcher)
     assert f"charts  {server}/#/experiments/" in done.stderr
+    assert outcomes_of(tmp_path).items() <= outcomes_of(swept[0]).items()
     read = run(tmp_path, "compare", f"tracking.uri={server}", "format=json")
     told = json.loads(read.stdout)
     assert [row["outcome"] for row in told["options"]] == ["", "", "", "incompatible"]
@@ -214,7 +208,7 @@ def test_processes_share_a_tracking_server(tmp_path, server):
 
 @pytest.mark.slow
 def test_a_sweep_killed_in_the_middle_and_resumed_ends_in_the_same_table(tmp_path):
-    words = ["-m", "loss=vpred,edm", "seed=0,1", *SMALL, "trainer.steps=60"]
+    words = ["-m", "loss=vpred,edm", "seed=0,1", *SMALL, "trainer.steps=20", "quality=none"]
     undisturbed = tmp_path / "undisturbed"
     undisturbed.mkdir()
     run(undisturbed, "train", *words)
@@ -240,7 +234,7 @@ def test_a_sweep_killed_in_the_middle_and_resumed_ends_in_the_same_table(tmp_pat
 @pytest.mark.slow
 def test_ctrl_c_stops_a_sweep_and_keeps_what_has_finished(tmp_path):
     environment = {name: value for name, value in os.environ.items() if not name.startswith("MLFLOW_")}
-    command = [sys.executable, "-m", "ztsnr.train", "-m", "seed=0,1,2", *SMALL, "trainer.steps=100"]
+    command = [sys.executable, "-m", "ztsnr.train", "-m", "seed=0,1,2", *SMALL, "trainer.steps=50"]
     process = subprocess.Popen(command, cwd=tmp_path, env=environment, stderr=subprocess.PIPE, text=True)
     deadline = time.monotonic() + 200
     while not results_in(tmp_path) and time.monotonic() < deadline:
@@ -253,22 +247,28 @@ def test_ctrl_c_stops_a_sweep_and_keeps_what_has_finished(tmp_path):
     assert len(results_in(tmp_path)) < 3
 
 
+def compared(*words):
+    """compare, in this process."""
+    compare_runs.__wrapped__(compose(*map(with_quotes, words), config="compare"))
+
+
 @pytest.mark.slow
-def test_compare_reads_the_record_alone(swept, tmp_path):
+def test_compare_reads_the_record_alone(swept, tmp_path, monkeypatch, capsys):
     record = f"tracking.folder={swept[0] / 'runs'}"
     done = run(tmp_path, "compare", record, "output=here", "attach=false", "baseline=laplace eps trainer.batch_size=32")
     assert "Which schedule, loss and trainer.batch_size?" in done.stdout
     assert (tmp_path / "here" / "index.html").is_file()
     assert {file.name for file in (tmp_path / "here").iterdir()} >= {"samples.png", "heat_map.png", "guidance.png"}
-    rows = json.loads(run(tmp_path, "compare", record, "all=true", "format=json").stdout)["options"]
-    found = {row["option"]: row for row in rows}
+    monkeypatch.chdir(tmp_path)
+    compared(record, "all=true", "format=json")
+    found = {row["option"]: row for row in json.loads(capsys.readouterr().out)["options"]}
     done = found["laplace vpred trainer.batch_size=32"]
     assert math.isfinite(done["accuracy"])
     assert done["seconds"] > 0
     assert found["ztsnr eps trainer.batch_size=32"]["outcome"] == "incompatible"
     assert "multiple of trainer.accumulate=2" in found["laplace eps trainer.batch_size=33"]["message"]
-    only = run(tmp_path, "compare", record, "filter=tags.loss = 'vpred'", "format=csv").stdout.splitlines()
-    assert len(only) == 5
+    compared(record, "filter=tags.loss = 'vpred'", "format=csv")
+    assert len(capsys.readouterr().out.splitlines()) == 5
 
 
 @pytest.mark.slow
@@ -284,6 +284,7 @@ def test_compare_reads_the_record_alone(swept, tmp_path):
         (["output=/proc/nowhere"], "output=/proc/nowhere cannot be written"),
     ],
 )
-def test_what_cannot_be_compared_is_refused(swept, tmp_path, words, told):
+def test_what_cannot_be_compared_is_refused(swept, words, told):
     place = [] if words == ["tracking=none"] else [f"tracking.folder={swept[0] / 'runs'}"]
-    assert told in run(tmp_path, "compare", *place, *words, code=2).stderr
+    with pytest.raises(ZtsnrError, match=re.escape(told)):
+        compared(*place, *words)

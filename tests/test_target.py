@@ -3,16 +3,15 @@ import math
 import pytest
 import torch
 from diffusers import DDPMScheduler
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from ztsnr.errors import ConfigError
-from ztsnr.noise import add_noise, alpha, expand, sigma_vp, snr
+from ztsnr.noise import add_noise, alpha, expand, sigma_vp
 from ztsnr.target import EDM, X0, Eps, Flow, V
 
 TARGETS = [Eps(), X0(), V(), EDM(sigma_data=1.0), EDM(sigma_data=0.5), Flow()]
 FINITE_AT_INF = [target for target in TARGETS if target.finite_at_inf]
-LEVELS = [0.0, 1e-3, 0.03, 0.5, 1.0, 14.6, 20000.0, math.inf]
 ORDINARY_SIGMA = st.floats(-7, 7).map(math.exp)
 
 every_target = pytest.mark.parametrize("target", TARGETS, ids=repr)
@@ -32,18 +31,15 @@ def largest_round_trip_error(target, sigmas):
     return (target.denoised(target.output(x0, noise, sigmas), z, sigmas) - x0).abs().max().item()
 
 
-@pytest.mark.parametrize("target", FINITE_AT_INF, ids=repr)
-def test_x0_comes_back_from_the_ideal_output_from_0_to_inf(target):
-    assert largest_round_trip_error(target, of(*LEVELS)) < 1e-14
-
-
-@pytest.mark.parametrize("sigma", LEVELS[:-1])
+@pytest.mark.parametrize("sigma", [0.0, 1e-3, 0.5, 14.6, 20000.0])
 def test_x0_comes_back_from_eps_with_an_error_that_grows_as_sigma(sigma):
     assert largest_round_trip_error(Eps(), of(sigma)) < 1e-15 * (1 + sigma)
 
 
 @given(st.floats(min_value=0))
-def test_x0_comes_back_at_any_sigma(sigma):
+@example(0.0)
+@example(math.inf)
+def test_x0_comes_back_from_the_ideal_output_at_any_sigma(sigma):
     assert all(largest_round_trip_error(target, of(sigma)) < 1e-14 for target in FINITE_AT_INF)
 
 
@@ -52,14 +48,6 @@ def test_only_eps_says_nothing_of_x0_at_inf(target):
     x0, noise = pair(1, 4)
     back = target.denoised(target.output(x0, noise, of(math.inf)), noise, of(math.inf))
     assert torch.isfinite(back).all() == target.finite_at_inf == (not isinstance(target, Eps))
-
-
-def test_outputs_at_inf():
-    x0, noise = pair(1, 4)
-    outputs = {target: target.output(x0, noise, of(math.inf)) for target in FINITE_AT_INF}
-    torch.testing.assert_close(outputs[V()], -x0)
-    torch.testing.assert_close(outputs[EDM(sigma_data=0.5)], x0 / 0.5)
-    torch.testing.assert_close(outputs[Flow()], noise - x0)
 
 
 @pytest.mark.parametrize("zero_snr", [False, True])
@@ -84,21 +72,6 @@ def test_edm_on_z_is_the_paper_on_x(sigma_data, sigma):
     torch.testing.assert_close(target.c_out(level), of(sigma * sigma_data / math.sqrt(total)))
 
 
-def test_edm_for_unit_variance_is_v_with_its_sign_turned():
-    x0, noise = pair(len(LEVELS), 4)
-    minus_v = -V().output(x0, noise, of(*LEVELS))
-    torch.testing.assert_close(EDM(sigma_data=1.0).output(x0, noise, of(*LEVELS)), minus_v)
-
-
-@given(ORDINARY_SIGMA)
-def test_edm_shows_the_network_unit_variance_and_asks_for_unit_variance(sigma):
-    x0, noise = pair(50_000)
-    target, level = EDM(sigma_data=0.5), of(sigma)
-    seen = target.c_in(level) * add_noise(0.5 * x0, noise, level)
-    asked = target.output(0.5 * x0, noise, level)
-    assert [seen.std().item(), asked.std().item()] == pytest.approx([1, 1], abs=0.02)
-
-
 @given(ORDINARY_SIGMA)
 def test_flow_is_the_velocity_of_the_straight_path_and_sees_its_state(sigma):
     x0, noise = pair(1, 4)
@@ -108,38 +81,17 @@ def test_flow_is_the_velocity_of_the_straight_path_and_sees_its_state(sigma):
     torch.testing.assert_close(seen - tau * Flow().output(x0, noise, level), x0)
 
 
-@every_target
-@given(ORDINARY_SIGMA)
-def test_gain_is_the_squared_error_of_the_output_per_squared_error_of_v(target, sigma):
-    level = of(sigma)
-    quotient = (sigma_vp(level) / target.c_out(level)).square()
-    torch.testing.assert_close(target.gain(level), quotient, rtol=1e-12, atol=0)
-
-
 @pytest.mark.parametrize(
     ("target", "at_0", "at_inf"),
     [(Eps(), 1, 0), (X0(), 0, 1), (V(), 1, 1), (EDM(sigma_data=0.5), 1, 4), (Flow(), 1, 1)],
     ids=repr,
 )
-def test_gain_has_its_limits_at_both_ends(target, at_0, at_inf):
-    assert target.gain(of(0.0, math.inf)).tolist() == pytest.approx([at_0, at_inf], rel=1e-15)
-
-
 @given(ORDINARY_SIGMA)
-def test_squared_errors_of_outputs_weigh_x0_as_tabulated(sigma):
-    """Weight of a plain MSE in x0 space: SNR, SNR + 1, 1, SNR + 1 / sigma_data², (1 + sqrt(SNR))²."""
-    ratio = snr(of(sigma)).item()
-    weight = {target: target.c_out(of(sigma)).pow(-2).item() for target in TARGETS}
-    assert weight == pytest.approx(
-        {
-            Eps(): ratio,
-            X0(): 1,
-            V(): ratio + 1,
-            EDM(sigma_data=1.0): ratio + 1,
-            EDM(sigma_data=0.5): ratio + 4,
-            Flow(): (1 + math.sqrt(ratio)) ** 2,
-        }
-    )
+def test_gain_is_the_squared_error_of_the_output_per_squared_error_of_v(target, at_0, at_inf, sigma):
+    level = of(sigma)
+    quotient = (sigma_vp(level) / target.c_out(level)).square()
+    torch.testing.assert_close(target.gain(level), quotient, rtol=1e-12, atol=0)
+    assert target.gain(of(0.0, math.inf)).tolist() == pytest.approx([at_0, at_inf], rel=1e-15)
 
 
 @pytest.mark.parametrize("target", [V(), EDM(sigma_data=0.5), Flow()], ids=repr)

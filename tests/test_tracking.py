@@ -1,16 +1,15 @@
 import math
 import os
 import re
-import subprocess
-import sys
 
 import pytest
 from PIL import Image
 
+from tests.processes import SERVER
 from ztsnr.errors import TrackingError
 from ztsnr.record import flatten, science
 from ztsnr.registry import compose
-from ztsnr.training.tracking import MLflow, charts_address, code_version, make_client, send
+from ztsnr.training.tracking import MLflow, charts_address, make_client, send
 
 SETTINGS = {"uri": None, "experiment": "test", "flush_seconds": 0.2, "must_answer": True, "patience": 1.0}
 
@@ -42,8 +41,8 @@ def recorded(tmp_path_factory):
     return good, client, {run.info.run_name: run for run in client.search_runs([good.experiment_id])}
 
 
-def test_everything_arrives_in_order(recorded):
-    _, client, runs = recorded
+def test_everything_arrives_in_order_and_lies_in_one_folder(recorded):
+    good, client, runs = recorded
     run = runs["good"]
     assert run.info.status == "FINISHED"
     assert run.data.params == {f"key{i}": str(i) for i in range(150)}
@@ -54,16 +53,8 @@ def test_everything_arrives_in_order(recorded):
     assert math.isnan(run.data.metrics["odd"])
     assert {entry.path for entry in client.list_artifacts(run.info.run_id)} == {"images", "x.txt"}
     assert f"get-artifact?path=x.png&run_uuid={run.info.run_id}" in run.data.tags["mlflow.note.content"]
-
-
-def test_a_failed_run_says_why(recorded):
-    run = recorded[2]["bad"]
-    assert run.info.status == "FAILED"
-    assert run.data.tags["mlflow.note.content"].startswith("ValueError: why")
-
-
-def test_store_and_artifacts_lie_in_one_folder(recorded):
-    good, client, _ = recorded
+    assert runs["bad"].info.status == "FAILED"
+    assert runs["bad"].data.tags["mlflow.note.content"].startswith("ValueError: why")
     assert (good.folder / "mlflow.db").is_file()
     location = client.get_experiment(good.experiment_id).artifact_location
     assert location == (good.folder / "mlflow-artifacts").as_uri()
@@ -77,19 +68,23 @@ def test_address_opens_the_charts(recorded):
     assert good.how_to_open() == f"python -m ztsnr.ui tracking.folder={good.folder}"
 
 
+def record_one(folder, name):
+    os.environ.pop("MLFLOW_TRACKING_URI", None)
+    run = tracker(folder, patience=60.0)
+    run.check()
+    run.start(name, {}, {}, folder / name)
+    run.metrics({"x": 1.0}, 0)
+    run.finish("FINISHED")
+
+
 @pytest.mark.slow
 def test_processes_that_start_together_on_an_empty_store_all_succeed(tmp_path):
-    code = (
-        "import sys; from tests.test_tracking import tracker\n"
-        "run = tracker(sys.argv[1], patience=60.0); run.check()\n"
-        "run.start(sys.argv[2], {}, {}, run.folder / sys.argv[2])\n"
-        "run.metrics({'x': 1.0}, 0); run.finish('FINISHED')"
-    )
-    environment = {name: value for name, value in os.environ.items() if name != "MLFLOW_TRACKING_URI"}
-    started = [
-        subprocess.Popen([sys.executable, "-c", code, str(tmp_path), str(name)], env=environment) for name in range(8)
-    ]
-    assert [process.wait(timeout=200) for process in started] == [0] * 8
+    started = [SERVER.Process(target=record_one, args=(tmp_path, str(name))) for name in range(8)]
+    for process in started:
+        process.start()
+    for process in started:
+        process.join(200)
+    assert [process.exitcode for process in started] == [0] * 8
     client = make_client(f"sqlite:///{tmp_path / 'mlflow.db'}")
     runs = client.search_runs([client.get_experiment_by_name("test").experiment_id])
     assert sorted(run.info.run_name for run in runs) == [str(name) for name in range(8)]
@@ -139,23 +134,15 @@ def test_the_environment_names_the_store_unless_the_config_does(tmp_path, monkey
     assert tracker(tmp_path, uri="sqlite:///x.db").uri == "sqlite:///x.db"
 
 
-def test_parameters_are_readable_and_each_value_stands_once():
-    flat = flatten(compose("loss=novelai_v3", "tracking.uri=http://user:secret@host"))
+def test_parameters_are_readable_and_a_checkpoints_config_is_resolved_and_neither_names_an_address():
+    composed = compose("loss=novelai_v3", "tracking.uri=http://user:secret@host")
+    flat, config = flatten(composed), science(composed)
+    assert "${" not in str(config)
+    assert "secret" not in str(config)
+    assert config["schedule"]["density"]["table"] == config["schedule"]["table"]
     assert flat["target"] == "V"
     assert flat["weighting"] == "MinSNR"
     assert flat["weighting.gamma"] == 5.0
     assert flat["schedule.table.terminal"] == math.inf
     assert flat["trainer.noise_seed"] == 0
     assert not any(key.startswith(("schedule.density.table", "objective", "tracking")) for key in flat)
-
-
-def test_a_checkpoints_config_is_resolved_and_names_no_address():
-    config = science(compose("tracking.uri=http://user:secret@host"))
-    assert "${" not in str(config)
-    assert "secret" not in str(config)
-    assert config["schedule"]["density"]["table"] == config["schedule"]["table"]
-
-
-def test_code_version_is_this_checkouts_commit_or_absent():
-    commit = code_version().get("mlflow.source.git.commit")
-    assert commit is None or len(commit) == 40

@@ -85,13 +85,9 @@ def test_a_mask_of_ones_changes_no_bit_and_one_of_zeros_trains_nothing(straight)
     assert torch.equal(weights(trained), weights(fit("optimizer.lr=0", "optimizer.weight_decay=0")))
 
 
-def test_the_same_seeds_give_the_same_weights_to_the_bit(straight):
-    assert torch.equal(weights(fit()), straight)
-
-
-@pytest.mark.parametrize("override", ["trainer.validate_every=1", "trainer.sample_every=1", "trainer.ema=null"])
-def test_looking_at_a_run_does_not_disturb_it(straight, override):
-    assert torch.equal(weights(fit(override)), straight)
+def test_looking_at_a_run_does_not_disturb_it_by_a_bit(straight):
+    looking = fit("trainer.validate_every=1", "trainer.sample_every=1", "trainer.ema=null")
+    assert torch.equal(weights(looking), straight)
 
 
 @pytest.mark.parametrize("override", ["seed=1", "data.seed=1", "trainer.noise_seed=1"])
@@ -99,9 +95,8 @@ def test_each_seed_changes_the_run(straight, override):
     assert not torch.equal(weights(fit(override)), straight)
 
 
-@pytest.mark.parametrize("parts", [2, 4, 16])
-def test_accumulation_changes_nothing_but_rounding(straight, parts):
-    torch.testing.assert_close(weights(fit(f"trainer.accumulate={parts}")), straight, atol=1e-4, rtol=1e-3)
+def test_accumulation_changes_nothing_but_rounding(straight):
+    torch.testing.assert_close(weights(fit("trainer.accumulate=4")), straight, atol=1e-4, rtol=1e-3)
 
 
 def train_and_save(path):
@@ -118,21 +113,17 @@ def test_two_processes_train_like_one(straight, tmp_path):
     torch.testing.assert_close(torch.load(tmp_path / "weights.pt"), straight, atol=1e-4, rtol=1e-3)
 
 
-def test_listeners_hear_of_every_step_and_of_the_beginning_and_the_end():
+def test_listeners_hear_of_every_step_and_its_learning_rate_and_of_the_beginning_and_the_end():
     heard = Listening()
-    trained = fit("trainer.validate_every=3", "trainer.sample_every=2", listener=heard)
+    rates = ("lr_schedule.warmup=1", "optimizer.lr=0.1")
+    trained = fit("trainer.validate_every=3", "trainer.sample_every=2", *rates, listener=heard)
     assert [step for step, *_ in heard.losses] == [1, 2, 3, 4]
+    assert [lr for *_, lr in heard.losses] == pytest.approx([0.05, 0.1, 0.075, 0.025])
     assert list(heard.scores) == [0, 3, 4]
     assert heard.pictures == [(2, [1.0, 2.0]), (4, [1.0, 2.0])]
     assert trained.step == 4
     assert trained.score == heard.scores[4][0]
     assert set(heard.scores[4][1]) == {"raw", "ema"}
-
-
-def test_learning_rate_follows_its_schedule():
-    heard = Listening()
-    fit("lr_schedule.warmup=1", "optimizer.lr=0.1", listener=heard)
-    assert [lr for *_, lr in heard.losses] == pytest.approx([0.05, 0.1, 0.075, 0.025])
 
 
 def test_clip_bounds_the_update_and_reports_the_norm_before_it():
@@ -164,9 +155,8 @@ def test_schedule_free_evaluates_other_weights_than_it_trains_and_returns_to_the
 
 
 def test_a_run_ends_in_the_weights_to_evaluate():
-    trained = fit("optimizer=schedule_free", "lr_schedule=constant", "trainer.ema=null")
     heard = Listening()
-    fit("optimizer=schedule_free", "lr_schedule=constant", "trainer.ema=null", listener=heard)
+    trained = fit("optimizer=schedule_free", "lr_schedule=constant", "trainer.ema=null", listener=heard)
     composed = compose(*SMALL)
     validation, objective, data = (build(composed[name]) for name in ("validation", "objective", "data"))
     with torch.no_grad():
@@ -208,7 +198,8 @@ def poisoned(data):
 
 
 def test_a_non_finite_loss_stops_with_the_sigmas():
-    with pytest.raises(NonFinite, match=r"in step 1, .*loss of 16 of 16 samples is not finite, at sigma [\d.]+"):
+    told = r"in step 1, .*loss of 16 of 16 samples is not finite, at sigma [\d.]+.*Lower optimizer\.lr"
+    with pytest.raises(NonFinite, match=told):
         fit(data=poisoned)
 
 
@@ -221,11 +212,6 @@ def test_memory_that_does_not_suffice_is_told_with_what_needs_less(monkeypatch):
         fit()
     for word in ("model.gradient_checkpointing=true", "trainer=24gb", "model/train=lora", "optimizer=adamw8bit"):
         assert word in str(caught.value)
-
-
-def test_divergence_stops_instead_of_being_repaired():
-    with pytest.raises(NonFinite, match=r"Lower optimizer\.lr"):
-        fit("optimizer.lr=1e10", "trainer.clip=null", "trainer.steps=20", "trainer.validate_every=100")
 
 
 def test_a_non_finite_gradient_names_its_tensors():
@@ -248,17 +234,16 @@ def test_a_non_finite_gradient_names_its_tensors():
         (["trainer.compile=1"], r"trainer\.compile must be true or false"),
         (["trainer.weights=fp16"], r"trainer\.weights must be one of float32, bfloat16, got 'fp16'"),
         (["trainer.weights=bfloat16"], r"trainer\.weights=bfloat16 needs trainer\.precision=bf16, got no"),
+        pytest.param(
+            ["trainer.precision=fp16"],
+            r"trainer\.precision=fp16 needs a CUDA device",
+            marks=pytest.mark.skipif(torch.cuda.is_available(), reason="fp16 is refused only without CUDA"),
+        ),
     ],
 )
 def test_refusals(overrides, told):
     with pytest.raises(ConfigError, match=told):
         build(compose(*overrides).trainer)
-
-
-@pytest.mark.skipif(torch.cuda.is_available(), reason="fp16 is refused only without CUDA")
-def test_fp16_needs_cuda():
-    with pytest.raises(ConfigError, match=r"trainer\.precision=fp16 needs a CUDA device"):
-        build(compose("trainer.precision=fp16").trainer)
 
 
 def test_processes_share_the_batch_without_gap_or_overlap():

@@ -1,0 +1,42 @@
+"""Commands in a process of their own, each forked from a server that has loaded what they need: no start takes seconds.
+
+Python's forkserver is a fresh interpreter: a command inherits nothing of the tests but their environment.
+"""
+
+import multiprocessing
+import os
+import runpy
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+
+LOADED = ("ztsnr.training.trainer", "ztsnr.training.tracking", "ztsnr.compare", "ztsnr.models.pretrained")
+LOADED += ("ztsnr.evaluation.plots", "ztsnr.evaluation.quality", "ztsnr.comparison.figures", "ztsnr.data.folder")
+LOADED += ("mlflow.store.tracking.sqlalchemy_store", "sklearn.datasets", "scipy.stats", "torch._dynamo", "peft")
+SERVER = multiprocessing.get_context("forkserver")
+SERVER.set_forkserver_preload(list(LOADED))
+
+
+def run(folder, module, *arguments, path=(), code=0) -> subprocess.CompletedProcess:
+    """python -m ztsnr.MODULE in `folder`, with `path` to import from; AssertionError for another exit code."""
+    with tempfile.TemporaryDirectory() as told:
+        process = SERVER.Process(target=_command, args=(folder, told, f"ztsnr.{module}", arguments, path))
+        process.start()
+        process.join(300)
+        process.kill()
+        process.join()
+        stdout, stderr = (Path(told, name).read_text() for name in ("1", "2"))
+    assert process.exitcode == code, stderr
+    return subprocess.CompletedProcess(arguments, code, stdout, stderr)
+
+
+def _command(folder, told, module, arguments, path) -> None:
+    for stream in (1, 2):
+        os.dup2(os.open(f"{told}/{stream}", os.O_WRONLY | os.O_CREAT), stream)
+    for name in [name for name in os.environ if name.startswith("MLFLOW_")]:
+        del os.environ[name]
+    os.chdir(folder)
+    sys.path[:0] = map(str, path)
+    sys.argv = [module, *arguments]
+    runpy.run_module(module, run_name="__main__", alter_sys=True)
