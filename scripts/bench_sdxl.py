@@ -1,12 +1,16 @@
 """Our training step on SDXL against diffusers' own: the same U-Net, precision, checkpointing, optimizer and batches.
 
     .venv/bin/python scripts/bench_sdxl.py              # the tiny SDXL, on this machine
-    .venv/bin/python scripts/bench_sdxl.py --full       # the whole U-Net at random weights, 1024 x 1024; needs CUDA
+    .venv/bin/python scripts/bench_sdxl.py --presets    # and what memory each preset takes, one picture a step
+    .venv/bin/python scripts/bench_sdxl.py --full       # all of it with the whole U-Net at random weights, 1024 x 1024;
+                                                        # needs CUDA
 
 The other step is that of diffusers' train_text_to_image_sdxl.py with its latents and text at hand: DDPMScheduler's
 add_noise and get_velocity, U-Net, mean squared error, accelerate's backward and clipping, AdamW. The two alternate step
 by step in one process, each with a network of its own; what counts is the median of the paired ratios, theirs / ours.
-With --full they run one after the other, since two networks with their states fit no card.
+With --full they run one after the other, since two networks with their states fit no card, and the share of the card's
+rate is told: floating-point operations of forward and backward, without those that checkpointing repeats, over the
+seconds of a step, against those of a large bfloat16 matrix product.
 """
 
 import argparse
@@ -21,13 +25,20 @@ import torch
 from accelerate import Accelerator
 from diffusers import DDPMScheduler, UNet2DConditionModel
 from make_tiny_sdxl import make_pipeline
+from torch.utils.flop_counter import FlopCounterMode
 
 from ztsnr.models.architectures import ARCHITECTURES
 from ztsnr.randomness import normal, stratified
 from ztsnr.registry import build, compose
 from ztsnr.training.loop import Loop
+from ztsnr.training.memory import peak_gib, reset_peak
 
-CHOSEN = ("model=sdxl", "schedule=sdxl_ztsnr", "loss=vpred", "trainer.ema=null", "optimizer.lr=1e-5")
+SDXL = ("model=sdxl", "schedule=sdxl_ztsnr", "loss=vpred", "optimizer.lr=1e-5")
+CHOSEN = (*SDXL, "trainer.ema=null")
+ONE_PICTURE = ("trainer.batch_size=1", "trainer.accumulate=1")
+LORA = ("model/train=lora", "trainer.precision=bf16", "optimizer=adamw8bit", "trainer.ema=null")
+PRESETS = {f"trainer={size}gb": (f"trainer={size}gb",) for size in (16, 24, 48, 80)}
+PRESETS |= {f"LoRA on {base}": (*LORA, f"model.train.base={base}") for base in ("bfloat16", "8bit", "4bit")}
 LATENTS, TEXT, POOLED, IDS = "latents", "text", "pooled", "time_ids"
 
 
@@ -110,6 +121,35 @@ def tiny(steps: int) -> None:
             print(f"{name}: {middle:.3f} (quartiles {low:.3f} to {high:.3f}), ours {rate:.1f} images/s", flush=True)
 
 
+def presets(folder: str, batch: dict) -> None:
+    for name, words in PRESETS.items():
+        composed = compose(*SDXL, *words, f"model.pretrained={folder}", *ONE_PICTURE)
+        reset_peak()
+        step = our_step(composed, batch)
+        began = [seconds(step) for _ in range(3)]
+        print(f"{name}: peak {peak_gib():.2f} GiB, {1 / began[-1]:.2f} images/s", flush=True)
+        del step
+        torch.cuda.empty_cache()
+
+
+def operations(composed, batch: dict) -> float:
+    """Of forward and backward, in floating point."""
+    network = build(composed.model).cuda().bfloat16()
+    network.unet.disable_gradient_checkpointing()
+    here = {name: value[:1].cuda() for name, value in batch.items()}
+    cond = {name: here[name] for name in (TEXT, POOLED, IDS)}
+    with FlopCounterMode(display=False) as counter:
+        network(here[LATENTS], torch.zeros(1, device="cuda"), **cond).square().mean().backward()
+    return counter.get_total_flops() * len(batch[LATENTS])
+
+
+def matmul_rate() -> float:
+    """Operations a second of a bfloat16 matrix product of side 8192."""
+    a = torch.randn(8192, 8192, device="cuda", dtype=torch.bfloat16)
+    spent = statistics.median([seconds(lambda: [a @ a for _ in range(20)]) for _ in range(10)][2:])
+    return 20 * 2 * 8192**3 / spent
+
+
 def full(steps: int) -> None:
     if not torch.cuda.is_available():
         raise SystemExit("error: --full needs CUDA, and there is none here.")
@@ -117,6 +157,9 @@ def full(steps: int) -> None:
         unet = UNet2DConditionModel.from_config(ARCHITECTURES["sdxl"]["unet"])
         unet.save_pretrained(Path(folder) / "unet")
         del unet
+        presets(folder, make_batch(1, 128, (2048, 1280)))
+        peak_rate = matmul_rate()
+        print(f"matrix products: {peak_rate / 1e12:.0f} TFLOP/s")
         for size in (1, 4, 8):
             fast = ("optimizer=adamw8bit", "trainer.precision=bf16", f"trainer.batch_size={size}")
             composed = compose(*CHOSEN, f"model.pretrained={folder}", *fast)
@@ -131,17 +174,24 @@ def full(steps: int) -> None:
                 print(f"batch {size}, {name}: {rate:.3f} images/s, peak {peak:.1f} GiB", flush=True)
                 del step
                 torch.cuda.empty_cache()
-            print(f"batch {size}: {rates['ours'] / rates['theirs']:.3f} x diffusers' step")
+            share = operations(composed, batch) / size * rates["ours"] / peak_rate
+            ratio = rates["ours"] / rates["theirs"]
+            print(f"batch {size}: {ratio:.3f} x diffusers' step, {share:.0%} of the rate of matrix products")
 
 
 def main() -> None:
     arguments = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     arguments.add_argument("--steps", type=int, default=60)
     arguments.add_argument("--full", action="store_true")
+    arguments.add_argument("--presets", action="store_true")
     chosen = arguments.parse_args()
     device = torch.cuda.get_device_name() if torch.cuda.is_available() else platform.machine()
     print(f"torch {torch.__version__}, {torch.get_num_threads()} threads, {device}")
     full(chosen.steps) if chosen.full else tiny(chosen.steps)
+    if chosen.presets and not chosen.full:
+        with tempfile.TemporaryDirectory() as folder:
+            make_pipeline().save_pretrained(folder)
+            presets(folder, make_batch(1, 16, (96, 64)))
 
 
 if __name__ == "__main__":

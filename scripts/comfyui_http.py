@@ -151,7 +151,7 @@ def settings(name: str):
 
 def conditions(path: Path, name: str) -> list[dict]:
     """Of the example's two texts, by ztsnr's text encoders."""
-    from ztsnr.models.pretrained import TextEncoders
+    from ztsnr.models.text import TextEncoders
 
     workflow, encoders = read_workflow(name), TextEncoders(str(path))
     height, width = (float(workflow["6"]["inputs"][side]) for side in ("height", "width"))
