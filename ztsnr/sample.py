@@ -51,6 +51,7 @@ def of_classes(given: Mapping, read: "Checkpoint", settings: dict) -> "Tensor":
     import torch
 
     from ztsnr.evaluation.samples import SampleGrid
+    from ztsnr.training.memory import telling_what_needs_less
 
     grid = SampleGrid(**settings)
     objective, network, config = load(read.path, given["weights"])
@@ -61,7 +62,7 @@ def of_classes(given: Mapping, read: "Checkpoint", settings: dict) -> "Tensor":
     classes = given["classes"] or list(range(count))
     for number in classes:
         check.one_of("classes", number, range(count))
-    with torch.inference_mode():
+    with telling_what_needs_less("fewer classes or columns"), torch.inference_mode():
         return grid.draw(objective, network, shape, torch.tensor(classes), count, *settings["guidances"])
 
 
@@ -72,6 +73,7 @@ def of_prompts(given: Mapping, read: "Checkpoint", settings: dict) -> "Tensor":
     import torch
 
     from ztsnr.evaluation.prompts import Prompts
+    from ztsnr.training.memory import telling_what_needs_less
 
     if (given["prompts"] is None) == (given["file"] is None):
         raise ConfigError("prompts=[...] or file=FILE must be given, and not both")
@@ -83,7 +85,7 @@ def of_prompts(given: Mapping, read: "Checkpoint", settings: dict) -> "Tensor":
     objective, network, _ = load(read.path, given["weights"], given["pretrained"])
     if given["size"] is None:
         prompts = replace(prompts, size=[8 * network.unet.config.sample_size] * 2)
-    with torch.inference_mode():
+    with telling_what_needs_less("fewer columns or a smaller size"), torch.inference_mode():
         return prompts.draw(objective, network, read.facts["latents"], *settings["guidances"])
 
 

@@ -54,6 +54,7 @@ def run(composed: DictConfig, tracker: "Tracker", title: str, tags: dict[str, st
     import torch
 
     from ztsnr.training.loop import join_processes
+    from ztsnr.training.memory import telling_what_needs_less
     from ztsnr.training.monitor import RunMonitor, make_console
     from ztsnr.training.saves import RunSaves
     from ztsnr.training.tracking import NoTracker, code_version
@@ -89,7 +90,8 @@ def run(composed: DictConfig, tracker: "Tracker", title: str, tags: dict[str, st
             trained = trainer.fit(**parts, objective=objective, network=network, monitor=monitor, saves=saves)
         if not console.quiet:
             print(f"score {trained.score:.4f}", flush=True)
-            tracker.metrics(quality(objective, trained.networks[trained.best], parts["data"]), trained.step)
+            with telling_what_needs_less("a smaller quality.batch_size, or quality=none"):
+                tracker.metrics(quality(objective, trained.networks[trained.best], parts["data"]), trained.step)
             keep(trained, objective, composed, title, tracker, parts["data"].facts)
     weights = folder / "final.safetensors"
     if tracker.undelivered():

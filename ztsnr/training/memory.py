@@ -11,21 +11,22 @@ import torch
 from ztsnr.errors import OutOfMemory
 
 CLEAR, STATUS = Path("/proc/self/clear_refs"), Path("/proc/self/status")
+OF_TRAINING = (
+    "more parts of a batch, trainer.accumulate=N, or a smaller trainer.batch_size; model.gradient_checkpointing=true; "
+    "trainer.precision=bf16; trainer.ema_on_cpu=true; optimizer=adamw8bit; trainer.step_in_backward=true with "
+    "trainer.clip=null. Of sdxl and sd15 also trainer=16gb or trainer=24gb, or model/train=lora "
+    "model.train.base=bfloat16"
+)
 
 
 @contextmanager
-def telling_what_needs_less() -> Iterator[None]:
+def telling_what_needs_less(remedy: str = OF_TRAINING) -> Iterator[None]:
     """Raises OutOfMemory for torch's own error."""
     try:
         yield
     except torch.OutOfMemoryError as error:
         told = str(error).split(". ")[0]
-        raise OutOfMemory(
-            f"The device's memory does not suffice: {told}. Use more parts of a batch, trainer.accumulate=N, or a "
-            f"smaller trainer.batch_size; model.gradient_checkpointing=true; trainer.precision=bf16; "
-            f"trainer.ema_on_cpu=true; optimizer=adamw8bit; trainer.step_in_backward=true with trainer.clip=null. "
-            f"Of sdxl and sd15 also trainer=16gb or trainer=24gb, or model/train=lora model.train.base=bfloat16."
-        ) from error
+        raise OutOfMemory(f"The device's memory does not suffice: {told}. Use {remedy}.") from error
 
 
 def reset_peak() -> None:
