@@ -1,6 +1,9 @@
 """Small folders of captioned pictures, and the data set of conf/data/folder.yaml over them with the tiny SDXL."""
 
+from functools import cache as once
+
 import numpy as np
+from omegaconf import OmegaConf
 from PIL import Image
 
 from tests.tiny import tiny_sdxl
@@ -26,6 +29,12 @@ def make_photos(folder, count: int = 16, start: int = 0):
     return folder
 
 
+@once
+def composed():
+    """Composing takes longer than most of what is made of it."""
+    return compose("data=folder", "data.root=given", "model=sdxl", "model.pretrained=given", *SMALL)
+
+
 def make_data(root, cache, *overrides):
-    places = f"data.root={root}", f"data.cache={cache}", "model=sdxl", f"model.pretrained={tiny_sdxl()}"
-    return build(compose("data=folder", *places, *SMALL, *overrides).data)
+    places = f"data.root={root}", f"data.cache={cache}", f"model.pretrained={tiny_sdxl()}"
+    return build(OmegaConf.merge(composed(), OmegaConf.from_dotlist([*places, *overrides])).data)

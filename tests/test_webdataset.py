@@ -1,6 +1,10 @@
 import io
 import json
 import tarfile
+import threading
+from functools import partial
+from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
 
 import fsspec
 import pytest
@@ -80,11 +84,39 @@ def test_folders_match_shards_and_broken_ones_are_told(shards, tmp_path):
         of_shards(f"{shards}/*.tgz", tmp_path / "cache").listing()
 
 
-def test_shards_elsewhere(shards, tmp_path):
-    elsewhere = fsspec.filesystem("memory")
-    for file in shards.glob("*.tar"):
-        elsewhere.pipe(f"/lake/{file.name}", file.read_bytes())
-    found, plain = (listed(of_shards(root, tmp_path / "cache")) for root in ("memory://lake/*.tar", f"{shards}/*.tar"))
+class Serving(SimpleHTTPRequestHandler):
+    """Parts of files, as object stores give them."""
+
+    def do_GET(self):
+        if "Range" not in self.headers:
+            super().do_GET()
+            return
+        content = Path(self.translate_path(self.path)).read_bytes()
+        first, last = map(int, self.headers["Range"].removeprefix("bytes=").split("-"))
+        self.send_response(206)
+        self.send_header("Content-Range", f"bytes {first}-{last}/{len(content)}")
+        self.end_headers()
+        self.wfile.write(content[first : last + 1])
+
+    def log_message(self, *told):
+        pass
+
+
+@pytest.fixture
+def server(shards):
+    with ThreadingHTTPServer(("127.0.0.1", 0), partial(Serving, directory=shards)) as serving:
+        threading.Thread(target=serving.serve_forever, daemon=True).start()
+        yield f"http://127.0.0.1:{serving.server_port}"
+        serving.shutdown()
+
+
+@pytest.mark.parametrize("scheme", ["memory", "http"])
+def test_shards_elsewhere(shards, tmp_path, scheme, request):
+    place = "memory://lake" if scheme == "memory" else request.getfixturevalue("server")
+    if scheme == "memory":
+        for file in shards.glob("*.tar"):
+            fsspec.filesystem("memory").pipe(f"/lake/{file.name}", file.read_bytes())
+    found, plain = (listed(of_shards(f"{root}/*.tar", tmp_path / "cache")) for root in (place, shards))
     assert {name: entry.read() for name, entry in found.items()} == {n: e.read() for n, e in plain.items()}
     with pytest.raises(ConfigError, match="nosuch"):
         of_shards("nosuch://lake/*.tar", tmp_path / "cache").listing()

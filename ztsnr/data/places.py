@@ -12,16 +12,18 @@ def is_elsewhere(place: str) -> bool:
 def read_part(place: str, start: int = 0, size: int = -1) -> bytes:
     """`size` bytes from `start`; -1 is all that follow. Raises OSError."""
     with opened(place) as file:
-        file.seek(start)
-        return file.read(size)
+        try:
+            file.seek(start)
+            return file.read(size)
+        except ValueError as error:  # fsspec's, of a server that cannot give a part of a file
+            raise OSError(str(error)) from error
 
 
 def matching(pattern: str) -> dict[str, tuple]:
     """Files that a pattern names, by name, each with what changes when it does. Raises ConfigError."""
     if is_elsewhere(pattern):
         files, _ = _filesystem(pattern)
-        scheme = pattern.split("://")[0]
-        return {f"{scheme}://{path.lstrip('/')}": (files.ukey(path),) for path in sorted(files.glob(pattern))}
+        return {files.unstrip_protocol(path): (files.ukey(path),) for path in sorted(files.glob(pattern))}
     path = Path(pattern).expanduser()
     found = sorted(path.parent.glob(path.name)) if path.parent.is_dir() else []
     return {str(file): (status.st_ino, status.st_size, status.st_mtime_ns) for file in found if (status := file.stat())}

@@ -13,13 +13,13 @@ from ztsnr.data.statistics import Moments
 NAMED = 40
 """So many files are named in the report; all of them in the list beside the index."""
 REASONS = {TOO_SMALL: "too small: shown {:,.4g} times its size", TOO_LONG: "too long: {:,.4g} times its other side"}
-HEADS = ("bucket", "pictures", "samples", "held", "batch", "batches", "shown", "upscaled", "cropped", "merged")
+HEADS = ("bucket", "files", "samples", "held", "batch", "batches", "shown", "larger", "cropped", "merged")
 LEGEND = """
 bucket: height x width. samples: to train on, with repeats; held: out.
 batches: of an epoch, in which a sample is shown so many times
-(leftovers: {}). upscaled: pictures smaller than their bucket.
-cropped: mean share cut off. merged: pictures whose own bucket was
-smaller than a batch.
+(leftovers: {}). larger: shown larger than they are. cropped:
+mean share cut off. merged: those whose own bucket was smaller than
+a batch.
 """
 
 

@@ -29,7 +29,7 @@ class Progress:
         bar = Bar(*columns, console=self.console, disable=not self.console.is_terminal, transient=True)
         task, began, done = bar.add_task(what, total=total, rate=""), time.perf_counter(), 0
 
-        def tell(more: int, total: int | None = total) -> None:
+        def tell(more: int, total: int | None = None) -> None:
             nonlocal done
             done += more
             rate = f"{done / (time.perf_counter() - began):.1f} {unit}/s" if done else ""
