@@ -142,7 +142,7 @@ def test_a_study_brings_its_axes_and_the_command_line_shortens_it(tmp_path):
     assert outcomes == {"seed=3": "finished", "seed=4": "finished"}
 
 
-LAUNCHED = ["-m", "loss=eps,vpred", "trainer.batch_size=32", "trainer.accumulate=2", *SMALL]
+LAUNCHED = ["loss=eps,vpred", "trainer.batch_size=32", "trainer.accumulate=2", *SMALL]
 
 
 def outcomes_of(folder):
@@ -153,7 +153,7 @@ def outcomes_of(folder):
 
 @pytest.mark.slow
 def test_a_launcher_gives_the_scores_of_one_process(swept, tmp_path):
-    words = [*LAUNCHED, "schedule=laplace", "hydra/launcher=submitit_local", "hydra.launcher.timeout_min=5"]
+    words = ["-m", "schedule=laplace", *LAUNCHED, "hydra/launcher=submitit_local", "hydra.launcher.timeout_min=5"]
     run(tmp_path, "train", *words)
     launched, serial = outcomes_of(tmp_path), outcomes_of(swept[0])
     assert launched == {"eps": serial["laplace eps"], "vpred": serial["laplace vpred"]}
@@ -194,14 +194,7 @@ def server(tmp_path):
 @pytest.mark.slow
 def test_processes_share_a_tracking_server_and_give_the_scores_of_one(swept, tmp_path, server):
     launcher = ["hydra/launcher=joblib", "hydra.launcher.n_jobs=2", f"tracking.uri={server}"]
-    command = [
-        sys.executable,
-        "-m",
-        "ztsnr.train",
-        *LAUNCHED,
-        "schedule=ztsnr,laplace",
-        *launcher,
-    ]  # whose end waits for no worker
+    command = [sys.executable, "-m", "ztsnr.train", "-m", "schedule=ztsnr,laplace", *LAUNCHED, *launcher]
     done = subprocess.run(command, cwd=tmp_path, check=True, capture_output=True, text=True, timeout=300)
     assert f"charts  {server}/#/experiments/" in done.stderr
     assert outcomes_of(tmp_path).items() <= outcomes_of(swept[0]).items()
