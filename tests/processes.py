@@ -1,6 +1,7 @@
-"""Commands in a process of their own, each forked from a server that has loaded what they need: no start takes seconds.
+"""Commands in a process of their own, forked from a server that has loaded what they need: no start takes seconds.
 
-Python's forkserver is a fresh interpreter: a command inherits nothing of the tests but their environment.
+Python's forkserver is a fresh interpreter: a command inherits nothing of the tests but their environment. Sweeps by
+joblib need an interpreter of their own, since its workers outlive a forked command.
 """
 
 import multiprocessing

@@ -27,10 +27,12 @@ GROUPS = sorted(
 )
 SENTENCES = ("loss", "experiments")  # options that choose other groups' options
 TOGETHER = ("optimizer", "lr_schedule", "weighting", "distance", "target", "sampler", "trainer", "tracking")
-TOGETHER += ("schedule/grid", "schedule/timesteps")  # groups that refer to none of the others, so composed at once
+TOGETHER += ("schedule/density", "schedule/grid", "schedule/timesteps")  # one option of each is composed at once
 FOLDER = ["data.root=photos", "data.pretrained=sdxl"]
 NEEDS = {
     ("weighting", "importance"): lambda: ["schedule=laplace"],  # a density without atoms
+    ("schedule/density", "infonoise"): list,  # it refers to the weighting
+    ("schedule/density", "infonoise_terminal"): list,
     ("model", "sdxl"): lambda: [f"model.pretrained={tiny_sdxl()}"],
     ("data", "folder"): lambda: FOLDER,
     ("data", "webdataset"): lambda: FOLDER,
@@ -47,7 +49,7 @@ NEEDS |= {("quality/features", name): lambda: ["quality.features.path=."] for na
 MIN_SNR = MinSNR(base=X0(), gamma=5.0, offset=0.0, floor=0.0)
 COLUMNS = [[(group, option) for option in options(group) if (group, option) not in NEEDS] for group in TOGETHER]
 CHOICES = [[choice for choice in row if choice] for row in zip_longest(*COLUMNS)]
-CHOICES += [[("weighting", "importance")]]
+CHOICES += [[choice] for choice in NEEDS if choice[0] in TOGETHER]
 CHOICES += [[(group, option)] for group in GROUPS if group not in (*TOGETHER, *SENTENCES) for option in options(group)]
 CHOICES.remove([("model/train_text", "none")])  # which is null
 
