@@ -38,6 +38,16 @@ def test_output_depends_on_all_that_sdxl_is_told():
         assert not torch.allclose(net(z, t, **cond | {name: value + 1}), output, atol=1e-6), name
 
 
+def test_a_unet_may_be_elsewhere(tmp_path):
+    other = load_unet(tiny_sdxl())
+    other.conv_in.bias.data.fill_(0.5)
+    other.save_pretrained(tmp_path / "checkpoint-1" / "unet_ema")
+    net = make(f"model.unet={tmp_path / 'checkpoint-1' / 'unet_ema'}")
+    assert all(torch.equal(p, q) for p, q in zip(net.unet.parameters(), other.parameters(), strict=True))
+    with pytest.raises(CheckpointError, match=r"model\.unet=.* does not fit model=sd15\. Is it sdxl\?"):
+        make(f"model.unet={tmp_path / 'checkpoint-1' / 'unet_ema'}", model="sd15", pretrained=tiny_sd15())
+
+
 def test_1_5_is_told_of_prompts_alone():
     net = make(model="sd15", pretrained=tiny_sd15()).eval().requires_grad_(False)
     z, t, cond = inputs()
@@ -51,7 +61,7 @@ def test_1_5_is_told_of_prompts_alone():
 def test_another_familys_weights_are_refused(cls, other):
     train = build(compose("model=sdxl", "model.pretrained=x").model.train)
     with pytest.raises(CheckpointError, match=r"does not fit model=.*\. Is it "):
-        cls(pretrained=other(), train=train, train_text=None, gradient_checkpointing=False)
+        cls(pretrained=other(), unet=None, train=train, train_text=None, gradient_checkpointing=False)
 
 
 OBJECTIVES = {

@@ -8,7 +8,7 @@ from PIL import Image
 from ztsnr.errors import TrackingError
 from ztsnr.training.delivery import Delivery
 from ztsnr.training.spool import Spool
-from ztsnr.training.tracking import make_client
+from ztsnr.training.store import make_client
 
 START = {"id": "abc", "name": "run", "params": {"a": "1"}, "tags": {}, "experiment": "test", "artifacts": None}
 

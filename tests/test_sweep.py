@@ -21,7 +21,7 @@ from ztsnr.errors import ConfigError, ZtsnrError
 from ztsnr.record import science
 from ztsnr.registry import build, compose, conf_folder, options
 from ztsnr.sweep import axes, digest, find_sweep
-from ztsnr.training.tracking import make_client
+from ztsnr.training.store import make_client
 from ztsnr.ui import wait_for
 
 SWEPT = ["-m", "schedule=ztsnr,laplace", "loss=eps,vpred", "trainer.batch_size=32,33", "trainer.accumulate=2", *SMALL]

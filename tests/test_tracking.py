@@ -9,7 +9,8 @@ from tests.processes import SERVER
 from ztsnr.errors import TrackingError
 from ztsnr.record import flatten, science
 from ztsnr.registry import compose
-from ztsnr.training.tracking import MLflow, charts_address, make_client, send
+from ztsnr.training.store import charts_address, make_client, send
+from ztsnr.training.tracking import MLflow
 
 SETTINGS = {"uri": None, "experiment": "test", "flush_seconds": 0.2, "must_answer": True, "patience": 1.0}
 

@@ -1,9 +1,8 @@
-"""Files of tensors that are whole or absent, whatever happens while they are written, and that say if they changed."""
+"""Files of tensors that are whole or absent, and that say if they changed."""
 
 import hashlib
-import os
 import shutil
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 
 import torch
@@ -11,31 +10,8 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
+from ztsnr.atomic import write_whole
 from ztsnr.errors import CheckpointError
-
-
-def write_whole(path: Path, write: Callable[[Path], object]) -> None:
-    """`write` makes a temporary file beside `path`; that goes to the disk, and then into place. Raises OSError."""
-    temporary = path.with_name(f".{path.name}.{os.getpid()}")
-    try:
-        temporary.touch()
-        mode = temporary.stat().st_mode
-        write(temporary)
-        temporary.chmod(mode)  # safetensors makes files that their owner alone can read
-        _to_disk(temporary)
-        os.replace(temporary, path)
-        _to_disk(path.parent)
-    except BaseException:
-        temporary.unlink(missing_ok=True)
-        raise
-
-
-def _to_disk(path: Path) -> None:
-    handle = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)
 
 
 def write_tensors(path: Path, tensors: Mapping[str, Tensor], metadata: Mapping[str, str]) -> None:

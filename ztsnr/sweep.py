@@ -7,7 +7,6 @@ import hashlib
 import json
 import logging
 import math
-import os
 import sys
 import time
 from collections import Counter
@@ -21,6 +20,7 @@ from hydra.experimental.callback import Callback
 from hydra.types import RunMode
 from omegaconf import DictConfig, open_dict
 
+from ztsnr.atomic import write_whole
 from ztsnr.cli import explain, tell
 from ztsnr.errors import ConfigError, IncompatibleObjective, ZtsnrError
 from ztsnr.record import FAILED, FINISHED, INCOMPATIBLE, INTERRUPTED, REPLICATES, flatten, important, science
@@ -189,7 +189,4 @@ def attempt(composed: DictConfig, sweep: dict, tracker: "Tracker", tags: dict, t
 
 
 def write_json(file: Path, content: dict) -> None:
-    """Whole or not at all."""
-    temporary = file.with_suffix(f".{os.getpid()}")
-    temporary.write_text(json.dumps(content, indent=1))
-    temporary.replace(file)
+    write_whole(file, lambda temporary: temporary.write_text(json.dumps(content, indent=1)))

@@ -20,7 +20,7 @@ def _is_folder(word: str) -> bool:
 
 @command("sync")
 def sync(composed: DictConfig) -> None:
-    from ztsnr.training.tracking import send
+    from ztsnr.training.store import send
 
     folder = Path(str(composed.run))
     spools = sorted({file.parent for file in folder.rglob("events.jsonl")})

@@ -13,8 +13,9 @@ from filelock import FileLock, Timeout
 from safetensors.torch import save
 from torch import Tensor
 
+from ztsnr.atomic import write_whole
 from ztsnr.errors import CacheError, CheckpointError
-from ztsnr.files import open_tensors, write_whole
+from ztsnr.files import open_tensors
 
 KEY_BYTES = 16
 Keys = dict[bytes, tuple[str, int]]

@@ -14,21 +14,33 @@ from ztsnr.models.trained import Adapted, Trained, layers_of, merge
 
 
 class PretrainedUNet(Adapted):
-    """`pretrained`: a diffusers folder, its name on the hub, or a single .safetensors file. `train`: what of the U-Net
-    is trained; `train_text`: what of the text encoders, which are here only where something is."""
+    """`pretrained`: a diffusers folder, its name on the hub, or a single .safetensors file.
+
+    `unet`: where the U-Net is, if not there: any of these, or a folder of a U-Net alone. `train`: what of the U-Net is
+    trained; `train_text`: what of the text encoders, which are here only where something is.
+    """
 
     family: str
     embedding: str | None
     """What diffusers' config says of the conditions that are added to the timestep."""
 
-    def __init__(self, *, pretrained: str, train: Trained, train_text: Trained | None, gradient_checkpointing: bool):
+    def __init__(
+        self,
+        *,
+        pretrained: str,
+        unet: str | None,
+        train: Trained,
+        train_text: Trained | None,
+        gradient_checkpointing: bool,
+    ):
         check.instance("model.train", train, Trained)
         check.flag("model.gradient_checkpointing", gradient_checkpointing)
         super().__init__()
-        self.unet, self.text_encoders = load_unet(pretrained), None
+        self.unet, self.text_encoders = load_unet(unet or pretrained), None
         if self.unet.config.addition_embed_type != self.embedding:
             other = "sd15" if self.family == "sdxl" else "sdxl"
-            raise CheckpointError(f"model.pretrained={pretrained} does not fit model={self.family}. Is it {other}?")
+            key = f"model.unet={unet}" if unet else f"model.pretrained={pretrained}"
+            raise CheckpointError(f"{key} does not fit model={self.family}. Is it {other}?")
         if train_text is not None:
             check.instance("model.train_text", train_text, Trained)
             self.text_encoders = TextEncoders(pretrained)

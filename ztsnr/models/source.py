@@ -52,7 +52,7 @@ def find_source(pretrained: str) -> Source:
     if place.suffix.lower() == ".safetensors":
         return OriginalFile(place)
     if place.is_dir():
-        return DiffusersFolder(str(pretrained))
+        return (PartFolder if (place / "config.json").is_file() else DiffusersFolder)(str(pretrained))
     if re.fullmatch(r"[\w.-]+/[\w.-]+", str(pretrained)):
         return HubModel(str(pretrained))
     raise CheckpointError(
@@ -109,6 +109,16 @@ class DiffusersFolder(Source):
         from transformers import CLIPTokenizer
 
         return CLIPTokenizer.from_pretrained(self.folder(part))
+
+
+class PartFolder(DiffusersFolder):
+    """Of one part alone, whatever its name, such as the unet_ema of SimpleTuner's checkpoints."""
+
+    def folder(self, part):
+        return Path(self.name)
+
+    def has(self, part):
+        return part == "unet"
 
 
 class HubModel(DiffusersFolder):

@@ -1,4 +1,5 @@
-"""What brings a spool's events to MLflow, in their order. With tracking.py it is all that knows MLflow.
+"""What brings a spool's events to MLflow, in their order. With tracking.py and store.py it is all that
+writes to MLflow.
 
 Every call can be made twice without a trace: a run is found by its tag before it is created, values and files carry
 their time and name in the spool. So an attempt that broke off anywhere is made again from the last mark.

@@ -20,8 +20,8 @@ import torch
 from torch import Tensor, nn
 
 from ztsnr import check
+from ztsnr.atomic import write_whole
 from ztsnr.errors import CheckpointError, ConfigError, Interrupted
-from ztsnr.files import write_whole
 from ztsnr.training.checkpoint import write_checkpoint
 from ztsnr.training.loop import join_processes
 from ztsnr.training.signals import Signals

@@ -1,18 +1,16 @@
-"""The record of runs. With delivery.py, which this calls, it is all that knows MLflow."""
+"""The record of runs. With delivery.py and store.py, which this calls, it is all that writes to MLflow."""
 
 import logging
 import os
-import re
 import subprocess
 import threading
 import time
 import uuid
 from collections.abc import Mapping, Sequence
-from contextlib import AbstractContextManager, nullcontext
+from contextlib import AbstractContextManager
 from pathlib import Path
-from urllib.parse import quote, urlsplit
+from urllib.parse import urlsplit
 
-from filelock import FileLock
 from PIL.Image import Image
 
 import ztsnr
@@ -20,6 +18,16 @@ from ztsnr import check
 from ztsnr.errors import TrackingError
 from ztsnr.training.delivery import Delivery, find_or_create_experiment
 from ztsnr.training.spool import Spool
+from ztsnr.training.store import (
+    alone,
+    charts_address,
+    in_short,
+    make_client,
+    refuse_absent_server,
+    refuse_unwritable,
+    sqlite_path,
+    without_secrets,
+)
 
 DATABASES = ("sqlite", "postgresql", "mysql", "mssql")
 LONGEST_PAUSE = 15.0
@@ -129,9 +137,9 @@ class MLflow(Tracker):
         scheme = urlsplit(self.uri).scheme.split("+")[0]
         if scheme in ("http", "https"):
             if self.must_answer:
-                _refuse_absent_server(self.uri)
+                refuse_absent_server(self.uri)
         elif path := sqlite_path(self.uri):
-            _refuse_unwritable(path.parent)
+            refuse_unwritable(path.parent)
         elif scheme not in (*DATABASES, "databricks") and self.uri != "databricks":
             raise TrackingError(
                 f"tracking.uri must begin with sqlite:///, http(s):// or another database's scheme, got {self.uri!r}. "
@@ -274,67 +282,6 @@ class MLflow(Tracker):
         return alone(self.uri)
 
 
-def alone(uri: str) -> AbstractContextManager:
-    """Inside, no other process makes the same SQLite database: two at once leave it broken."""
-    path = sqlite_path(uri)
-    return FileLock(path.with_name(f"{path.name}.lock")) if path else nullcontext()
-
-
-def send(folder: Path, uri: str | None) -> str:
-    """Delivers what waits in a run's spool, to `uri` or to where the run began; returns what became of it."""
-    spool = Spool(folder)
-    try:
-        waiting = spool.undelivered()
-        if not waiting or spool.begun is None:
-            return "nothing waits"
-        uri = uri or os.environ.get("MLFLOW_TRACKING_URI") or spool.begun["uri"]
-        Delivery(spool, lambda: make_client(uri), lambda: alone(uri)).deliver()
-        return f"{waiting} events delivered to {without_secrets(uri)}"
-    except TrackingError:
-        raise
-    except Exception as error:  # of MLflow, its database or its server
-        raise TrackingError(f"{folder}: {spool.undelivered()} events wait, since {in_short(error)}") from error
-    finally:
-        spool.close()
-
-
-def make_client(uri: str):
-    os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
-    os.environ.setdefault("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")
-    os.environ.setdefault("MLFLOW_LOGGING_LEVEL", "WARNING")  # information lines would break the progress bar
-    os.environ.setdefault(
-        "MLFLOW_HTTP_REQUEST_MAX_RETRIES", "1"
-    )  # whoever delivers tries again, and can be asked to end
-    os.environ.setdefault("MLFLOW_HTTP_REQUEST_TIMEOUT", "30")
-    logging.getLogger("alembic").setLevel(logging.WARNING)
-    from mlflow import MlflowClient
-
-    return MlflowClient(tracking_uri=uri)
-
-
-def in_short(error: Exception | None) -> str:
-    """The first line, which is the cause in those of SQLAlchemy, of hundreds of characters."""
-    first = (str(error).splitlines() or [repr(error)])[0]
-    return f"{first[:200].rstrip('.')}."
-
-
-def without_secrets(uri: str) -> str:
-    """The URI as it may stand in a file: without a user's name and password."""
-    return re.sub(r"//[^/@]*@", "//", uri)
-
-
-def sqlite_path(uri: str) -> Path | None:
-    return Path(uri.removeprefix("sqlite:///")) if uri.startswith("sqlite:///") else None
-
-
-def charts_address(server: str, experiment_id: str, sweep: str = "") -> str:
-    """The experiment's charts, of all runs or of those of a sweep."""
-    query = "workflowType=machine_learning&compareRunsMode=CHART"
-    if sweep:
-        query += "&searchFilter=" + quote(f'tags."ztsnr.sweep" = "{sweep}" and tags."ztsnr.role" = "run"')
-    return f"{server.rstrip('/')}/#/experiments/{experiment_id}/runs?{query}"
-
-
 def code_version() -> dict[str, str]:
     """Tags that tell which code ran: the commit of the checkout this package stands in, if it stands in one."""
     here = Path(ztsnr.__file__).parent
@@ -351,25 +298,3 @@ def code_version() -> dict[str, str]:
     except (OSError, subprocess.SubprocessError):
         return tags  # no git, or no checkout: an installed package
     return tags
-
-
-def _refuse_absent_server(uri: str) -> None:
-    import requests
-
-    try:
-        requests.get(f"{uri.rstrip('/')}/health", timeout=3)
-    except requests.RequestException as error:
-        raise TrackingError(
-            f"tracking.uri={uri} does not answer ({type(error).__name__}). Start that server, or use another "
-            f"tracking.uri, or tracking=none."
-        ) from error
-
-
-def _refuse_unwritable(folder: Path) -> None:
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        writable = os.access(folder, os.W_OK)
-    except OSError as error:
-        raise TrackingError(f"The folder of the record, {folder}, cannot be made: {error.strerror}") from error
-    if not writable:
-        raise TrackingError(f"The folder of the record, {folder}, cannot be written. Choose another tracking.folder.")
