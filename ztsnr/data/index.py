@@ -71,7 +71,7 @@ class Index:
     def latents(self, samples: np.ndarray, views: np.ndarray) -> Tensor:
         """(B, C, h, w) float32, as the VAE said them."""
         shards, rows = (self.arrays[name].numpy()[samples, views] for name in ("view_shard", "view_row"))
-        return self._read("latent", self.facts["latents"], shards, rows).float()
+        return self._read("latent", self.facts["latents"], shards, rows)
 
     def masks(self, samples: np.ndarray, views: np.ndarray) -> Tensor:
         """(B, 1, h, w) float32 in [0, 1]."""
@@ -81,8 +81,7 @@ class Index:
     def texts(self, numbers: np.ndarray) -> dict[str, Tensor]:
         """What the text encoders said of these texts, float32, or their tokens, int32."""
         shards, rows = (self.arrays[name].numpy()[numbers] for name in ("text_shard", "text_row"))
-        said = {name: self._read(name, self.facts["texts"], shards, rows) for name in self._said}
-        return {name: value.float() if value.is_floating_point() else value for name, value in said.items()}
+        return {name: self._read(name, self.facts["texts"], shards, rows) for name in self._said}
 
     def text_numbers(self, samples: np.ndarray, draws: np.ndarray) -> np.ndarray:
         """Of each sample the text that a draw in [0, 1) chooses."""
@@ -90,8 +89,10 @@ class Index:
         return self.arrays["text"].numpy()[starts + (draws * counts).astype(np.int64)]
 
     def _read(self, name: str, paths: list[str], shards: np.ndarray, rows: np.ndarray) -> Tensor:
+        """What is in floating point as float32, row by row: within autocast on a CPU, float16 cannot be stacked."""
         files = [_shard(self.cache, self.copies, paths[shard]) for shard in shards]
-        return torch.stack([file.get_slice(name)[int(row)] for file, row in zip(files, rows, strict=True)])
+        found = [file.get_slice(name)[int(row)] for file, row in zip(files, rows, strict=True)]
+        return torch.stack([value.float() if value.is_floating_point() else value for value in found])
 
     @cached_property
     def _said(self) -> list[str]:
