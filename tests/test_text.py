@@ -5,6 +5,7 @@ from copy import deepcopy
 import pytest
 import torch
 from diffusers import StableDiffusionXLPipeline
+from omegaconf import OmegaConf
 from PIL import Image
 from safetensors.torch import load_file
 
@@ -16,6 +17,7 @@ from ztsnr.errors import CheckpointError, ConfigError
 from ztsnr.models.source import find_source
 from ztsnr.models.text import TextEncoders, Tokenizers
 from ztsnr.registry import build, compose
+from ztsnr.sample import with_loras_begun
 from ztsnr.sampling import Euler, Guidance, guided_denoise
 from ztsnr.training.monitor import Monitor
 
@@ -140,6 +142,17 @@ def test_a_folder_gives_tokens_where_encoders_are_trained(tmp_path):
     with torch.no_grad():
         torch.testing.assert_close(encoders(cond["tokens"])["text"].half().float(), said["text"])
     assert trained.index_name != frozen.index_name
+
+
+def test_a_trained_lora_of_either_kind_no_longer_needs_the_file_it_began_with():
+    words = ["model.train.start=a", "model.train_text.start=b", "model.train_text.base=4bit"]
+    model = OmegaConf.to_container(compose("model=sdxl", "model.pretrained=x", *BOTH, *words).model)
+    for base, text in ((None, "4bit"), ("float32", "float32")):
+        begun = with_loras_begun(model, base)
+        assert begun["train"] == model["train"] | {"start": None}
+        assert begun["train_text"] == model["train_text"] | {"start": None, "base": text}
+    frozen = {"train": {"patterns": ["*"]}, "train_text": None}
+    assert with_loras_begun(frozen, "float32") == frozen
 
 
 def test_refusals():

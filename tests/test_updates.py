@@ -28,18 +28,13 @@ def train(option, steps, one_by_one):
     network = nn.Sequential(nn.Linear(64, 80), nn.LayerNorm(80), nn.Linear(80, 64)).to(dtype)
     groups = ParamGroups(no_decay=["vectors"], adamw=["vectors", "2"], lr=[["2", 0.5]])
     optimizer = make_optimizer(made(option), network, groups)
-    single = OneByOne(optimizer, stochastic=False)
+    stepper = OneByOne(optimizer, stochastic=False) if one_by_one else optimizer
     for step in range(steps):
         torch.manual_seed(step)
         x = torch.randn(16, 64, dtype=dtype)
         nn.functional.mse_loss(network(x), x.flip(1)).backward()
-        if one_by_one:
-            for p in network.parameters():
-                single.step(p)
-            single.finish()
-        else:
-            optimizer.step()
-            optimizer.zero_grad()
+        stepper.step()
+        optimizer.zero_grad()
     return torch.cat([p.flatten() for p in network.parameters()])
 
 

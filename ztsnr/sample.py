@@ -109,10 +109,7 @@ def load(checkpoint: str | Path, weights: str = "best", pretrained: str | None =
         raise CheckpointError(f"{read.path} does not say how it was made: {error!r} in its config") from error
     if pretrained is not None:
         nodes["model"] = nodes["model"] | {"pretrained": pretrained}
-    train = nodes["model"].get("train", {})
-    if "base" in train:  # a LoRA, which has left behind what it started from
-        train = train | {"start": None, "base": base or train["base"]}
-        nodes["model"] = nodes["model"] | {"train": train}
+    nodes["model"] = with_loras_begun(nodes["model"], base)
     parts = {name: build_from_file(node, read.path) for name, node in nodes.items()}
     network = parts.pop("model")
     read.load_into(network, ("ema" if "ema" in read.names else "raw") if weights == "best" else weights)
@@ -121,6 +118,12 @@ def load(checkpoint: str | Path, weights: str = "best", pretrained: str | None =
         read.load_into(objective.learned, "objective")
     network.requires_grad_(False).eval().to("cuda" if torch.cuda.is_available() else "cpu")
     return objective, network, read.config
+
+
+def with_loras_begun(model: Mapping, base: str | None) -> dict:
+    """A model's config whose LoRAs have left behind what they started from; `base` null keeps their type of weights."""
+    loras = {key: model[key] for key in ("train", "train_text") if "base" in (model.get(key) or {})}
+    return model | {key: lora | {"start": None, "base": base or lora["base"]} for key, lora in loras.items()}
 
 
 if __name__ == "__main__":

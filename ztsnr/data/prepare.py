@@ -170,7 +170,7 @@ class Preparation:
     def text_encoder(self) -> TextEncoder | Tokenized:
         data = self.data
         if data.trains_text:
-            return Tokenized(Tokenizers(find_source(data.pretrained)), data.windows)
+            return Tokenized(self._tokenizers, data.windows)
         return TextEncoder(TextEncoders(data.pretrained), data.windows, data.encoding.dtype, 64)
 
     @cached_property
@@ -182,5 +182,9 @@ class Preparation:
         return tuple(fingerprint(self.data.pretrained, part) for part in encoders_of(find_source(self.data.pretrained)))
 
     @cached_property
+    def _tokenizers(self) -> Tokenizers:
+        return Tokenizers(find_source(self.data.pretrained))
+
+    @cached_property
     def _vocabulary(self) -> str:
-        return hashed(Tokenizers(find_source(self.data.pretrained)).identity).hex()
+        return hashed(self._tokenizers.identity).hex()

@@ -1,7 +1,6 @@
 """Prompts as tokens, and as what a model's text encoders say of them."""
 
 import bisect
-from functools import cached_property
 
 import torch
 from torch import Tensor, nn
@@ -40,7 +39,7 @@ class Tokenizers:
         fits = bisect.bisect(range(1, len(words)), windows, key=lambda n: self.windows([" ".join(words[:n])]))
         return " ".join(words[:fits])
 
-    @cached_property
+    @property
     def identity(self) -> tuple:
         """What tokens depend on."""
         return tuple((sorted(t.get_vocab().items()), t.pad_token_id) for t in self.all)

@@ -55,8 +55,8 @@ class LoRA(Trained):
 
     `modules`: patterns (fnmatch) of the layers' names or of their last parts, such as to_q or resnets.*.conv1.
     The update's scale is alpha / rank. `base` is the type of the frozen weights, 8bit and 4bit that of the linear
-    layers of transformer blocks, with bfloat16 for the rest. `start` is the file of a LoRA to go on
-    from, of any trainer whose names formats.lora reads; null starts at no change.
+    layers of transformer blocks, with bfloat16 for the rest. `start` is the file of a LoRA to go on from, of any
+    trainer whose names formats.lora reads; null starts at no change.
     """
 
     rank: int

@@ -53,7 +53,7 @@ class Loop:
         trainer, stochastic = self.trainer, self.trainer.rounding == "stochastic"
         one_by_one = OneByOne(self.optimizer, stochastic) if stochastic or trainer.step_in_backward else None
         if not trainer.step_in_backward:
-            return AfterBackward(self.stepper, self.trained, trainer.clip, one_by_one)
+            return AfterBackward(one_by_one or self.stepper, self.trained, trainer.clip)
         if self.accelerator.num_processes > 1:
             raise ConfigError("trainer.step_in_backward=true is for one process: several must average their gradients.")
         return InBackward(one_by_one, self.trained)

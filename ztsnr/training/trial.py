@@ -81,17 +81,12 @@ def _walk(
     hint = "" if torch.cuda.is_available() else ". If it needs CUDA, which is not here, use optimizer=adamw"
     with refusing(make, hint):
         set_training(True, optimizer)
-        one_by_one = singly(optimizer) if singly else None
+        stepper = singly(optimizer) if singly else optimizer
         for step in range(steps):
             for p in network:
                 sizes = torch.linspace(0.5, 1.5, p.numel(), device=p.device) * (1 + step % 3)
                 p.grad = sizes.view_as(p).to(p.dtype)
-            if one_by_one is None:
-                optimizer.step()
-            else:
-                for p in network:
-                    one_by_one.step(p)
-                one_by_one.finish()
+            stepper.step()
             for p, path in zip(network, paths, strict=True):
                 path.append(p.detach().float().clone())
     return [torch.stack(path) for path in paths]

@@ -13,16 +13,22 @@ EVERY_LOW_BIT = 1 << 16
 class OneByOne:
     """An optimizer's step of one parameter at a time, for optimizers whose parameters know nothing of each other.
 
-    What such a step changes of the parameter's group, such as a count of steps, holds from `finish` on.
+    What an update changes of the parameter's group, such as a count of steps, holds from `finish` on.
     `stochastic`: a bfloat16 parameter is float32 while it is updated, as are its states, and is rounded at random.
     """
 
     def __init__(self, optimizer: Optimizer, stochastic: bool):
         self.optimizer, self.stochastic = optimizer, stochastic
         self.groups = {p: group for group in optimizer.param_groups for p in group["params"]}
-        self.advanced: list[tuple[dict, dict]] = []
+        self.advanced: dict[int, tuple[dict, dict]] = {}
 
-    def step(self, p: nn.Parameter) -> None:
+    def step(self) -> None:
+        """Updates all that have a gradient."""
+        for p in [p for p in self.groups if p.grad is not None]:
+            self.update(p)
+        self.finish()
+
+    def update(self, p: nn.Parameter) -> None:
         """Uses up the gradient."""
         group = self.groups[p]
         own, groups = group | {"params": [p]}, self.optimizer.param_groups
@@ -38,11 +44,11 @@ class OneByOne:
             self.optimizer.param_groups, p.grad = groups, None
             if rounds:
                 p.data = round_at_random(p.data)
-        self.advanced.append((group, own))
+        self.advanced[id(group)] = group, own
 
     def finish(self) -> None:
         """Once all parameters that have a gradient are updated."""
-        for group, own in self.advanced:
+        for group, own in self.advanced.values():
             group |= own | {"params": group["params"]}
         self.advanced.clear()
 
@@ -50,14 +56,8 @@ class OneByOne:
 class AfterBackward:
     """All gradients are held until the last is there, so that their common norm can be limited to `clip`."""
 
-    def __init__(
-        self,
-        stepper: AcceleratedOptimizer,
-        trained: list[nn.Parameter],
-        clip: float | None,
-        one_by_one: OneByOne | None,
-    ):
-        self.stepper, self.trained, self.clip, self.one_by_one = stepper, trained, clip, one_by_one
+    def __init__(self, stepper: AcceleratedOptimizer | OneByOne, trained: list[nn.Parameter], clip: float | None):
+        self.stepper, self.trained, self.clip = stepper, trained, clip
 
     def norm(self) -> Tensor:
         """Of the network's gradient, before it is limited."""
@@ -66,12 +66,7 @@ class AfterBackward:
     def apply(self, norm: Tensor) -> None:
         if self.clip is not None:
             clip_grads_with_norm_(self.trained, self.clip, norm)
-        if self.one_by_one is None:
-            self.stepper.step()
-        else:
-            for p in [p for p in self.one_by_one.groups if p.grad is not None]:
-                self.one_by_one.step(p)
-            self.one_by_one.finish()
+        self.stepper.step()
 
     def end(self) -> None:
         pass
@@ -100,7 +95,7 @@ class InBackward:
     def _update(self, p: nn.Parameter) -> None:
         if p in self.trained:
             self.norms.append(torch.linalg.vector_norm(p.grad, dtype=torch.float32))
-        self.one_by_one.step(p)
+        self.one_by_one.update(p)
 
 
 def round_at_random(x: Tensor) -> Tensor:
