@@ -114,6 +114,12 @@ def test_an_epoch_shows_every_sample_and_held_out_ones_never(place):
     assert not trained & held_out
 
 
+def test_of_few_pictures_one_is_held_out_where_chance_spares_all(own):
+    fractions = [p.fraction for p in Preparation(make_data(*own), make_progress(True)).examine().pictures]
+    assert 0.5 / 16 < 0.05 < min(fractions)
+    assert make_data(*own, "data.held_out=0.05").train.counts.sum(0).tolist() == [15, 1]
+
+
 def test_rows_are_the_same_in_whole_and_in_part_and_in_another_process(place):
     data, other = make_data(*place), make_data(*place, "data.refresh=false")
     x0, cond = whole(data, 5)

@@ -39,11 +39,16 @@ class Preparation:
     def run(self, path: Path) -> None:
         """Writes the index there. Raises BadPicture, CacheError, ConfigError."""
         data, found = self.data, self.examine()
-        held_out = np.array([picture.fraction < data.held_out for picture in found.pictures])
+        fractions = np.array([picture.fraction for picture in found.pictures])
+        held_out = fractions < data.held_out
         if not found.pictures:
             raise ConfigError(f"data.root={data.root} holds no picture that can be used.\n{some(found.skipped)}")
         made = self.plan(found.pictures, held_out)
         used = made.fate == USED
+        if data.held_out * used.sum() >= 0.5 and not (used & held_out).any():  # of few, chance may spare all
+            held_out[np.where(used, fractions, np.inf).argmin()] = True
+            made = self.plan(found.pictures, held_out)
+            used = made.fate == USED
         if not (used & ~held_out).any():
             left = some(reasons(found, made))
             raise ConfigError(f"data.root={data.root} holds no picture to train on: all are left out.\n{left}")
