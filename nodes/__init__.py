@@ -35,7 +35,7 @@ def _use_core() -> None:
 def _nodes() -> list[type]:
     _use_core()
     try:
-        import ztsnr.sampling  # noqa: F401
+        import ztsnr.core.sampling  # noqa: F401
     except ImportError as error:
         if (error.name or "").partition(".")[0] != "ztsnr":
             raise

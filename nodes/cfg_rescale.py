@@ -1,6 +1,6 @@
 """The node that gives the guided estimate the spread of the conditional one."""
 
-from ztsnr import check
+from ztsnr.core import checks
 
 from .api import io, number
 from .guidance import METHODS, Rescale, put_post_cfg
@@ -54,9 +54,9 @@ class CFGRescale(io.ComfyNode):
 
     @classmethod
     def execute(cls, model, multiplier, method, space):
-        check.finite("multiplier", multiplier, at_least=0, at_most=1)
-        check.one_of("method", method, METHODS)
-        check.one_of("space", space, ("v", "x0"))
+        checks.finite("multiplier", multiplier, at_least=0, at_most=1)
+        checks.one_of("method", method, METHODS)
+        checks.one_of("space", space, ("v", "x0"))
         patched = model.clone()
         put_post_cfg(patched, Rescale(multiplier=multiplier, method=method, space=space))
         return io.NodeOutput(patched)

@@ -9,11 +9,11 @@ from itertools import pairwise
 import comfy.utils
 import folder_paths
 
-from ztsnr import check
-from ztsnr.errors import CheckpointError, ConfigError
-from ztsnr.schedule.grid import Explicit, FromTerminal, Grid
-from ztsnr.schedule.table import SigmaTable
-from ztsnr.schedule.timesteps import FlowTime, LogSigma, TableIndex, TimestepMap
+from ztsnr.core import checks
+from ztsnr.core.errors import CheckpointError, ConfigError
+from ztsnr.core.schedule.grid import Explicit, FromTerminal, Grid
+from ztsnr.core.schedule.table import SigmaTable
+from ztsnr.core.schedule.timesteps import FlowTime, LogSigma, TableIndex, TimestepMap
 
 from .tables import CEILING, Levels
 
@@ -68,7 +68,7 @@ def _metadata(path: str) -> dict[str, str]:
 
 
 def _facts(told: dict[str, str]) -> Facts:
-    check.one_of("ztsnr.target", told["ztsnr.target"], TARGETS)
+    checks.one_of("ztsnr.target", told["ztsnr.target"], TARGETS)
     table = _table(_levels(told["ztsnr.sigmas"]))
     return Facts(
         target=told["ztsnr.target"],
@@ -95,7 +95,7 @@ def _table(levels: list[float]) -> Levels:
 
 
 def _timesteps(table: SigmaTable, name: str, **numbers) -> TimestepMap:
-    check.one_of("ztsnr.timesteps", name, TIMESTEPS)
+    checks.one_of("ztsnr.timesteps", name, TIMESTEPS)
     return TIMESTEPS[name](**numbers, **({"table": table} if name == "tableindex" else {}))
 
 

@@ -9,10 +9,10 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from ztsnr.errors import ConfigError
-from ztsnr.noise import alpha, expand, sigma_vp, snr
-from ztsnr.sampling import rescale_v
-from ztsnr.schedule.density import Karras, LogUniform
+from ztsnr.core.errors import ConfigError
+from ztsnr.core.noise import alpha, expand, sigma_vp, snr
+from ztsnr.core.sampling import rescale_v
+from ztsnr.core.schedule.density import Karras, LogUniform
 
 from .tables import Levels
 

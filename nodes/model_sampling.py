@@ -7,7 +7,7 @@ import comfy.model_sampling
 import torch
 from torch import Tensor
 
-from ztsnr.errors import ConfigError
+from ztsnr.core.errors import ConfigError
 
 from .checkpoint import Facts
 

@@ -2,9 +2,9 @@
 
 import comfy.samplers
 
-from ztsnr.errors import ConfigError
-from ztsnr.noise import alpha
-from ztsnr.sampling import step_to
+from ztsnr.core.errors import ConfigError
+from ztsnr.core.noise import alpha
+from ztsnr.core.sampling import step_to
 
 from .api import io
 

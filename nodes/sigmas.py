@@ -1,10 +1,10 @@
 """The nodes that say at which levels to sample."""
 
-from ztsnr import check
-from ztsnr.errors import ConfigError
-from ztsnr.schedule.combined import Truncated
-from ztsnr.schedule.density import Laplace
-from ztsnr.schedule.grid import Explicit, FromTerminal, Grid, Karras, Quantiles
+from ztsnr.core import checks
+from ztsnr.core.errors import ConfigError
+from ztsnr.core.schedule.combined import Truncated
+from ztsnr.core.schedule.density import Laplace
+from ztsnr.core.schedule.grid import Explicit, FromTerminal, Grid, Karras, Quantiles
 
 from .api import io, number, steps_input
 from .tables import CEILING
@@ -17,7 +17,7 @@ KARRAS, PROGRESSIVE, OWN = "karras from the terminal level", "progressive ladder
 
 def _sigmas(grid: Grid, steps: int, factor: float = 1.0):
     """All levels but the first times the factor."""
-    check.integer("steps", steps, at_least=1)
+    checks.integer("steps", steps, at_least=1)
     sigmas = grid.sigmas(steps)
     sigmas[1:] *= factor
     sigmas = sigmas.float()
@@ -86,8 +86,8 @@ class LaplaceScheduler(io.ComfyNode):
 
     @classmethod
     def execute(cls, steps, mu, b, sigma_max, u_max, terminal_step):
-        check.finite("sigma_max", sigma_max, above=0, at_most=CEILING)
-        check.finite("u_max", u_max, above=0, at_most=1)
+        checks.finite("sigma_max", sigma_max, above=0, at_most=CEILING)
+        checks.finite("u_max", u_max, above=0, at_most=1)
         density = Truncated(density=Laplace(mu=mu, b=b), sigma_min=0.0, sigma_max=sigma_max)
         grid = Quantiles(density=density, u_max=u_max)
         return io.NodeOutput(_sigmas(_entered(grid, sigma_max, "sigma_max") if terminal_step else grid, steps))
@@ -128,14 +128,14 @@ class Sigmas(io.ComfyNode):
 
     @classmethod
     def execute(cls, model, steps, grid, start, rho):
-        check.one_of("grid", grid, (KARRAS, PROGRESSIVE, OWN))
+        checks.one_of("grid", grid, (KARRAS, PROGRESSIVE, OWN))
         sampling = model.get_model_object("model_sampling")
         factor = getattr(sampling, "factor", 1.0)
         if grid == OWN:
             return io.NodeOutput(_sigmas(own_grid(sampling), steps, factor))
         if grid == KARRAS:
             lowest = float(sampling.sigma_min) / factor
-            check.ascending("the model's lowest level", lowest, "start", start)
+            checks.ascending("the model's lowest level", lowest, "start", start)
             below = Karras(sigma_min=lowest, sigma_max=start, rho=rho)
         else:
             below = Explicit(sigma_list=LADDER)

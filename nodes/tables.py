@@ -10,10 +10,10 @@ from functools import cached_property
 import torch
 from torch import Tensor
 
-from ztsnr import check
-from ztsnr.errors import ConfigError
-from ztsnr.noise import alpha
-from ztsnr.schedule.table import ScaledLinear, SigmaTable, ZeroTerminal, sigmas_from_alpha_bar
+from ztsnr.core import checks
+from ztsnr.core.errors import ConfigError
+from ztsnr.core.noise import alpha
+from ztsnr.core.schedule.table import ScaledLinear, SigmaTable, ZeroTerminal, sigmas_from_alpha_bar
 
 CEILING = 20000.0
 """What sigma = inf becomes. Lower, the limit is missed by more (1e-4 of x0 here); higher, float32 loses more."""
@@ -62,7 +62,7 @@ def made_table(model, zero_terminal: bool, sigma_min: float, sigma_max: float) -
     """
     own = own_table(model)
     sigma_min = sigma_min or own.sigmas[0].item()
-    check.ascending("sigma_min", sigma_min, "sigma_max", sigma_max)
+    checks.ascending("sigma_min", sigma_min, "sigma_max", sigma_max)
     if not zero_terminal:
         return Stretched(table=own, sigma_min=sigma_min, sigma_max=sigma_max)
     own_max = own.sigmas[-1].item()

@@ -2,8 +2,8 @@
 
 import os
 
-from ztsnr import check
-from ztsnr.schedule.timesteps import TableIndex
+from ztsnr.core import checks
+from ztsnr.core.schedule.timesteps import TableIndex
 
 from .api import io, number
 from .checkpoint import Facts, file_names, path_of, read_facts
@@ -134,9 +134,9 @@ class VPrediction(io.ComfyNode):
         latent=None,
     ):
         check_model(model)
-        check.finite("snr_gamma", snr_gamma, at_least=0)
+        checks.finite("snr_gamma", snr_gamma, at_least=0)
         if checkpoint == BELOW:
-            check.finite("sigma_data", sigma_data, above=0)
+            checks.finite("sigma_data", sigma_data, above=0)
             table = made_table(model, zero_terminal, sigma_min, sigma_max)
             told = TableIndex(table=table, quantize=False)
             facts = Facts(target="v", table=table, timesteps=told, sigma_data=sigma_data)

@@ -18,11 +18,11 @@ from pathlib import Path
 import torch
 from torch import nn
 
-from ztsnr.registry import build, compose
-from ztsnr.training.loop import Loop
-from ztsnr.training.saves import RunSaves
-from ztsnr.training.spool import Spool
-from ztsnr.training.state_file import file_of
+from ztsnr.checkpoints.saver import RunSaves
+from ztsnr.checkpoints.state_file import file_of
+from ztsnr.config.registry import build, compose
+from ztsnr.tracking.spool import Spool
+from ztsnr.training.step import Loop
 
 CASES = {"mlp of the main job": (), "500 MB of state": ("model.width=1080", "model.depth=5")}
 

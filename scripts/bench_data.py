@@ -23,15 +23,15 @@ import numpy as np
 import torch
 from PIL import Image
 
-from ztsnr.data import decode
-from ztsnr.data.catalogue import unchanged
-from ztsnr.data.colours import opaque
-from ztsnr.data.encode import LatentEncoder
+from ztsnr.caching import decode
+from ztsnr.caching.catalogue import unchanged
+from ztsnr.caching.colours import opaque
+from ztsnr.caching.encode import LatentEncoder
+from ztsnr.caching.prepare import Preparation
+from ztsnr.caching.progress import make_progress
+from ztsnr.config.registry import build, compose
 from ztsnr.data.index import save_index
-from ztsnr.data.prepare import Preparation
-from ztsnr.data.progress import make_progress
 from ztsnr.models.pretrained import load_vae
-from ztsnr.registry import build, compose
 
 ENTRIES = (10**4, 10**6, 12 * 10**6)
 

@@ -27,11 +27,11 @@ from diffusers import DDPMScheduler, UNet2DConditionModel
 from make_tiny_sdxl import make_pipeline
 from torch.utils.flop_counter import FlopCounterMode
 
+from ztsnr.config.registry import build, compose
+from ztsnr.core.randomness import normal, stratified
+from ztsnr.devices.memory import peak_gib, reset_peak
 from ztsnr.models.architectures import ARCHITECTURES
-from ztsnr.randomness import normal, stratified
-from ztsnr.registry import build, compose
-from ztsnr.training.loop import Loop
-from ztsnr.training.memory import peak_gib, reset_peak
+from ztsnr.training.step import Loop
 
 SDXL = ("model=sdxl", "schedule=sdxl_ztsnr", "loss=vpred", "optimizer.lr=1e-5")
 CHOSEN = (*SDXL, "trainer.ema=null")

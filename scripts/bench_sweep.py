@@ -17,7 +17,7 @@ import time
 import torch
 from bench_trainer import DEVICE, bare_steps
 
-from ztsnr.registry import compose
+from ztsnr.config.registry import compose
 
 BASE = ("trainer.ema=null",)
 LEAN = (*BASE, "quality=none", "trainer.validate_every=100000", "trainer.sample_every=100000", "samples.steps=1")

@@ -19,10 +19,10 @@ import torch
 from rich.console import Console
 from torch import nn
 
-from ztsnr.noise import alpha, expand, sigma_vp
-from ztsnr.randomness import normal, stratified
-from ztsnr.registry import build, compose
-from ztsnr.training.monitor import RunMonitor
+from ztsnr.config.registry import build, compose
+from ztsnr.core.noise import alpha, expand, sigma_vp
+from ztsnr.core.randomness import normal, stratified
+from ztsnr.tracking.monitor import RunMonitor
 
 PARTS = ("objective", "data", "optimizer", "lr_schedule", "validation", "samples")
 QUIET = ("trainer.ema=null", "trainer.validate_every=100000", "trainer.sample_every=100000", "samples.steps=1")

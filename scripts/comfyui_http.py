@@ -126,9 +126,9 @@ def drawn_by_comfyui(folder: Path, name: str):
 
 def settings(name: str):
     """Sampler, levels (STEPS + 1,) and guide(positive, negative, z, sigma) of an example, by ztsnr."""
-    from ztsnr.registry import build, compose
-    from ztsnr.sampling import DPMpp2M, Euler, Guidance, rescale_v
-    from ztsnr.schedule.density import Karras
+    from ztsnr.config.registry import build, compose
+    from ztsnr.core.sampling import DPMpp2M, Euler, Guidance, rescale_v
+    from ztsnr.core.schedule.density import Karras
 
     schedule, rescaled = build(compose("schedule=ztsnr").schedule), Guidance(scale=5.0, rescale=0.7).combine
     if name == "zero_terminal":  # down to the table's lowest level, 0.02917, which the checkpoint's own grid rounds
@@ -176,7 +176,7 @@ def drawn_by_ztsnr(objective, network, name: str, told: list[dict]):
 
 
 def main(comfyui: str, folder: Path, python: str) -> None:
-    from ztsnr.registry import build, compose
+    from ztsnr.config.registry import build, compose
 
     names = sorted(path.stem for path in WORKFLOWS.glob("*.json"))
     for name in ("custom_nodes", "models/checkpoints", "input", "output", "user"):

@@ -103,11 +103,11 @@ def by_core(patcher, sampler, terminal, guide=None, levels=None, told=None, size
 
     guide(positive, negative, z, sigma) -> the guided estimate; levels: Karras entered from the terminal one.
     """
-    from ztsnr.sampling import Guidance
-    from ztsnr.schedule.grid import FromTerminal, Karras
-    from ztsnr.schedule.table import ScaledLinear, ZeroTerminal
-    from ztsnr.schedule.timesteps import TableIndex
-    from ztsnr.target import V
+    from ztsnr.core.sampling import Guidance
+    from ztsnr.core.schedule.grid import FromTerminal, Karras
+    from ztsnr.core.schedule.table import ScaledLinear, ZeroTerminal
+    from ztsnr.core.schedule.timesteps import TableIndex
+    from ztsnr.core.target import V
 
     table = ZeroTerminal(table=ScaledLinear(beta_start=0.00085, beta_end=0.012, steps=1000), terminal=terminal)
     below = Karras(sigma_min=table.sigmas[0].item(), sigma_max=17.8, rho=7.0)
@@ -161,7 +161,7 @@ def leaving(name):
 
 
 def prove_samples() -> None:
-    from ztsnr import sampling
+    from ztsnr.core import sampling
 
     model = small_sdxl()
     scale = model.model.latent_format.scale_factor
@@ -183,7 +183,7 @@ def prove_samples() -> None:
 
 
 def prove_precision() -> None:
-    from ztsnr.sampling import Euler
+    from ztsnr.core.sampling import Euler
 
     for dtype in (torch.float32, torch.bfloat16, torch.float16):
         model = small_sdxl(dtype)
@@ -214,8 +214,8 @@ def write_header(path: Path, **facts) -> str:
 def prove_metadata() -> None:
     import folder_paths
 
-    from ztsnr import sampling
-    from ztsnr.schedule.table import ScaledLinear, ZeroTerminal
+    from ztsnr.core import sampling
+    from ztsnr.core.schedule.table import ScaledLinear, ZeroTerminal
 
     folder = Path(tempfile.mkdtemp())
     folder_paths.add_model_folder_path("checkpoints", str(folder))
@@ -243,8 +243,8 @@ def prove_metadata() -> None:
 
 def prove_targets(model, folder: Path, facts: dict) -> None:
     """What ComfyUI's own classes make of an output, against ztsnr's targets; the network is told rounded indices."""
-    from ztsnr.noise import alpha
-    from ztsnr.target import EDM, X0, Eps, V
+    from ztsnr.core.noise import alpha
+    from ztsnr.core.target import EDM, X0, Eps, V
 
     sigma = torch.tensor([0.03, 1.0, 17.8, 20000.0], dtype=torch.float64)
     z, output = torch.randn(2, 4, 4, 3, 3, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
@@ -264,7 +264,7 @@ def prove_targets(model, folder: Path, facts: dict) -> None:
 
 
 def refused(what: str, call, *given, **inputs) -> None:
-    from ztsnr.errors import ZtsnrError
+    from ztsnr.core.errors import ZtsnrError
 
     try:
         call(*given, **inputs)

@@ -19,12 +19,12 @@ from pathlib import Path
 import torch
 from torch import nn
 
-from ztsnr.errors import CheckpointError
-from ztsnr.training.checkpoint import read_checkpoint, save_checkpoint
-from ztsnr.training.state import optimizer_state, pack, restore, restore_optimizer, settings_of, trained_state
-from ztsnr.training.state_file import read_state, write_state
+from ztsnr.checkpoints.state import optimizer_state, pack, restore, restore_optimizer, settings_of, trained_state
+from ztsnr.checkpoints.state_file import read_state, write_state
+from ztsnr.checkpoints.weights import read_checkpoint, save_checkpoint
+from ztsnr.core.errors import CheckpointError
 
-CONFIG = {"target": {"_target_": "ztsnr.target.V"}, "data": {"shape": [1, 8, 8], "classes": 10}, "seed": 0}
+CONFIG = {"target": {"_target_": "ztsnr.core.target.V"}, "data": {"shape": [1, 8, 8], "classes": 10}, "seed": 0}
 NASTY = ("NaN", "1e999", "-1", "9" * 400, "null", "[]", "{}", '""', "[" * 4000, '{"tensor":0}', '"\\ud800"', "true")
 DTYPES = ("F64", "F32", "F16", "BF16", "I64", "I32", "U8", "BOOL", "F8_E4M3", "F8_E5M2", "C64", "F4", "X9", "")
 

@@ -21,8 +21,8 @@ from kill_runs import end_of, start
 from transformers import CLIPTextModel, CLIPTextModelWithProjection, CLIPTokenizer
 
 import ztsnr.cache
-import ztsnr.data.folder
-import ztsnr.data.prepare
+import ztsnr.caching.folder
+import ztsnr.caching.prepare
 
 SMALL_SHARD = 2**15
 """Bytes, of two to eight pictures here."""
@@ -85,7 +85,7 @@ def main() -> None:
     arguments.add_argument("--kills", type=int, default=20)
     arguments.add_argument("--seed", type=int, default=0)
     given = arguments.parse_args()
-    ztsnr.data.prepare.SHARD_BYTES = SMALL_SHARD
+    ztsnr.caching.prepare.SHARD_BYTES = SMALL_SHARD
     places = f"data.root={given.folder.absolute()}", f"model.pretrained={given.tiny.absolute()}"
     command = ["model=sdxl", "data=folder", *places, "data.sizes.resolution=128", "trainer.batch_size=4"]
     with tempfile.TemporaryDirectory() as folder:

@@ -25,9 +25,9 @@ from pathlib import Path
 import torch
 
 import ztsnr.train
-from ztsnr.files import checksum, open_tensors
-from ztsnr.training.state_file import saved_steps
-from ztsnr.training.store import make_client
+from ztsnr.checkpoints.state_file import saved_steps
+from ztsnr.io.tensors import checksum, open_tensors
+from ztsnr.tracking.store import make_client
 
 for module in ("training.trainer", "evaluation.plots", "evaluation.quality"):
     importlib.import_module(f"ztsnr.{module}")  # here, so that no child has to

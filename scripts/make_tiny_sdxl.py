@@ -15,8 +15,8 @@ import torch
 from diffusers import AutoencoderKL, EulerDiscreteScheduler, StableDiffusionXLPipeline, UNet2DConditionModel
 from transformers import CLIPTextConfig, CLIPTextModel, CLIPTextModelWithProjection, CLIPTokenizer
 
-from ztsnr.files import write_tensors
 from ztsnr.formats.single_file import join
+from ztsnr.io.tensors import write_tensors
 from ztsnr.models.architectures import told_of
 from ztsnr.models.source import plain_state
 

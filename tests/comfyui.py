@@ -11,7 +11,7 @@ from types import ModuleType, SimpleNamespace
 
 import torch
 
-from ztsnr.noise import expand
+from ztsnr.core.noise import expand
 
 NODES = Path(__file__).resolve().parent.parent / "nodes"
 

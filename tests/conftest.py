@@ -7,11 +7,11 @@ import pytest
 import torch
 from hypothesis import settings
 
-from ztsnr.schedule import Schedule
-from ztsnr.schedule.density import TableUniform
-from ztsnr.schedule.grid import Trailing
-from ztsnr.schedule.table import ScaledLinear, ZeroTerminal
-from ztsnr.schedule.timesteps import TableIndex
+from ztsnr.core.schedule import Schedule
+from ztsnr.core.schedule.density import TableUniform
+from ztsnr.core.schedule.grid import Trailing
+from ztsnr.core.schedule.table import ScaledLinear, ZeroTerminal
+from ztsnr.core.schedule.timesteps import TableIndex
 
 settings.register_profile("ztsnr", deadline=None, max_examples=20, derandomize=True)
 settings.load_profile("ztsnr")

@@ -7,7 +7,7 @@ from omegaconf import OmegaConf
 from PIL import Image
 
 from tests.tiny import tiny_sdxl
-from ztsnr.registry import build, compose
+from ztsnr.config.registry import build, compose
 
 SHAPES = [(64, 64), (80, 60), (64, 128), (100, 100), (60, 90), (128, 70)]
 """Height and width."""

@@ -1,8 +1,8 @@
 import pytest
 import torch
 
-from ztsnr.data.adaptive import Adaptive
-from ztsnr.errors import CacheError
+from ztsnr.caching.adaptive import Adaptive
+from ztsnr.core.errors import CacheError
 
 
 def test_batches_shrink_to_the_memory_and_grow_back():

@@ -7,10 +7,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ztsnr.data.buckets import TOO_LONG, TOO_SMALL, USED, AutoSizes, Sizes, plan
+from ztsnr.caching.buckets import TOO_LONG, TOO_SMALL, USED, AutoSizes, Sizes, plan
+from ztsnr.core.errors import ConfigError
 from ztsnr.data.order import LEFTOVERS, Order
-from ztsnr.errors import ConfigError
-from ztsnr.randomness import permuted
+from ztsnr.data.permutation import permuted
 
 AUTO = AutoSizes(step=64, resolution=1024, max_aspect=4.0)
 SIDES = st.integers(1, 4000)

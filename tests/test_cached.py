@@ -9,16 +9,16 @@ from PIL import Image
 
 from tests.photos import SHAPES, make_data, make_photos, picture
 from tests.tiny import tiny_sdxl
-from ztsnr.data.decode import decode
-from ztsnr.data.encode import LatentEncoder
-from ztsnr.data.masks import MaskEncoder
-from ztsnr.data.prepare import Preparation
-from ztsnr.data.progress import make_progress
-from ztsnr.data.texts import TextEncoder
-from ztsnr.errors import BadPicture, CacheError, ConfigError
+from ztsnr.caching.decode import decode
+from ztsnr.caching.encode import LatentEncoder
+from ztsnr.caching.masks import MaskEncoder
+from ztsnr.caching.prepare import Preparation
+from ztsnr.caching.progress import make_progress
+from ztsnr.caching.texts import TextEncoder
+from ztsnr.core.errors import BadPicture, CacheError, ConfigError
+from ztsnr.core.randomness import normal
 from ztsnr.models.pretrained import load_vae
 from ztsnr.models.text import TextEncoders
-from ztsnr.randomness import normal
 
 pytestmark = pytest.mark.slow
 

@@ -1,7 +1,7 @@
 import pytest
 
-from ztsnr.data.captions import Captions
-from ztsnr.errors import ConfigError
+from ztsnr.caching.captions import Captions
+from ztsnr.core.errors import ConfigError
 
 PLAIN = {"variants": 1, "lines": False, "separator": ", ", "shuffle": False, "keep_tokens": 0}
 PLAIN |= {"keep_separator": None, "tag_dropout": 0.0, "prefix": "", "suffix": ""}

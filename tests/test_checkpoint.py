@@ -7,10 +7,10 @@ import torch
 from safetensors.torch import save_file
 from torch import nn
 
-from ztsnr.errors import CheckpointError
-from ztsnr.training.checkpoint import read_checkpoint, save_checkpoint
+from ztsnr.checkpoints.weights import read_checkpoint, save_checkpoint
+from ztsnr.core.errors import CheckpointError
 
-CONFIG = {"target": {"_target_": "ztsnr.target.V"}, "seed": 0}
+CONFIG = {"target": {"_target_": "ztsnr.core.target.V"}, "seed": 0}
 
 
 def network(seed=0, width=4):

@@ -18,7 +18,7 @@ from tests.photos import make_photos
 from tests.processes import run
 from tests.test_registry import GROUPS, write_plug_in
 from tests.tiny import tiny_sdxl
-from ztsnr.registry import options
+from ztsnr.config.registry import options
 
 ROOT = Path(__file__).parent.parent
 TRAIN = ["trainer.steps=2", "samples=none", "tracking=none", "validation.sigmas=[1.0]", "validation.samples=4"]
@@ -134,8 +134,8 @@ def test_a_second_phase_goes_on_at_another_resolution(tmp_path):
         ("sample", [], "checkpoint must be given: checkpoint=VALUE"),
         ("sample", ["checkpoint=absent"], "checkpoint=absent is not a file"),
         ("sample", ["checkpoint=absent", "output=no/x.png"], "output must be"),
-        ("inspect", ["output=no/x.png"], "output must be a .png"),
-        ("inspect", ["schedule=laplace,nonsense"], "Could not find 'schedule/nonsense'"),
+        ("preview", ["output=no/x.png"], "output must be a .png"),
+        ("preview", ["schedule=laplace,nonsense"], "Could not find 'schedule/nonsense'"),
     ],
 )
 def test_a_users_mistake_is_one_message_and_no_traceback(tmp_path, module, arguments, told):
@@ -174,7 +174,8 @@ def test_the_wheel_runs_from_any_folder(tmp_path):
     empty = tmp_path / "empty"
     empty.mkdir()
     code = (
-        f"import runpy, sys, ztsnr.registry as r; print(r.conf_folder()); sys.argv[1:] = {[*SMALL, 'tracking=none']}\n"
+        "import runpy, sys, ztsnr.config.registry as r; print(r.conf_folder())\n"
+        f"sys.argv[1:] = {[*SMALL, 'tracking=none']}\n"
     )
     command = [sys.executable, "-c", code + "runpy.run_module('ztsnr.train', run_name='__main__')"]
     environment = os.environ | {"PYTHONPATH": str(tmp_path / "site")}

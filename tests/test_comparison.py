@@ -9,12 +9,12 @@ from hypothesis import strategies as st
 from scipy import stats
 
 from ztsnr.compare import with_quotes
-from ztsnr.comparison.comparison import Comparison, mean_curve, written
 from ztsnr.comparison.figures import error_by_sigma, errors_of, guidance_curves, heat_map, is_wide, looks_of, scores
 from ztsnr.comparison.options import MEASURES, Estimate, axes_of, estimate, options_of, paired, rank
+from ztsnr.comparison.ranking import Comparison, mean_curve, written
 from ztsnr.comparison.report import Report
 from ztsnr.comparison.runs import Point, Run, latest
-from ztsnr.errors import ConfigError
+from ztsnr.core.errors import ConfigError
 
 SCORE = MEASURES["score"]
 

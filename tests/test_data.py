@@ -2,8 +2,8 @@ import numpy as np
 import pytest
 import torch
 
+from ztsnr.core.errors import ConfigError
 from ztsnr.data import Digits, LabelledImages, Mnist
-from ztsnr.errors import ConfigError
 
 SETTINGS = {"shape": [1, 8, 8], "classes": 10, "held_out": 0.1, "label_dropout": 0.1, "seed": 0}
 

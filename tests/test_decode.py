@@ -6,9 +6,9 @@ import pytest
 from PIL import Image, ImageCms
 
 from tests.photos import picture
-from ztsnr.data.colours import opaque
-from ztsnr.data.decode import UPRIGHT, View, decode, decode_mask, examine, examine_mask
-from ztsnr.errors import BadPicture
+from ztsnr.caching.colours import opaque
+from ztsnr.caching.decode import UPRIGHT, View, decode, decode_mask, examine, examine_mask
+from ztsnr.core.errors import BadPicture
 
 WHITE = (255, 255, 255)
 CAT = picture(3, (90, 140))

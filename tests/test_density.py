@@ -9,9 +9,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scipy import stats
 
-from ztsnr.errors import ConfigError
-from ztsnr.schedule.combined import Mixture, Shifted, TerminalMass, Truncated
-from ztsnr.schedule.density import (
+from ztsnr.core.errors import ConfigError
+from ztsnr.core.schedule.combined import Mixture, Shifted, TerminalMass, Truncated
+from ztsnr.core.schedule.density import (
     LAST_U,
     Cauchy,
     Cosine,
@@ -24,7 +24,7 @@ from ztsnr.schedule.density import (
     TableInterpolated,
     TableUniform,
 )
-from ztsnr.schedule.table import ScaledLinear, ZeroTerminal
+from ztsnr.core.schedule.table import ScaledLinear, ZeroTerminal
 
 UNIT_INTERVAL = st.floats(0, 1, exclude_max=True)
 INNER = st.floats(0.001, 0.999)

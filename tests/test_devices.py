@@ -6,30 +6,30 @@ import sys
 
 import pytest
 
-from ztsnr.training import devices
+from ztsnr.devices import gpus
 
 TAKE = (
-    "import os, sys, pathlib; from ztsnr.training.devices import take_gpu\n"
+    "import os, sys, pathlib; from ztsnr.devices.gpus import take_gpu\n"
     "take_gpu(pathlib.Path(sys.argv[1]), 2); print(os.environ['CUDA_VISIBLE_DEVICES'], flush=True); sys.stdin.read()"
 )
 
 
 @pytest.fixture
 def fresh(monkeypatch):
-    monkeypatch.setattr(devices, "_held", [])
+    monkeypatch.setattr(gpus, "_held", [])
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "4,7")
 
 
 def test_a_process_takes_a_gpu_once(fresh, tmp_path):
-    devices.take_gpu(tmp_path, 2)
+    gpus.take_gpu(tmp_path, 2)
     assert os.environ["CUDA_VISIBLE_DEVICES"] == "4"
-    devices.take_gpu(tmp_path, 2)  # the next run of the same worker
+    gpus.take_gpu(tmp_path, 2)  # the next run of the same worker
     assert os.environ["CUDA_VISIBLE_DEVICES"] == "4"
 
 
 @pytest.mark.parametrize("count", [0, 1])
 def test_where_there_is_no_choice_nothing_changes(fresh, tmp_path, count):
-    devices.take_gpu(tmp_path, count)
+    gpus.take_gpu(tmp_path, count)
     assert os.environ["CUDA_VISIBLE_DEVICES"] == "4,7"
     assert not list(tmp_path.iterdir())
 

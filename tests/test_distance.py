@@ -6,8 +6,8 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ztsnr.distance import MAE, MSE, BySNR, Charbonnier, Constant, Exponential, Huber, PseudoHuber
-from ztsnr.errors import ConfigError
+from ztsnr.core.distance import MAE, MSE, BySNR, Charbonnier, Constant, Exponential, Huber, PseudoHuber
+from ztsnr.core.errors import ConfigError
 
 C = 0.1
 DISTANCES = [

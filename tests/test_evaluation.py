@@ -4,14 +4,14 @@ import pytest
 import torch
 from torch import nn
 
-from ztsnr.errors import ConfigError
-from ztsnr.evaluation.plots import objective_figure, validation_figure
+from ztsnr.analysis.plots import objective_figure, validation_figure
+from ztsnr.analysis.summary import Summary
+from ztsnr.config.registry import build, compose
+from ztsnr.core.errors import ConfigError
+from ztsnr.core.noise import sigma_vp
+from ztsnr.core.sampling import Euler
 from ztsnr.evaluation.samples import SampleGrid, to_picture
-from ztsnr.evaluation.summary import Summary
 from ztsnr.evaluation.validation import Validation
-from ztsnr.noise import sigma_vp
-from ztsnr.registry import build, compose
-from ztsnr.sampling import Euler
 
 SIGMAS = [0.1, 1.0, 10.0]
 LEARNED = ("schedule=laplace_ztsnr", "weighting=uncertainty")

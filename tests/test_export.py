@@ -10,18 +10,18 @@ from safetensors.torch import load_file, save_file
 
 from tests.test_sdxl import inputs, make
 from tests.tiny import tiny_sd15, tiny_sdxl
-from ztsnr.errors import CheckpointError, ConfigError
+from ztsnr.config.identity import science
+from ztsnr.config.registry import build, compose
+from ztsnr.core.errors import CheckpointError, ConfigError
+from ztsnr.core.sampling import Euler, Guidance, guided_denoise
 from ztsnr.formats import lora
 from ztsnr.formats.diagnosis import examine_folder, examine_tensors
 from ztsnr.formats.ldm import from_ldm
 from ztsnr.formats.single_file import SingleFile
-from ztsnr.models.export import Export, fold_latents
+from ztsnr.models.exporter import Export, fold_latents
 from ztsnr.models.pretrained import load_unet, load_vae
 from ztsnr.models.source import plain_state
 from ztsnr.models.text import TextEncoders
-from ztsnr.record import science
-from ztsnr.registry import build, compose
-from ztsnr.sampling import Euler, Guidance, guided_denoise
 
 V, EPS = ("schedule=sdxl_ztsnr", "loss=vpred"), ("schedule=sdxl", "loss=eps")
 LORA = ("model/train=lora", "model.train.rank=3", "model.train.alpha=2")
@@ -104,7 +104,7 @@ def test_metadata_is_plain_enough_for_readers_without_our_classes(tmp_path):
     assert told["modelspec.prediction_type"] == "v"
     assert told["modelspec.architecture"] == "stable-diffusion-xl-v1-base"
     assert "ztsnr.latents" not in told
-    assert json.loads(told["ztsnr.config"])["schedule"]["_target_"] == "ztsnr.schedule.Schedule"
+    assert json.loads(told["ztsnr.config"])["schedule"]["_target_"] == "ztsnr.core.schedule.Schedule"
 
 
 def test_a_unet_alone_keeps_its_markers_where_comfyui_looks(tmp_path):

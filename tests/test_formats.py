@@ -8,7 +8,7 @@ from safetensors.torch import load_file, save_file
 from transformers import CLIPTextConfig
 
 from tests.tiny import tiny_sdxl, tiny_sdxl_file
-from ztsnr.errors import CheckpointError
+from ztsnr.core.errors import CheckpointError
 from ztsnr.formats.ldm import from_ldm, ldm_names, to_ldm
 from ztsnr.formats.single_file import SingleFile, join
 from ztsnr.models.architectures import ARCHITECTURES

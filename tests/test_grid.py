@@ -13,12 +13,12 @@ from hypothesis import assume, given
 from hypothesis import strategies as st
 from scipy import stats
 
-from ztsnr.errors import ConfigError
-from ztsnr.registry import make, options
-from ztsnr.schedule.combined import TerminalMass
-from ztsnr.schedule.density import Laplace, TableUniform
-from ztsnr.schedule.grid import Explicit, FromTerminal, Karras, Leading, Linspace, Quantiles, Trailing
-from ztsnr.schedule.table import ScaledLinear
+from ztsnr.config.registry import make, options
+from ztsnr.core.errors import ConfigError
+from ztsnr.core.schedule.combined import TerminalMass
+from ztsnr.core.schedule.density import Laplace, TableUniform
+from ztsnr.core.schedule.grid import Explicit, FromTerminal, Karras, Leading, Linspace, Quantiles, Trailing
+from ztsnr.core.schedule.table import ScaledLinear
 
 LAPLACE = Laplace(mu=0.0, b=0.5)
 KARRAS = Karras(sigma_min=0.0292, sigma_max=20000.0, rho=7.0)

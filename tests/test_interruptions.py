@@ -15,9 +15,9 @@ import torch
 import ztsnr.sync
 import ztsnr.train
 from tests.test_readme import load_script
+from ztsnr.checkpoints.state_file import file_of, read_state, saved_steps
+from ztsnr.tracking.store import make_client
 from ztsnr.training.signals import TOGETHER, Signals
-from ztsnr.training.state_file import file_of, read_state, saved_steps
-from ztsnr.training.store import make_client
 
 kill_runs = load_script("kill_runs")
 SHORT = (*kill_runs.SHORT, "model.width=16", "trainer.steps=200", "trainer.validate_every=20", "quality=none")

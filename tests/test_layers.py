@@ -1,46 +1,94 @@
+"""The layout, read from the folders: each is a layer, imports go one way, and a command is nobody's library."""
+
 import ast
 import subprocess
 import sys
+from graphlib import CycleError, TopologicalSorter
 from pathlib import Path
 
 import pytest
 
 import ztsnr
 
-ROOT = Path(ztsnr.__file__).parent
-CORE = ["noise", "target", "weighting", "distance", "learned", "objective", "sampling", "check", "errors", "schedule"]
+PACKAGE = Path(ztsnr.__file__).parent
+COMMANDS = {path.stem for path in PACKAGE.glob("*.py") if not path.stem.startswith("__")}
+FOLDERS = {path.parent.name for path in PACKAGE.glob("*/__init__.py")} - {"conf"}
+MODULES = sorted(path for folder in FOLDERS for path in (PACKAGE / folder).rglob("*.py"))
 HEAVY = ["hydra", "omegaconf", "mlflow", "diffusers", "accelerate", "transformers", "sklearn"]
 
 
 def imported_by(path):
+    """Every module that a file imports, at its top, in a function or under TYPE_CHECKING."""
     for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
         if isinstance(node, ast.Import):
             yield from (alias.name for alias in node.names)
-        elif isinstance(node, ast.ImportFrom):
+        elif isinstance(node, ast.ImportFrom) and node.module:
             yield node.module
+            yield from (f"{node.module}.{alias.name}" for alias in node.names)
 
 
-@pytest.mark.parametrize("module", CORE)
-def test_core_knows_the_standard_library_torch_and_itself(module):
-    path = ROOT / module
-    allowed = sys.stdlib_module_names | {"torch", "ztsnr"}
-    for file in path.glob("*.py") if path.is_dir() else [path.with_suffix(".py")]:
-        names = [name.split(".") for name in imported_by(file)]
-        assert {name[0] for name in names} <= allowed, file.name
-        assert {name[1] for name in names if name[0] == "ztsnr" and len(name) > 1} <= set(CORE), file.name
+def ours(path):
+    """The parts below ztsnr of what a file imports: ("core", "noise") for ztsnr.core.noise."""
+    for name in imported_by(path):
+        package, *parts = name.split(".")
+        if package == "ztsnr" and parts:
+            yield tuple(parts)
 
 
-@pytest.mark.parametrize("path", sorted((ROOT.parent / "nodes").glob("*.py")), ids=lambda path: path.name)
-def test_nodes_know_the_core_torch_and_comfyui(path):
-    names = [name.split(".") for name in imported_by(path) if name]
+def module_name(path):
+    return ".".join(path.relative_to(PACKAGE).with_suffix("").parts).removesuffix(".__init__")
+
+
+def assert_no_cycle(graph):
+    try:
+        tuple(TopologicalSorter(graph).static_order())
+    except CycleError as error:
+        pytest.fail(f"imports in a circle: {' <- '.join(error.args[1])}")
+
+
+def test_folders_import_each_other_one_way():
+    graph = {folder: set() for folder in FOLDERS}
+    for path in MODULES:
+        folder = path.relative_to(PACKAGE).parts[0]
+        graph[folder] |= {parts[0] for parts in ours(path)} & FOLDERS - {folder}
+    assert_no_cycle(graph)
+
+
+def test_modules_import_each_other_one_way():
+    names = {module_name(path) for path in MODULES}
+    graph = {name: set() for name in names}
+    for path in MODULES:
+        graph[module_name(path)] = {".".join(parts) for parts in ours(path)} & names - {module_name(path)}
+    assert_no_cycle(graph)
+
+
+@pytest.mark.parametrize("path", [*MODULES, *(PACKAGE / f"{name}.py" for name in sorted(COMMANDS))], ids=module_name)
+def test_no_module_imports_a_command(path):
+    assert {parts[0] for parts in ours(path)} & COMMANDS == set()
+
+
+@pytest.mark.parametrize("name", sorted(COMMANDS))
+def test_command_is_a_page(name):
+    assert len((PACKAGE / f"{name}.py").read_text(encoding="utf-8").splitlines()) <= 65
+
+
+@pytest.mark.parametrize("path", sorted((PACKAGE / "core").rglob("*.py")), ids=module_name)
+def test_core_imports_the_standard_library_torch_and_core(path):
+    assert {name.split(".")[0] for name in imported_by(path)} <= sys.stdlib_module_names | {"torch", "ztsnr"}
+    assert {parts[0] for parts in ours(path)} <= {"core"}
+
+
+@pytest.mark.parametrize("path", sorted((PACKAGE.parent / "nodes").glob("*.py")), ids=lambda path: path.name)
+def test_nodes_import_core_torch_and_comfyui(path):
+    names = {name.split(".")[0] for name in imported_by(path)}
+    siblings = {other.stem for other in path.parent.glob("*.py")}
     comfyui = {"comfy", "comfy_api", "folder_paths"}
-    beside = {other.stem for other in path.parent.glob("*.py")}
-    assert {name[0] for name in names} <= sys.stdlib_module_names | {"torch", "ztsnr"} | comfyui | beside
-    assert {name[1] for name in names if name[0] == "ztsnr" and len(name) > 1} <= set(CORE)
+    assert names <= sys.stdlib_module_names | {"torch", "ztsnr"} | comfyui | siblings
+    assert {parts[0] for parts in ours(path)} <= {"core"}
 
 
 @pytest.mark.slow
-def test_importing_the_core_loads_none_of_the_heavy_libraries():
-    code = f"import sys, ztsnr.objective, ztsnr.sampling; print(*(set({HEAVY}) & set(sys.modules)))"
+def test_importing_core_loads_none_of_the_heavy_libraries():
+    code = f"import sys, ztsnr.core.objective, ztsnr.core.sampling; print(*(set({HEAVY}) & set(sys.modules)))"
     loaded = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
     assert loaded.split() == []

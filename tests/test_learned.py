@@ -8,14 +8,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import nn
 
-from ztsnr.distance import MSE
-from ztsnr.errors import ConfigError
-from ztsnr.learned import InfoNoise, Uncertainty
-from ztsnr.objective import Objective
-from ztsnr.schedule.combined import TerminalMass
-from ztsnr.schedule.density import LAST_U, Laplace, LogUniform
-from ztsnr.target import EDM, X0, Eps, Flow, V
-from ztsnr.weighting import Importance, MinSNR, OtherTable, SoftMinSNR, Unit
+from ztsnr.core.distance import MSE
+from ztsnr.core.errors import ConfigError
+from ztsnr.core.learned import InfoNoise, Uncertainty
+from ztsnr.core.objective import Objective
+from ztsnr.core.schedule.combined import TerminalMass
+from ztsnr.core.schedule.density import LAST_U, Laplace, LogUniform
+from ztsnr.core.target import EDM, X0, Eps, Flow, V
+from ztsnr.core.weighting import Importance, MinSNR, OtherTable, SoftMinSNR, Unit
 
 TARGETS = [Eps(), X0(), V(), EDM(sigma_data=0.5), Flow()]
 LAPLACE = Laplace(mu=0.0, b=0.5)

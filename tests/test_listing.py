@@ -7,9 +7,9 @@ import pytest
 from PIL import Image
 
 from tests.photos import SHAPES, make_photos, picture
-from ztsnr.data.catalogue import catalogue
-from ztsnr.data.listing import find_pictures, folders_from
-from ztsnr.errors import BadPicture, ConfigError
+from ztsnr.caching.catalogue import catalogue
+from ztsnr.caching.listing import find_pictures, folders_from
+from ztsnr.core.errors import BadPicture, ConfigError
 
 
 def listed(*roots, folders=()):
@@ -129,7 +129,7 @@ def test_an_unreadable_file_is_named(tmp_path):
 
 def test_a_file_is_examined_again_only_when_it_changed(tmp_path, monkeypatch):
     root, examined = make_photos(tmp_path / "photos", 4), []
-    from ztsnr.data import catalogue as module
+    from ztsnr.caching import catalogue as module
 
     examine = module.examine
     monkeypatch.setattr(module, "examine", lambda content: examined.append(1) or examine(content))

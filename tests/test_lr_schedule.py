@@ -8,8 +8,8 @@ import transformers.optimization as transformers
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ztsnr.errors import ConfigError
-from ztsnr.registry import make, options
+from ztsnr.config.registry import make, options
+from ztsnr.core.errors import ConfigError
 from ztsnr.training.lr_schedule import Constant, Cosine, InverseSqrt, Polynomial, WarmupStableDecay
 
 STEPS, WARMUP = 100, 10

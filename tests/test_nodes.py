@@ -13,12 +13,12 @@ import torch
 from safetensors.torch import save_file
 
 from tests.comfyui import CONST, KSAMPLER, NODES, SDXL, Patcher, load_nodes, modules
-from ztsnr.errors import CheckpointError, ConfigError
+from ztsnr.config.registry import build, compose, make
+from ztsnr.core.errors import CheckpointError, ConfigError
+from ztsnr.core.noise import alpha
+from ztsnr.core.sampling import Euler, Guidance
+from ztsnr.core.target import EDM, V
 from ztsnr.formats.metadata import metadata_of
-from ztsnr.noise import alpha
-from ztsnr.registry import build, compose, make
-from ztsnr.sampling import Euler, Guidance
-from ztsnr.target import EDM, V
 
 PREDICTION, RESCALE, LAPLACE, SIGMAS, SAMPLER = (
     f"ZTSNR{name}" for name in ("VPrediction", "CFGRescale", "LaplaceScheduler", "Sigmas", "Sampler")

@@ -5,7 +5,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ztsnr.noise import add_noise, alpha, expand, logsnr, sigma_from_logsnr, sigma_vp, snr
+from ztsnr.core.noise import add_noise, alpha, expand, logsnr, sigma_from_logsnr, sigma_vp, snr
 
 ANY_SIGMA = st.floats(min_value=0)
 ORDINARY_SIGMA = st.floats(-30, 30).map(math.exp)

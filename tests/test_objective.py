@@ -9,18 +9,18 @@ from diffusers import DDPMScheduler
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ztsnr.distance import MAE, MSE, BySNR, Huber, PseudoHuber
-from ztsnr.errors import ConfigError, IncompatibleObjective
-from ztsnr.learned import InfoNoise, Uncertainty
-from ztsnr.noise import add_noise
-from ztsnr.objective import Objective
-from ztsnr.registry import build, compose
-from ztsnr.schedule.combined import Mixture, TerminalMass
-from ztsnr.schedule.density import Cosine, Density, Laplace, LogUniform
-from ztsnr.schedule.grid import FromTerminal, Karras, Trailing
-from ztsnr.target import EDM, X0, Eps, Flow, V
-from ztsnr.training.monitor import Monitor
-from ztsnr.weighting import P2, Importance, MinSNR, Sigmoid, SoftMinSNR, Unit
+from ztsnr.config.registry import build, compose
+from ztsnr.core.distance import MAE, MSE, BySNR, Huber, PseudoHuber
+from ztsnr.core.errors import ConfigError, IncompatibleObjective
+from ztsnr.core.learned import InfoNoise, Uncertainty
+from ztsnr.core.noise import add_noise
+from ztsnr.core.objective import Objective
+from ztsnr.core.schedule.combined import Mixture, TerminalMass
+from ztsnr.core.schedule.density import Cosine, Density, Laplace, LogUniform
+from ztsnr.core.schedule.grid import FromTerminal, Karras, Trailing
+from ztsnr.core.target import EDM, X0, Eps, Flow, V
+from ztsnr.core.weighting import P2, Importance, MinSNR, Sigmoid, SoftMinSNR, Unit
+from ztsnr.tracking.monitor import Monitor
 
 TARGETS = [Eps(), X0(), V(), EDM(sigma_data=0.5), Flow()]
 MIN_SNR = MinSNR(base=X0(), gamma=5.0, offset=0.0, floor=0.0)

@@ -6,9 +6,9 @@ import torch
 from torch import nn
 
 from tests.test_trainer import Listening, fit, weights
-from ztsnr.errors import ConfigError
-from ztsnr.registry import build, compose, make, options
-from ztsnr.training.ema import make_ema
+from ztsnr.config.registry import build, compose, make, options
+from ztsnr.core.errors import ConfigError
+from ztsnr.training.averaging import make_ema
 from ztsnr.training.optim import ParamGroups, evaluating, make_optimizer, set_training
 from ztsnr.training.trial import try_optimizer
 

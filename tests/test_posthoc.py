@@ -4,12 +4,12 @@ import torch
 from torch import nn
 
 from tests.processes import run
+from ztsnr.checkpoints.saver import RunSaves
+from ztsnr.checkpoints.weights import read_checkpoint
+from ztsnr.config.registry import build, compose
+from ztsnr.core.errors import ConfigError
 from ztsnr.ema import main
-from ztsnr.errors import ConfigError
-from ztsnr.registry import build, compose
-from ztsnr.training.checkpoint import read_checkpoint
 from ztsnr.training.posthoc import combination, combine, gamma_of, make_power_average, overlap, std_of
-from ztsnr.training.saves import RunSaves
 
 
 def densities(time, gamma, at):

@@ -7,7 +7,7 @@ from diffusers import StableDiffusionXLPipeline
 from safetensors.torch import load_file, save_file
 
 from tests.tiny import tiny_sdxl
-from ztsnr.errors import CheckpointError, ConfigError
+from ztsnr.core.errors import CheckpointError, ConfigError
 from ztsnr.models.pretrained import fingerprint, load_unet, load_vae
 from ztsnr.models.text import TextEncoders
 

@@ -8,12 +8,12 @@ import torch
 from torch import nn
 
 from tests.tiny import tiny_sdxl
-from ztsnr.errors import ConfigError
+from ztsnr.config.registry import build, compose
+from ztsnr.core.errors import ConfigError
+from ztsnr.core.randomness import normal, order
 from ztsnr.models.pretrained import load_vae
 from ztsnr.models.text import TextEncoders
-from ztsnr.randomness import normal, order
-from ztsnr.registry import build, compose
-from ztsnr.training.monitor import Monitor
+from ztsnr.tracking.monitor import Monitor
 
 WORDS = ["a red house", "", "a blue ship at sea"]
 

@@ -5,10 +5,10 @@ import torch
 from sklearn.neighbors import NearestNeighbors
 from torch import nn
 
-from ztsnr.errors import ConfigError
+from ztsnr.config.registry import build, compose, make
+from ztsnr.core.errors import ConfigError
 from ztsnr.evaluation.features import ClassifierFeatures, TorchScriptFeatures, TransformersFeatures, in_batches
 from ztsnr.evaluation.quality import Quality, frechet_distance, precision_recall
-from ztsnr.registry import build, compose, make
 
 SCALE = {"mean": [0.5, 0.5, 0.5], "std": [0.5, 0.5, 0.5]}
 

@@ -3,7 +3,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scipy import stats
 
-from ztsnr.randomness import generator, normal, order, stratified, uniform
+from ztsnr.core.randomness import generator, normal, order, stratified, uniform
 
 
 @given(batch=st.integers(1, 40), cut=st.integers(0, 40), width=st.sampled_from([1, 64, 5000, 2**16, 2**17]))

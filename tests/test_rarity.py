@@ -3,8 +3,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ztsnr.data.rarity import Rarity
-from ztsnr.errors import ConfigError
+from ztsnr.caching.rarity import Rarity
+from ztsnr.core.errors import ConfigError
 
 TAGS = st.lists(st.frozensets(st.sampled_from("abcdef"), max_size=4), min_size=1, max_size=30)
 

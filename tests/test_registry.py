@@ -10,17 +10,17 @@ from hydra._internal.utils import _locate
 from omegaconf import OmegaConf
 
 from tests.tiny import tiny_sd15, tiny_sdxl
-from ztsnr.distance import Distance, Threshold
-from ztsnr.errors import CheckpointError, ConfigError
+from ztsnr.config.registry import build, build_from_file, compose, conf_folder, known_targets, make, options
+from ztsnr.core.distance import Distance, Threshold
+from ztsnr.core.errors import CheckpointError, ConfigError
+from ztsnr.core.sampling import Sampler
+from ztsnr.core.schedule import Density, Grid, SigmaTable, TimestepMap
+from ztsnr.core.target import EDM, X0, Target, V
+from ztsnr.core.weighting import MinSNR, Unit, Weighting
 from ztsnr.evaluation.features import Features
-from ztsnr.models.trained import Trained
-from ztsnr.registry import build, build_from_file, compose, conf_folder, known_targets, make, options
-from ztsnr.sampling import Sampler
-from ztsnr.schedule import Density, Grid, SigmaTable, TimestepMap
-from ztsnr.target import EDM, X0, Target, V
+from ztsnr.models.trainable import Trained
+from ztsnr.tracking.tracker import Tracker
 from ztsnr.training.lr_schedule import LRSchedule
-from ztsnr.training.tracking import Tracker
-from ztsnr.weighting import MinSNR, Unit, Weighting
 
 GROUPS = sorted(
     str(folder.relative_to(conf_folder())) for folder in conf_folder().rglob("*") if any(folder.glob("*.yaml"))
@@ -141,9 +141,9 @@ def test_make_replaces_fields_and_refuses_unknown_ones():
 PLUG_IN = """
 from dataclasses import dataclass
 
-from ztsnr.noise import snr
-from ztsnr.target import Target
-from ztsnr.weighting import Weighting
+from ztsnr.core.noise import snr
+from ztsnr.core.target import Target
+from ztsnr.core.weighting import Weighting
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -180,10 +180,10 @@ def test_a_plug_in_is_a_class_and_a_yaml(tmp_path, monkeypatch):
 
 
 def test_a_file_may_name_only_classes_of_the_registry(tmp_path):
-    known = {"_target_": "ztsnr.weighting.Unit", "base": {"_target_": "ztsnr.target.V"}}
+    known = {"_target_": "ztsnr.core.weighting.Unit", "base": {"_target_": "ztsnr.core.target.V"}}
     assert build_from_file(known, tmp_path) == Unit(base=V())
-    for foreign in ("os.getcwd", "ztsnr.registry.conf_folder", "builtins.print"):
+    for foreign in ("os.getcwd", "ztsnr.config.registry.conf_folder", "builtins.print"):
         with pytest.raises(CheckpointError, match=f"names the class '{foreign}'"):
             build_from_file(known | {"base": {"_target_": foreign}}, tmp_path)
     with pytest.raises(CheckpointError, match="must be resolved"):
-        build_from_file({"_target_": "ztsnr.target.EDM", "sigma_data": "${oc.env:HOME}"}, tmp_path)
+        build_from_file({"_target_": "ztsnr.core.target.EDM", "sigma_data": "${oc.env:HOME}"}, tmp_path)

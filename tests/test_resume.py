@@ -11,14 +11,14 @@ from accelerate import PartialState, debug_launcher
 from accelerate.state import AcceleratorState
 
 from tests.test_trainer import PARTS, SMALL
-from ztsnr.errors import CheckpointError, ConfigError, Interrupted
-from ztsnr.objective import Objective
-from ztsnr.record import science
-from ztsnr.registry import build, compose, options
-from ztsnr.resume import find_state
-from ztsnr.training.monitor import Monitor
-from ztsnr.training.saves import RunSaves
-from ztsnr.training.state_file import file_of, saved_steps
+from ztsnr.checkpoints.find import find_state
+from ztsnr.checkpoints.saver import RunSaves
+from ztsnr.checkpoints.state_file import file_of, saved_steps
+from ztsnr.config.identity import science
+from ztsnr.config.registry import build, compose, options
+from ztsnr.core.errors import CheckpointError, ConfigError, Interrupted
+from ztsnr.core.objective import Objective
+from ztsnr.tracking.monitor import Monitor
 
 MINE = ("trainer.steps=9", "model.width=64", "trainer.validate_every=3", "trainer.checkpoint.every=2")
 INFONOISE = ("schedule=infonoise", "schedule.density.density.warmup=2", "schedule.density.density.refresh=2")
@@ -203,8 +203,8 @@ def test_another_config_is_shown_and_refused_unless_allowed(tmp_path):
 
 
 def test_a_changed_setting_is_the_new_one_and_what_was_learned_stays(tmp_path):
+    from ztsnr.checkpoints.state import optimizer_state, restore_optimizer, settings_of
     from ztsnr.training.optim import make_optimizer
-    from ztsnr.training.state import optimizer_state, restore_optimizer, settings_of
 
     def prodigy(decay):
         composed = compose("optimizer=prodigy", f"optimizer.weight_decay={decay}", "trainer.groups.no_decay=[]")

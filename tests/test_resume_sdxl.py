@@ -6,11 +6,11 @@ from safetensors import safe_open
 
 from tests.test_prompts import Latents, composed_for
 from tests.test_resume import Killed, Killer, assert_same
-from ztsnr.record import science
-from ztsnr.registry import build
-from ztsnr.resume import find_state
-from ztsnr.training.saves import RunSaves
-from ztsnr.training.state_file import file_of
+from ztsnr.checkpoints.find import find_state
+from ztsnr.checkpoints.saver import RunSaves
+from ztsnr.checkpoints.state_file import file_of
+from ztsnr.config.identity import science
+from ztsnr.config.registry import build
 
 PARTS = ("objective", "optimizer", "lr_schedule", "samples", "validation")
 LORA = ("model/train=lora", "model.train.rank=64", "model.train.dropout=0.1", "trainer.steps=4")

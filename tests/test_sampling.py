@@ -5,14 +5,14 @@ import pytest
 import torch
 from diffusers import DDIMScheduler, DPMSolverMultistepScheduler
 
-from ztsnr.distance import MSE
-from ztsnr.errors import ConfigError
-from ztsnr.noise import alpha, sigma_vp
-from ztsnr.objective import Objective
-from ztsnr.sampling import DPMpp2M, Euler, Guidance, Heun, guided_denoise, step_to
-from ztsnr.schedule.grid import FromTerminal, Karras, Trailing
-from ztsnr.target import EDM, X0, Eps, Flow, V
-from ztsnr.weighting import Unit
+from ztsnr.core.distance import MSE
+from ztsnr.core.errors import ConfigError
+from ztsnr.core.noise import alpha, sigma_vp
+from ztsnr.core.objective import Objective
+from ztsnr.core.sampling import DPMpp2M, Euler, Guidance, Heun, guided_denoise, step_to
+from ztsnr.core.schedule.grid import FromTerminal, Karras, Trailing
+from ztsnr.core.target import EDM, X0, Eps, Flow, V
+from ztsnr.core.weighting import Unit
 
 SAMPLERS = [Euler(), Heun(), DPMpp2M()]
 MEANS, SHARES, SPREAD = torch.tensor([[-1.0, 1.5], [0.3, 0.7], [0.4, 0.4]], dtype=torch.float64)

@@ -10,14 +10,14 @@ from diffusers.schedulers.scheduling_ddpm import rescale_zero_terminal_snr
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ztsnr.errors import ConfigError
-from ztsnr.noise import snr
-from ztsnr.registry import make, options
-from ztsnr.schedule.combined import TerminalMass
-from ztsnr.schedule.density import LogUniform, TableUniform
-from ztsnr.schedule.grid import FromTerminal, Karras, Leading, Trailing
-from ztsnr.schedule.table import Cosine, Linear, ScaledLinear, ZeroTerminal, sigmas_from_alpha_bar
-from ztsnr.schedule.timesteps import FlowTime, LogSigma, TableIndex
+from ztsnr.config.registry import make, options
+from ztsnr.core.errors import ConfigError
+from ztsnr.core.noise import snr
+from ztsnr.core.schedule.combined import TerminalMass
+from ztsnr.core.schedule.density import LogUniform, TableUniform
+from ztsnr.core.schedule.grid import FromTerminal, Karras, Leading, Trailing
+from ztsnr.core.schedule.table import Cosine, Linear, ScaledLinear, ZeroTerminal, sigmas_from_alpha_bar
+from ztsnr.core.schedule.timesteps import FlowTime, LogSigma, TableIndex
 
 KARRAS = Karras(sigma_min=0.0292, sigma_max=20000.0, rho=7.0)
 DDPM = Linear(beta_start=1e-4, beta_end=0.02, steps=1000)

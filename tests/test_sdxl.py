@@ -9,11 +9,11 @@ from diffusers.training_utils import compute_snr
 from torch.nn.functional import mse_loss
 
 from tests.tiny import tiny_sd15, tiny_sdxl
-from ztsnr.errors import CheckpointError, ConfigError
+from ztsnr.config.registry import build, compose
+from ztsnr.core.errors import CheckpointError, ConfigError
 from ztsnr.models.pretrained import load_unet
 from ztsnr.models.sdxl import SD15, SDXL
-from ztsnr.registry import build, compose
-from ztsnr.training.ema import make_ema
+from ztsnr.training.averaging import make_ema
 
 
 def make(*overrides, model="sdxl", pretrained=None):

@@ -12,8 +12,8 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from ztsnr.data.shards import Shelf
-from ztsnr.errors import CacheError
+from ztsnr.caching.shards import Shelf
+from ztsnr.core.errors import CacheError
 
 
 @dataclass(frozen=True)

@@ -5,10 +5,10 @@ import random
 import pytest
 from PIL import Image
 
-from ztsnr.errors import TrackingError
-from ztsnr.training.delivery import Delivery
-from ztsnr.training.spool import Spool
-from ztsnr.training.store import make_client
+from ztsnr.core.errors import TrackingError
+from ztsnr.tracking.delivery import Delivery
+from ztsnr.tracking.spool import Spool
+from ztsnr.tracking.store import make_client
 
 START = {"id": "abc", "name": "run", "params": {"a": "1"}, "tags": {}, "experiment": "test", "artifacts": None}
 
@@ -38,7 +38,7 @@ def test_what_was_put_down_before_a_kill_is_not_put_down_again(tmp_path):
 
 
 def test_one_process_at_a_time_has_a_spool(tmp_path, monkeypatch):
-    monkeypatch.setattr("ztsnr.training.spool.LOCK_SECONDS", 0.0)
+    monkeypatch.setattr("ztsnr.tracking.spool.LOCK_SECONDS", 0.0)
     spool = Spool(tmp_path / "tracking")
     with pytest.raises(TrackingError, match="in use by another process"):
         Spool(tmp_path / "tracking")

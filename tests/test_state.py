@@ -5,11 +5,11 @@ import torch
 from torch import nn
 
 from tests.test_readme import load_script
-from ztsnr.errors import CheckpointError, ConfigError
-from ztsnr.registry import build, compose
-from ztsnr.training.saves import SavePolicy
-from ztsnr.training.state import pack, restore, unpack
-from ztsnr.training.state_file import read_state, write_state
+from ztsnr.checkpoints.saver import SavePolicy
+from ztsnr.checkpoints.state import pack, restore, unpack
+from ztsnr.checkpoints.state_file import read_state, write_state
+from ztsnr.config.registry import build, compose
+from ztsnr.core.errors import CheckpointError, ConfigError
 
 POLICY = {"every": 10, "keep": 2, "keep_best": False, "keep_every": None, "on_save_error": "stop"}
 

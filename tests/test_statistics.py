@@ -2,7 +2,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ztsnr.data.statistics import Moments, merged, moments_of, stacked
+from ztsnr.caching.statistics import Moments, merged, moments_of, stacked
 
 
 def of(x):

@@ -5,10 +5,10 @@ import math
 import pytest
 import torch
 
-from ztsnr.evaluation.plots import objective_figure
-from ztsnr.evaluation.report import tell_many, tell_one
-from ztsnr.evaluation.summary import Summary, percent, same_objectives
-from ztsnr.registry import build, compose
+from ztsnr.analysis.plots import objective_figure
+from ztsnr.analysis.summary import Summary, percent, same_objectives
+from ztsnr.analysis.tables import tell_many, tell_one
+from ztsnr.config.registry import build, compose
 
 
 def summary_of(*overrides, steps=20):

@@ -17,11 +17,11 @@ from omegaconf import OmegaConf
 from tests.processes import run
 from tests.test_commands import SMALL
 from ztsnr.compare import compare_runs, with_quotes
-from ztsnr.errors import ConfigError, ZtsnrError
-from ztsnr.record import science
-from ztsnr.registry import build, compose, conf_folder, options
-from ztsnr.sweep import axes, digest, find_sweep
-from ztsnr.training.store import make_client
+from ztsnr.config.identity import science
+from ztsnr.config.registry import build, compose, conf_folder, options
+from ztsnr.core.errors import ConfigError, ZtsnrError
+from ztsnr.sweeps.callback import axes, digest, find_sweep
+from ztsnr.tracking.store import make_client
 from ztsnr.ui import wait_for
 
 SWEPT = ["-m", "schedule=ztsnr,laplace", "loss=eps,vpred", "trainer.batch_size=32,33", "trainer.accumulate=2", *SMALL]

@@ -6,9 +6,9 @@ from diffusers import DDPMScheduler
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from ztsnr.errors import ConfigError
-from ztsnr.noise import add_noise, alpha, expand, sigma_vp
-from ztsnr.target import EDM, X0, Eps, Flow, V
+from ztsnr.core.errors import ConfigError
+from ztsnr.core.noise import add_noise, alpha, expand, sigma_vp
+from ztsnr.core.target import EDM, X0, Eps, Flow, V
 
 TARGETS = [Eps(), X0(), V(), EDM(sigma_data=1.0), EDM(sigma_data=0.5), Flow()]
 FINITE_AT_INF = [target for target in TARGETS if target.finite_at_inf]

@@ -13,13 +13,13 @@ from tests.test_export import V, exported, theirs
 from tests.test_prompts import WORDS, Latents, composed_for
 from tests.test_sdxl import inputs, make, trained_names
 from tests.tiny import tiny_sd15, tiny_sdxl
-from ztsnr.errors import CheckpointError, ConfigError
+from ztsnr.config.registry import build, compose
+from ztsnr.core.errors import CheckpointError, ConfigError
+from ztsnr.core.sampling import Euler, Guidance, guided_denoise
 from ztsnr.models.source import find_source
 from ztsnr.models.text import TextEncoders, Tokenizers
-from ztsnr.registry import build, compose
 from ztsnr.sample import with_loras_begun
-from ztsnr.sampling import Euler, Guidance, guided_denoise
-from ztsnr.training.monitor import Monitor
+from ztsnr.tracking.monitor import Monitor
 
 BOTH = ("model/train=lora", "model.train.rank=3", "model/train_text=lora", "model.train_text.rank=2")
 

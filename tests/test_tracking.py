@@ -6,11 +6,11 @@ import pytest
 from PIL import Image
 
 from tests.processes import SERVER
-from ztsnr.errors import TrackingError
-from ztsnr.record import flatten, science
-from ztsnr.registry import compose
-from ztsnr.training.store import charts_address, make_client, send
-from ztsnr.training.tracking import MLflow
+from ztsnr.config.identity import flatten, science
+from ztsnr.config.registry import compose
+from ztsnr.core.errors import TrackingError
+from ztsnr.tracking.store import charts_address, make_client, send
+from ztsnr.tracking.tracker import MLflow
 
 SETTINGS = {"uri": None, "experiment": "test", "flush_seconds": 0.2, "must_answer": True, "patience": 1.0}
 

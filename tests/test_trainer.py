@@ -7,13 +7,13 @@ import torch
 from accelerate import PartialState, debug_launcher
 from accelerate.state import AcceleratorState
 
-from ztsnr.errors import ConfigError, NonFinite, OutOfMemory
-from ztsnr.objective import Objective
-from ztsnr.registry import build, compose
-from ztsnr.schedule.density import TableUniform
-from ztsnr.training.ema import make_ema
-from ztsnr.training.loop import share
-from ztsnr.training.monitor import Monitor
+from ztsnr.config.registry import build, compose
+from ztsnr.core.errors import ConfigError, NonFinite, OutOfMemory
+from ztsnr.core.objective import Objective
+from ztsnr.core.schedule.density import TableUniform
+from ztsnr.devices.processes import share
+from ztsnr.tracking.monitor import Monitor
+from ztsnr.training.averaging import make_ema
 from ztsnr.training.optim import evaluating, make_optimizer, set_training
 
 PARTS = ("objective", "data", "optimizer", "lr_schedule", "validation", "samples")

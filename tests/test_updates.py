@@ -10,10 +10,10 @@ from hypothesis import strategies as st
 from torch import nn
 
 from tests.test_trainer import PARTS, SMALL, fit, weights
-from ztsnr.errors import ConfigError, NonFinite
-from ztsnr.registry import build, compose, make, options
-from ztsnr.training.ema import make_ema
-from ztsnr.training.monitor import Monitor
+from ztsnr.config.registry import build, compose, make, options
+from ztsnr.core.errors import ConfigError, NonFinite
+from ztsnr.tracking.monitor import Monitor
+from ztsnr.training.averaging import make_ema
 from ztsnr.training.optim import ParamGroups, make_optimizer
 from ztsnr.training.trial import try_optimizer
 from ztsnr.training.updates import OneByOne, round_at_random

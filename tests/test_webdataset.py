@@ -10,9 +10,9 @@ import fsspec
 import pytest
 
 from tests.photos import make_data, make_photos
-from ztsnr.data.folder import FolderImages
-from ztsnr.data.webdataset import WebDataset
-from ztsnr.errors import CacheError, ConfigError
+from ztsnr.caching.folder import FolderImages
+from ztsnr.caching.webdataset import WebDataset
+from ztsnr.core.errors import CacheError, ConfigError
 
 
 def add(tar, name, content):
@@ -38,7 +38,7 @@ def write_shards(photos, folder, each=6):
 
 
 def of_shards(root, cache, *overrides):
-    return make_data(root, cache, *overrides, "data._target_=ztsnr.data.webdataset.WebDataset")
+    return make_data(root, cache, *overrides, "data._target_=ztsnr.caching.webdataset.WebDataset")
 
 
 @pytest.fixture

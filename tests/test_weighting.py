@@ -7,14 +7,14 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ztsnr.errors import ConfigError
-from ztsnr.noise import expand
-from ztsnr.registry import make, options
-from ztsnr.schedule.combined import Mixture, TerminalMass, Truncated
-from ztsnr.schedule.density import Karras, Laplace, LogNormal, LogUniform, TableUniform
-from ztsnr.schedule.table import ScaledLinear
-from ztsnr.target import EDM, X0, Eps, Flow, V
-from ztsnr.weighting import (
+from ztsnr.config.registry import make, options
+from ztsnr.core.errors import ConfigError
+from ztsnr.core.noise import expand
+from ztsnr.core.schedule.combined import Mixture, TerminalMass, Truncated
+from ztsnr.core.schedule.density import Karras, Laplace, LogNormal, LogUniform, TableUniform
+from ztsnr.core.schedule.table import ScaledLinear
+from ztsnr.core.target import EDM, X0, Eps, Flow, V
+from ztsnr.core.weighting import (
     P2,
     Debiased,
     Importance,

@@ -2,9 +2,9 @@
 
 from omegaconf import DictConfig
 
-from ztsnr.cli import command
-from ztsnr.errors import ConfigError
-from ztsnr.registry import build
+from ztsnr.config.command import command
+from ztsnr.config.registry import build
+from ztsnr.core.errors import ConfigError
 
 
 @command("cache")

@@ -7,14 +7,14 @@ from typing import TYPE_CHECKING
 
 from omegaconf import DictConfig
 
-from ztsnr import check
-from ztsnr.cli import command, quoted
-from ztsnr.errors import ConfigError, TrackingError
-from ztsnr.registry import build
+from ztsnr.config.command import command, quoted
+from ztsnr.config.registry import build
+from ztsnr.core import checks
+from ztsnr.core.errors import ConfigError, TrackingError
 
 if TYPE_CHECKING:
     from ztsnr.comparison.report import Report
-    from ztsnr.training.tracking import Tracker
+    from ztsnr.tracking.tracker import Tracker
 
 
 TEXTS = ("sweep", "filter", "baseline", "output")
@@ -34,13 +34,13 @@ def with_quotes(word: str) -> str:
 
 @command("compare")
 def compare_runs(composed: DictConfig) -> None:
+    from ztsnr.analysis.tables import make_console
     from ztsnr.comparison.options import MEASURES
-    from ztsnr.evaluation.report import make_console
 
-    check.one_of("rank_by", composed.rank_by, MEASURES)
-    check.one_of("format", composed.format, ("table", "json", "csv"))
+    checks.one_of("rank_by", composed.rank_by, MEASURES)
+    checks.one_of("format", composed.format, ("table", "json", "csv"))
     for name in ("attach", "all"):
-        check.flag(name, composed[name])
+        checks.flag(name, composed[name])
     words = ("sweep", "filter", "baseline", "rank_by", "output")
     asked = {name: None if composed[name] is None else str(composed[name]) for name in words}
     report, page = compare(build(composed.tracking), **asked, every_run=composed.all, attach=composed.attach)
@@ -63,11 +63,11 @@ def compare(
     attach: bool = True,
 ) -> tuple["Report", Path]:
     """Writes the report on a sweep, the newest if none is named, or on all runs; returns it and the page's place."""
-    from ztsnr.comparison.comparison import Comparison
     from ztsnr.comparison.options import MEASURES
+    from ztsnr.comparison.ranking import Comparison
     from ztsnr.comparison.report import make_report
     from ztsnr.comparison.runs import Record
-    from ztsnr.training.tracking import MLflow
+    from ztsnr.tracking.tracker import MLflow
 
     if not isinstance(tracker, MLflow):
         raise ConfigError("Runs are compared as MLflow has them, so tracking must be mlflow.")

@@ -5,7 +5,7 @@ from pathlib import Path
 
 from omegaconf import DictConfig
 
-from ztsnr.cli import command
+from ztsnr.config.command import command
 
 
 def main() -> None:

@@ -4,24 +4,24 @@ from pathlib import Path
 
 from omegaconf import DictConfig
 
-from ztsnr import check
-from ztsnr.cli import command
-from ztsnr.errors import CheckpointError, ConfigError
-from ztsnr.record import published
+from ztsnr.config.command import command
+from ztsnr.config.identity import published
+from ztsnr.core import checks
+from ztsnr.core.errors import CheckpointError, ConfigError
 
 
 @command("ema")
 def main(composed: DictConfig) -> None:
-    from ztsnr.training.checkpoint import read_checkpoint, write_checkpoint
+    from ztsnr.checkpoints.weights import read_checkpoint, write_checkpoint
     from ztsnr.training.posthoc import LONGEST, combination, combine, gamma_of
 
-    check.finite("std", composed.std, above=0, at_most=LONGEST)
+    checks.finite("std", composed.std, above=0, at_most=LONGEST)
     output, folder = Path(str(composed.output)), Path(str(composed.run)) / "snapshots"
     if not output.parent.is_dir() or output.suffix != ".safetensors":
         raise ConfigError(f"output must be a .safetensors file in an existing folder, got {composed.output!r}")
     read = [read_checkpoint(path) for path in sorted(folder.glob("step_*.safetensors"))]
     if composed.step is not None:
-        check.integer("step", composed.step, at_least=1)
+        checks.integer("step", composed.step, at_least=1)
         read = [snapshot for snapshot in read if snapshot.step <= composed.step]
     if not read:
         raise CheckpointError(f"{folder} holds no snapshot: train with trainer.posthoc_ema.stds=[0.05,0.1]")

@@ -4,20 +4,20 @@ from pathlib import Path
 
 from omegaconf import DictConfig
 
-from ztsnr import check
-from ztsnr.cli import command
-from ztsnr.errors import ConfigError
+from ztsnr.config.command import command
+from ztsnr.core import checks
+from ztsnr.core.errors import ConfigError
 
 
 @command("export")
 def main(composed: DictConfig) -> None:
+    from ztsnr.checkpoints.weights import read_checkpoint
     from ztsnr.doctor import examine, tell
-    from ztsnr.models.export import DTYPES, FORMATS, Export
+    from ztsnr.models.exporter import DTYPES, FORMATS, Export
     from ztsnr.sample import load
-    from ztsnr.training.checkpoint import read_checkpoint
 
-    check.one_of("format", composed.format, FORMATS)
-    check.one_of("dtype", composed.dtype, DTYPES)
+    checks.one_of("format", composed.format, FORMATS)
+    checks.one_of("dtype", composed.dtype, DTYPES)
     output = checked_output(str(composed.output), composed.format)
     read = read_checkpoint(composed.checkpoint)
     model = read.config.get("model", {})

@@ -9,15 +9,15 @@ from typing import TYPE_CHECKING
 
 from omegaconf import DictConfig, OmegaConf
 
-from ztsnr import check
-from ztsnr.cli import command
-from ztsnr.errors import CheckpointError, ConfigError
-from ztsnr.registry import build, build_from_file
+from ztsnr.config.command import command
+from ztsnr.config.registry import build, build_from_file
+from ztsnr.core import checks
+from ztsnr.core.errors import CheckpointError, ConfigError
 
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from ztsnr.training.checkpoint import Checkpoint
+    from ztsnr.checkpoints.weights import Checkpoint
 
 OF_CLASSES, OF_PROMPTS = ("classes",), ("prompts", "file", "negative", "size", "pretrained")
 """Keys that mean something of networks of one kind alone."""
@@ -25,8 +25,8 @@ OF_CLASSES, OF_PROMPTS = ("classes",), ("prompts", "file", "negative", "size", "
 
 @command("sample")
 def main(composed: DictConfig) -> None:
+    from ztsnr.checkpoints.weights import read_checkpoint
     from ztsnr.evaluation.samples import to_picture
-    from ztsnr.training.checkpoint import read_checkpoint
 
     output = Path(str(composed.output))
     if not output.parent.is_dir() or output.suffix.lower() not in (".png", ".webp", ".jpg", ".jpeg"):
@@ -50,8 +50,8 @@ def of_classes(given: Mapping, read: "Checkpoint", settings: dict) -> "Tensor":
     """(classes * columns, C, H, W) in [-1, 1]."""
     import torch
 
+    from ztsnr.devices.memory import telling_what_needs_less
     from ztsnr.evaluation.samples import SampleGrid
-    from ztsnr.training.memory import telling_what_needs_less
 
     grid = SampleGrid(**settings)
     objective, network, config = load(read.path, given["weights"])
@@ -61,7 +61,7 @@ def of_classes(given: Mapping, read: "Checkpoint", settings: dict) -> "Tensor":
         raise CheckpointError(f"{read.path} was not trained on labelled pictures: no {error!r}") from error
     classes = given["classes"] or list(range(count))
     for number in classes:
-        check.one_of("classes", number, range(count))
+        checks.one_of("classes", number, range(count))
     with telling_what_needs_less("fewer classes or columns"), torch.inference_mode():
         return grid.draw(objective, network, shape, torch.tensor(classes), count, *settings["guidances"])
 
@@ -72,8 +72,8 @@ def of_prompts(given: Mapping, read: "Checkpoint", settings: dict) -> "Tensor":
 
     import torch
 
+    from ztsnr.devices.memory import telling_what_needs_less
     from ztsnr.evaluation.prompts import Prompts
-    from ztsnr.training.memory import telling_what_needs_less
 
     if (given["prompts"] is None) == (given["file"] is None):
         raise ConfigError("prompts=[...] or file=FILE must be given, and not both")
@@ -98,10 +98,10 @@ def load(checkpoint: str | Path, weights: str = "best", pretrained: str | None =
     """
     import torch
 
-    from ztsnr.objective import Objective
-    from ztsnr.training.checkpoint import read_checkpoint
+    from ztsnr.checkpoints.weights import read_checkpoint
+    from ztsnr.core.objective import Objective
 
-    check.one_of("weights", weights, ("best", "raw", "ema"))
+    checks.one_of("weights", weights, ("best", "raw", "ema"))
     read = read_checkpoint(checkpoint)
     try:
         nodes = {name: read.config[name] for name in ("schedule", "target", "weighting", "distance", "model")}

@@ -5,8 +5,8 @@ from pathlib import Path
 
 from omegaconf import DictConfig
 
-from ztsnr.cli import command, quoted
-from ztsnr.errors import TrackingError
+from ztsnr.config.command import command, quoted
+from ztsnr.core.errors import TrackingError
 
 
 def main() -> None:
@@ -20,7 +20,7 @@ def _is_folder(word: str) -> bool:
 
 @command("sync")
 def sync(composed: DictConfig) -> None:
-    from ztsnr.training.store import send
+    from ztsnr.tracking.store import send
 
     folder = Path(str(composed.run))
     spools = sorted({file.parent for file in folder.rglob("events.jsonl")})

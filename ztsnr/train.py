@@ -10,20 +10,20 @@ from typing import TYPE_CHECKING
 from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig, OmegaConf
 
-from ztsnr import check
-from ztsnr.cli import command
-from ztsnr.errors import ConfigError
-from ztsnr.record import CHOICES, flatten, published, science
-from ztsnr.registry import build
-from ztsnr.resume import changes, find_state, to_repeat, with_earlier
-from ztsnr.sweep import attempt, digest, sweeping
+from ztsnr.checkpoints.find import changes, find_state, to_repeat, with_earlier
+from ztsnr.config.command import command
+from ztsnr.config.identity import CHOICES, flatten, published, science
+from ztsnr.config.registry import build
+from ztsnr.core import checks
+from ztsnr.core.errors import ConfigError
+from ztsnr.sweeps.callback import attempt, digest, sweeping
 
 if TYPE_CHECKING:
     from accelerate import PartialState
 
-    from ztsnr.objective import Objective
-    from ztsnr.training.state_file import State
-    from ztsnr.training.tracking import Tracker
+    from ztsnr.checkpoints.state_file import State
+    from ztsnr.core.objective import Objective
+    from ztsnr.tracking.tracker import Tracker
     from ztsnr.training.trainer import Trained
 
 PARTS = ("data", "lr_schedule", "validation", "samples", "quality", "trainer", "optimizer")
@@ -53,11 +53,11 @@ def run(composed: DictConfig, tracker: "Tracker", title: str, tags: dict[str, st
 
     import torch
 
-    from ztsnr.training.loop import join_processes
-    from ztsnr.training.memory import telling_what_needs_less
-    from ztsnr.training.monitor import RunMonitor, make_console
-    from ztsnr.training.saves import RunSaves
-    from ztsnr.training.tracking import NoTracker, code_version
+    from ztsnr.checkpoints.saver import RunSaves
+    from ztsnr.devices.memory import telling_what_needs_less
+    from ztsnr.devices.processes import join_processes
+    from ztsnr.tracking.monitor import RunMonitor, make_console
+    from ztsnr.tracking.tracker import NoTracker, code_version
 
     trainer, quality = parts.pop("trainer"), parts.pop("quality")
     console, processes = make_console(), join_processes()
@@ -136,12 +136,12 @@ def resumed(composed: DictConfig, processes: "PartialState") -> "State | None":
     """What the run goes on from; every process reads what the first one found."""
     from accelerate.utils import broadcast_object_list
 
-    from ztsnr.training.state_file import read_state
+    from ztsnr.checkpoints.state_file import read_state
 
     resume, allowed, config = composed.resume, composed.allow_changes, science(composed)
     if not isinstance(resume, str) or not resume:
         raise ConfigError(f"resume must be auto, never, a run's folder or a checkpoint, got {resume!r}")
-    check.flag("allow_changes", allowed)
+    checks.flag("allow_changes", allowed)
     state = None
     if processes.is_main_process:
         state = find_state(resume, allowed, run_folder(), config, digest(config))
@@ -177,9 +177,9 @@ def keep(
     trained: "Trained", objective: "Objective", composed: DictConfig, title: str, tracker: "Tracker", facts: Mapping
 ) -> None:
     """Writes what a run leaves into its folder, and a copy of it to the tracker. `facts` are the data's."""
-    from ztsnr.evaluation.plots import objective_figure, validation_figure
-    from ztsnr.evaluation.summary import Summary
-    from ztsnr.training.checkpoint import save_checkpoint
+    from ztsnr.analysis.plots import objective_figure, validation_figure
+    from ztsnr.analysis.summary import Summary
+    from ztsnr.checkpoints.weights import save_checkpoint
 
     folder, config = run_folder(), published(science(composed))
     networks = trained.networks | ({"objective": trained.learned} if trained.learned else {})

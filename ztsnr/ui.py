@@ -10,10 +10,10 @@ from pathlib import Path
 
 from omegaconf import DictConfig
 
-from ztsnr import check
-from ztsnr.cli import command
-from ztsnr.errors import ConfigError, TrackingError
-from ztsnr.registry import build
+from ztsnr.config.command import command
+from ztsnr.config.registry import build
+from ztsnr.core import checks
+from ztsnr.core.errors import ConfigError, TrackingError
 
 START_SECONDS = 60
 
@@ -21,7 +21,7 @@ START_SECONDS = 60
 @command("ui")
 def main(composed: DictConfig) -> None:
     tracker = build(composed.tracking)
-    check.integer("port", composed.port, at_least=1)
+    checks.integer("port", composed.port, at_least=1)
     tracker.check()
     if tracker.uri.startswith("http"):
         print(tracker.address(tracker.uri, composed.sweep))

@@ -10,9 +10,9 @@ import torch
 from matplotlib.figure import Figure
 from PIL import Image, ImageDraw, ImageFont
 
+from ztsnr.analysis.plots import COLOURS, STYLES, draw_line, set_sigma_axis
 from ztsnr.comparison.options import MEASURES, Measure, Option, Row, estimate
 from ztsnr.comparison.runs import Point
-from ztsnr.evaluation.plots import COLOURS, STYLES, draw_line, set_sigma_axis
 
 MOST = len(COLOURS) * len(STYLES)
 """Options that can be told apart in one figure; of more, the best are drawn."""

@@ -9,8 +9,8 @@ from typing import NamedTuple
 from scipy.stats import t as student
 
 from ztsnr.comparison.runs import Run
-from ztsnr.errors import ConfigError
-from ztsnr.record import CHOICES, FINISHED, INCOMPATIBLE, REPLICATES
+from ztsnr.config.identity import CHOICES, FINISHED, INCOMPATIBLE, REPLICATES
+from ztsnr.core.errors import ConfigError
 
 HELD_OUT = ("data", "data.held_out")
 """Settings of what is measured on: the same for runs that are ranked together."""

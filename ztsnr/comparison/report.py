@@ -14,11 +14,11 @@ from jinja2 import Environment, StrictUndefined
 from PIL import Image
 from rich.console import Console
 
-from ztsnr.comparison.comparison import Comparison, same_options, written
+from ztsnr.analysis.tables import make_table
 from ztsnr.comparison.figures import MOST, Drawn, sheet
 from ztsnr.comparison.options import MEASURES, Estimate
+from ztsnr.comparison.ranking import Comparison, same_options, written
 from ztsnr.comparison.runs import Record
-from ztsnr.evaluation.report import make_table
 
 FEW = 3
 OTHERS = {"score": "score", "frechet": "Fréchet", "accuracy": "accuracy"}

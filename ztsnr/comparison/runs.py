@@ -11,9 +11,9 @@ from typing import NamedTuple
 from mlflow.entities import Run as Entry
 from mlflow.exceptions import MlflowException
 
-from ztsnr.errors import ConfigError, TrackingError
-from ztsnr.record import CHOICES, FAILED, FINISHED, INCOMPATIBLE, INTERRUPTED
-from ztsnr.training.tracking import MLflow
+from ztsnr.config.identity import CHOICES, FAILED, FINISHED, INCOMPATIBLE, INTERRUPTED
+from ztsnr.core.errors import ConfigError, TrackingError
+from ztsnr.tracking.tracker import MLflow
 
 BY_STATUS = {"FINISHED": FINISHED, "FAILED": FAILED, "KILLED": INTERRUPTED}
 

@@ -11,20 +11,20 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ztsnr import check
-from ztsnr.data.buckets import AutoSizes, Sizes
-from ztsnr.data.captions import Captions
-from ztsnr.data.decode import MASKS
-from ztsnr.data.encode import Encoding
+from ztsnr.caching.buckets import AutoSizes, Sizes
+from ztsnr.caching.captions import Captions
+from ztsnr.caching.decode import MASKS
+from ztsnr.caching.encode import Encoding
+from ztsnr.caching.listing import Found, folders_from
+from ztsnr.caching.rarity import Rarity
+from ztsnr.core import checks
+from ztsnr.core.errors import ConfigError
+from ztsnr.data.batches import Ahead, Batch, Samples
 from ztsnr.data.index import Index, hashed, open_index
-from ztsnr.data.listing import Found, folders_from
 from ztsnr.data.order import LEFTOVERS, Order
-from ztsnr.data.places import is_elsewhere
-from ztsnr.data.rarity import Rarity
-from ztsnr.data.samples import Ahead, Batch, Samples
 from ztsnr.data.scale import NORMALISE, check_scale, latent_scale
-from ztsnr.errors import ConfigError
-from ztsnr.models.trained import Trained
+from ztsnr.io.remote import is_elsewhere
+from ztsnr.models.trainable import Trained
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -71,23 +71,23 @@ class CachedImages:
     def __post_init__(self):
         choices = {"on_bad": ("skip", "stop"), "leftovers": LEFTOVERS, "normalise": NORMALISE, "masks": MASKS}
         for name, options in choices.items():
-            check.one_of(f"data.{name}", getattr(self, name), options)
+            checks.one_of(f"data.{name}", getattr(self, name), options)
         for name, least in (("workers", 0), ("batch_size", 1), ("crops", 1), ("windows", 1), ("seed", 0)):
-            check.integer(f"data.{name}", getattr(self, name), at_least=least)
+            checks.integer(f"data.{name}", getattr(self, name), at_least=least)
         for name in ("refresh", "flip"):
-            check.flag(f"data.{name}", getattr(self, name))
+            checks.flag(f"data.{name}", getattr(self, name))
         if self.level is not None:
-            check.integer("data.level", self.level, at_least=1)
-        check.numbers("data.background", self.background, at_least=0, at_most=255)
-        check.finite("data.max_aspect", self.max_aspect, at_least=1)
-        check.finite("data.max_upscale", self.max_upscale, above=0)
-        check.finite("data.caption_dropout", self.caption_dropout, at_least=0, below=1)
-        check.finite("data.held_out", self.held_out, above=0, below=1)
-        check.instance("data.captions", self.captions, Captions)
-        check.instance("data.encoding", self.encoding, Encoding)
-        check.instance("data.rarity", self.rarity, Rarity)
+            checks.integer("data.level", self.level, at_least=1)
+        checks.numbers("data.background", self.background, at_least=0, at_most=255)
+        checks.finite("data.max_aspect", self.max_aspect, at_least=1)
+        checks.finite("data.max_upscale", self.max_upscale, above=0)
+        checks.finite("data.caption_dropout", self.caption_dropout, at_least=0, below=1)
+        checks.finite("data.held_out", self.held_out, above=0, below=1)
+        checks.instance("data.captions", self.captions, Captions)
+        checks.instance("data.encoding", self.encoding, Encoding)
+        checks.instance("data.rarity", self.rarity, Rarity)
         if self.train_text is not None:
-            check.instance("data.train_text", self.train_text, Trained)
+            checks.instance("data.train_text", self.train_text, Trained)
         object.__setattr__(self, "background", tuple(self.background))
         folders_from(self.folders)
         check_scale(self.normalise, self.statistics)
@@ -134,8 +134,8 @@ class CachedImages:
     def train(self) -> Index:
         """Its length is the number of samples in an epoch. Makes or opens the index when it is first asked for."""
         if self.refresh:
-            from ztsnr.data.prepare import Preparation
-            from ztsnr.data.progress import make_progress
+            from ztsnr.caching.prepare import Preparation
+            from ztsnr.caching.progress import make_progress
 
             Preparation(self, make_progress(int(os.environ.get("RANK", 0)) > 0)).run(self.index_path)
         return open_index(self.cache, self.copies, self.index_name)

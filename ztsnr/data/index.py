@@ -11,10 +11,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ztsnr.data.places import local
-from ztsnr.data.shards import write_shard
-from ztsnr.errors import CacheError, CheckpointError
-from ztsnr.files import open_tensors
+from ztsnr.caching.shards import write_shard
+from ztsnr.core.errors import CacheError, CheckpointError
+from ztsnr.io.remote import local
+from ztsnr.io.tensors import open_tensors
 
 FORMAT = 2
 """Of shards and indices, and of the code that decodes and encodes: all is made anew when it is raised."""

@@ -10,9 +10,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ztsnr import check
-from ztsnr.errors import ConfigError
-from ztsnr.randomness import order, uniform
+from ztsnr.core import checks
+from ztsnr.core.errors import ConfigError
+from ztsnr.core.randomness import order, uniform
 
 
 @dataclass(frozen=True)
@@ -40,12 +40,12 @@ class LabelledImages:
     seed: int
 
     def __post_init__(self):
-        check.numbers("data.shape", self.shape, at_least=1)
+        checks.numbers("data.shape", self.shape, at_least=1)
         object.__setattr__(self, "shape", tuple(self.shape))  # comparable to an array's
-        check.integer("data.classes", self.classes, at_least=1)
-        check.finite("data.held_out", self.held_out, above=0, below=1)
-        check.finite("data.label_dropout", self.label_dropout, at_least=0, below=1)
-        check.integer("data.seed", self.seed, at_least=0)
+        checks.integer("data.classes", self.classes, at_least=1)
+        checks.finite("data.held_out", self.held_out, above=0, below=1)
+        checks.finite("data.label_dropout", self.label_dropout, at_least=0, below=1)
+        checks.integer("data.seed", self.seed, at_least=0)
 
     def pictures(self) -> tuple[np.ndarray, np.ndarray]:
         """(N, C, H, W) in [0, 1] and their labels (N,) in [0, classes)."""

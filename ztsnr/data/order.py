@@ -4,9 +4,9 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from ztsnr import check
-from ztsnr.errors import ConfigError
-from ztsnr.randomness import permuted
+from ztsnr.core import checks
+from ztsnr.core.errors import ConfigError
+from ztsnr.data.permutation import permuted
 
 LEFTOVERS = ("merge", "repeat", "partial", "drop")
 """What becomes of a bucket's samples that fill no whole batch: they come first in its next epoch (and buckets smaller
@@ -24,7 +24,7 @@ class Order:
     seed: int
 
     def __post_init__(self):
-        check.one_of("data.leftovers", self.leftovers, LEFTOVERS)
+        checks.one_of("data.leftovers", self.leftovers, LEFTOVERS)
         if self.leftovers == "drop" and not self.steps(0).sum():
             raise ConfigError(
                 f"No bucket fills a batch: they hold {', '.join(map(str, self.counts))} samples. "

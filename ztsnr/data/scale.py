@@ -2,8 +2,8 @@
 
 from collections.abc import Mapping
 
-from ztsnr import check
-from ztsnr.errors import ConfigError
+from ztsnr.core import checks
+from ztsnr.core.errors import ConfigError
 
 NORMALISE = ("channel", "scalar", "none")
 
@@ -17,8 +17,8 @@ def check_scale(normalise: str, statistics: Mapping | None) -> None:
     names = set(statistics) if isinstance(statistics, Mapping) else None
     if names != {"mean", "std"} or len(statistics["mean"]) != len(statistics["std"]):
         raise ConfigError(f"data.statistics must be a mean and a std of each channel, got {statistics!r}")
-    check.numbers("data.statistics.mean", statistics["mean"])
-    check.numbers("data.statistics.std", statistics["std"], above=0)
+    checks.numbers("data.statistics.mean", statistics["mean"])
+    checks.numbers("data.statistics.std", statistics["std"], above=0)
 
 
 def latent_scale(normalise: str, statistics: Mapping | None, told: Mapping) -> dict[str, list[float]]:

@@ -1,0 +1,1 @@
+"""Measuring a network: validation, samples and sample quality."""

@@ -11,11 +11,11 @@ import torch
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
-from ztsnr import check
+from ztsnr.core import checks
+from ztsnr.core.errors import ConfigError
+from ztsnr.core.randomness import order
 from ztsnr.data import LabelledImages
-from ztsnr.errors import ConfigError
-from ztsnr.files import write_tensors
-from ztsnr.randomness import order
+from ztsnr.io.tensors import write_tensors
 
 FORMAT = 1
 """Of the classifier's file: raised where the network or its training changes."""
@@ -62,9 +62,9 @@ class ClassifierFeatures(Features):
 
     def __post_init__(self):
         for name in ("features", "steps", "batch_size"):
-            check.integer(f"quality.features.{name}", getattr(self, name), at_least=1)
-        check.finite("quality.features.lr", self.lr, above=0)
-        check.integer("quality.features.seed", self.seed, at_least=0)
+            checks.integer(f"quality.features.{name}", getattr(self, name), at_least=1)
+        checks.finite("quality.features.lr", self.lr, above=0)
+        checks.integer("quality.features.seed", self.seed, at_least=0)
 
     def load(self, data: LabelledImages) -> nn.Module:
         with torch.random.fork_rng(devices=[]):
@@ -131,9 +131,9 @@ class _FromFile(Features):
     std: list[float]
 
     def __post_init__(self):
-        check.integer("quality.features.size", self.size, at_least=1)
+        checks.integer("quality.features.size", self.size, at_least=1)
         for name in ("mean", "std"):
-            check.numbers(f"quality.features.{name}", getattr(self, name))
+            checks.numbers(f"quality.features.{name}", getattr(self, name))
             if len(getattr(self, name)) != 3:
                 raise ConfigError(f"quality.features.{name} must be three numbers, got {getattr(self, name)}")
         if not Path(self.path).exists():

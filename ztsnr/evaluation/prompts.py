@@ -8,15 +8,15 @@ import torch
 from PIL import Image
 from torch import Tensor, nn
 
-from ztsnr import check
+from ztsnr.core import checks
+from ztsnr.core.errors import ConfigError
+from ztsnr.core.objective import Objective
+from ztsnr.core.randomness import normal
+from ztsnr.core.sampling import Guidance, Sampler, guided_denoise
 from ztsnr.data import Data
-from ztsnr.errors import ConfigError
 from ztsnr.evaluation.samples import to_picture
 from ztsnr.models.pretrained import load_vae
 from ztsnr.models.text import TextEncoders
-from ztsnr.objective import Objective
-from ztsnr.randomness import normal
-from ztsnr.sampling import Guidance, Sampler, guided_denoise
 
 SOLID = ("solid black background", "solid white background")
 DRAWS = 4
@@ -44,15 +44,15 @@ class Prompts:
     seed: int
 
     def __post_init__(self):
-        check.instance("samples.sampler", self.sampler, Sampler)
-        check.numbers("samples.guidances", self.guidances, at_least=0)
+        checks.instance("samples.sampler", self.sampler, Sampler)
+        checks.numbers("samples.guidances", self.guidances, at_least=0)
         for scale in self.guidances:
             Guidance(scale=scale, rescale=self.rescale)
-        check.numbers("samples.size", self.size, at_least=8)
+        checks.numbers("samples.size", self.size, at_least=8)
         if len(self.size) != 2 or any(side % 8 for side in self.size):
             raise ConfigError(f"samples.size must be a height and a width, multiples of 8, got {list(self.size)}")
         for name, least in (("steps", 1), ("columns", 1), ("seed", 0)):
-            check.integer(f"samples.{name}", getattr(self, name), at_least=least)
+            checks.integer(f"samples.{name}", getattr(self, name), at_least=least)
         if (self.prompts is None) == (self.file is None):
             raise ConfigError("samples.file, which has one prompt a line, or samples.prompts must be given, not both")
         if not isinstance(self.words, list) or not all(isinstance(prompt, str) for prompt in self.words):

@@ -7,12 +7,12 @@ from typing import ClassVar
 import torch
 from torch import Tensor, nn
 
-from ztsnr import check
+from ztsnr.core import checks
+from ztsnr.core.objective import Objective
+from ztsnr.core.randomness import normal
+from ztsnr.core.sampling import Guidance, Sampler, guided_denoise
 from ztsnr.data import LabelledImages
 from ztsnr.evaluation.features import Features, in_batches
-from ztsnr.objective import Objective
-from ztsnr.randomness import normal
-from ztsnr.sampling import Guidance, Sampler, guided_denoise
 
 
 class NoQuality:
@@ -43,14 +43,14 @@ class Quality:
     needs_classes: ClassVar[bool] = True
 
     def __post_init__(self):
-        check.instance("quality.features", self.features, Features)
-        check.instance("quality.sampler", self.sampler, Sampler)
-        check.numbers("quality.guidances", self.guidances, at_least=0)
+        checks.instance("quality.features", self.features, Features)
+        checks.instance("quality.sampler", self.sampler, Sampler)
+        checks.numbers("quality.guidances", self.guidances, at_least=0)
         for name in ("steps", "batch_size", "neighbours"):
-            check.integer(f"quality.{name}", getattr(self, name), at_least=1)
+            checks.integer(f"quality.{name}", getattr(self, name), at_least=1)
         for name in ("samples", "neighbourhood"):
-            check.integer(f"quality.{name}", getattr(self, name), at_least=self.neighbours + 1)
-        check.integer("quality.seed", self.seed, at_least=0)
+            checks.integer(f"quality.{name}", getattr(self, name), at_least=self.neighbours + 1)
+        checks.integer("quality.seed", self.seed, at_least=0)
 
     @torch.no_grad()
     def __call__(self, objective: Objective, network: nn.Module, data: LabelledImages) -> dict[str, float]:

@@ -7,11 +7,11 @@ import torch
 from PIL import Image
 from torch import Tensor, nn
 
-from ztsnr import check
+from ztsnr.core import checks
+from ztsnr.core.objective import Objective
+from ztsnr.core.randomness import normal
+from ztsnr.core.sampling import Guidance, Sampler, guided_denoise
 from ztsnr.data import Data, LabelledImages
-from ztsnr.objective import Objective
-from ztsnr.randomness import normal
-from ztsnr.sampling import Guidance, Sampler, guided_denoise
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -27,13 +27,13 @@ class SampleGrid:
     needs_classes: ClassVar[bool] = True
 
     def __post_init__(self):
-        check.numbers("samples.guidances", self.guidances, at_least=0)
-        check.instance("samples.sampler", self.sampler, Sampler)
+        checks.numbers("samples.guidances", self.guidances, at_least=0)
+        checks.instance("samples.sampler", self.sampler, Sampler)
         for scale in self.guidances:
             Guidance(scale=scale, rescale=self.rescale)
-        check.integer("samples.steps", self.steps, at_least=1)
-        check.integer("samples.columns", self.columns, at_least=1)
-        check.integer("samples.seed", self.seed, at_least=0)
+        checks.integer("samples.steps", self.steps, at_least=1)
+        checks.integer("samples.columns", self.columns, at_least=1)
+        checks.integer("samples.seed", self.seed, at_least=0)
 
     def __call__(self, objective: Objective, network: nn.Module, data: LabelledImages) -> dict[float, Image.Image]:
         """Guidance scale -> picture. Needs no_grad and eval mode."""
@@ -68,7 +68,7 @@ class NoSamples:
     steps: int
 
     def __post_init__(self):
-        check.integer("samples.steps", self.steps, at_least=1)
+        checks.integer("samples.steps", self.steps, at_least=1)
 
     def __call__(self, objective: Objective, network: nn.Module, data: Data) -> dict[float, Image.Image]:
         return {}

@@ -6,11 +6,11 @@ from dataclasses import dataclass
 import torch
 from torch import nn
 
-from ztsnr import check
+from ztsnr.core import checks
+from ztsnr.core.noise import add_noise, sigma_vp
+from ztsnr.core.objective import Objective
+from ztsnr.core.randomness import normal
 from ztsnr.data import Data
-from ztsnr.noise import add_noise, sigma_vp
-from ztsnr.objective import Objective
-from ztsnr.randomness import normal
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -27,10 +27,10 @@ class Validation:
     seed: int
 
     def __post_init__(self):
-        check.numbers("validation.sigmas", self.sigmas, above=0)
-        check.integer("validation.samples", self.samples, at_least=1)
-        check.integer("validation.batch_size", self.batch_size, at_least=1)
-        check.integer("validation.seed", self.seed, at_least=0)
+        checks.numbers("validation.sigmas", self.sigmas, above=0)
+        checks.integer("validation.samples", self.samples, at_least=1)
+        checks.integer("validation.batch_size", self.batch_size, at_least=1)
+        checks.integer("validation.seed", self.seed, at_least=0)
 
     def __call__(self, objective: Objective, network: nn.Module, data: Data) -> dict[float, float]:
         """sigma -> error, with sigma = inf last where the objective is finite there. Needs no_grad and eval mode."""

@@ -11,11 +11,11 @@ from pathlib import Path
 
 import torch
 
-from ztsnr.errors import CheckpointError
-from ztsnr.files import open_tensors
+from ztsnr.core.errors import CheckpointError
 from ztsnr.formats.ldm import PREFIXES
 from ztsnr.formats.lora import ENDS
 from ztsnr.formats.single_file import SIZES_KEY, UNET_KEY, SingleFile
+from ztsnr.io.tensors import open_tensors
 
 SDXL_MAX, COMFY_MAX, EULER_MAX, EDM_MAX = 14.6146, 4518.76, 4096.0, 80.0
 PREFIX, VAE_PREFIX = PREFIXES["sdxl"]["unet"], PREFIXES["sdxl"]["vae"]

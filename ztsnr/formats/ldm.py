@@ -10,7 +10,7 @@ from collections.abc import Iterable, Mapping
 import torch
 from torch import Tensor
 
-from ztsnr.errors import CheckpointError
+from ztsnr.core.errors import CheckpointError
 
 State = dict[str, Tensor]
 

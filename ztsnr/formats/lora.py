@@ -7,9 +7,9 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from ztsnr.errors import CheckpointError
-from ztsnr.files import open_tensors
+from ztsnr.core.errors import CheckpointError
 from ztsnr.formats.ldm import State, ldm_names
+from ztsnr.io.tensors import open_tensors
 
 SPELLINGS = {
     "down": ("lora_down.weight", "lora_A.weight", "lora.down.weight", "lora_A.default.weight"),

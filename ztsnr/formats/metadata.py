@@ -5,11 +5,11 @@ from collections.abc import Mapping
 
 import torch
 
+from ztsnr.core.objective import Objective
+from ztsnr.core.schedule.table import ScaledLinear
+from ztsnr.core.schedule.timesteps import TimestepMap
+from ztsnr.core.target import EDM, Eps, V
 from ztsnr.formats.ldm import State
-from ztsnr.objective import Objective
-from ztsnr.schedule.table import ScaledLinear
-from ztsnr.schedule.timesteps import TimestepMap
-from ztsnr.target import EDM, Eps, V
 
 FORMAT = "1"
 ARCHITECTURES = {"sdxl": "stable-diffusion-xl-v1-base", "sd15": "stable-diffusion-v1"}

@@ -6,9 +6,9 @@ from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 
-from ztsnr.errors import CheckpointError
-from ztsnr.files import open_tensors
+from ztsnr.core.errors import CheckpointError
 from ztsnr.formats.ldm import PREFIXES, State, to_ldm
+from ztsnr.io.tensors import open_tensors
 
 UNET_KEY = "model.diffusion_model.input_blocks.0.0.weight"
 SIZES_KEY = "model.diffusion_model.label_emb.0.0.weight"

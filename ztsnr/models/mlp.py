@@ -3,7 +3,7 @@ import math
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
-from ztsnr import check
+from ztsnr.core import checks
 from ztsnr.models.embedding import Conditioning
 
 
@@ -27,9 +27,9 @@ class MLP(nn.Module):
     """A residual multilayer perceptron over all pixels at once: the fastest network for pictures of 8 x 8."""
 
     def __init__(self, *, shape: list[int], classes: int, width: int, depth: int, gradient_checkpointing: bool):
-        check.integer("model.width", width, at_least=4)
-        check.integer("model.depth", depth, at_least=1)
-        check.flag("model.gradient_checkpointing", gradient_checkpointing)
+        checks.integer("model.width", width, at_least=4)
+        checks.integer("model.depth", depth, at_least=1)
+        checks.flag("model.gradient_checkpointing", gradient_checkpointing)
         super().__init__()
         pixels = math.prod(shape)
         self.condition = Conditioning(width, classes)

@@ -4,13 +4,13 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from ztsnr import check
-from ztsnr.errors import CheckpointError
+from ztsnr.core import checks
+from ztsnr.core.errors import CheckpointError
 from ztsnr.formats.lora import read_file
 from ztsnr.models.pretrained import load_unet
 from ztsnr.models.source import cast
 from ztsnr.models.text import TextEncoders
-from ztsnr.models.trained import Adapted, Trained, layers_of, merge
+from ztsnr.models.trainable import Adapted, Trained, layers_of, merge
 
 
 class PretrainedUNet(Adapted):
@@ -33,8 +33,8 @@ class PretrainedUNet(Adapted):
         train_text: Trained | None,
         gradient_checkpointing: bool,
     ):
-        check.instance("model.train", train, Trained)
-        check.flag("model.gradient_checkpointing", gradient_checkpointing)
+        checks.instance("model.train", train, Trained)
+        checks.flag("model.gradient_checkpointing", gradient_checkpointing)
         super().__init__()
         self.unet, self.text_encoders = load_unet(unet or pretrained), None
         if self.unet.config.addition_embed_type != self.embedding:
@@ -42,7 +42,7 @@ class PretrainedUNet(Adapted):
             key = f"model.unet={unet}" if unet else f"model.pretrained={pretrained}"
             raise CheckpointError(f"{key} does not fit model={self.family}. Is it {other}?")
         if train_text is not None:
-            check.instance("model.train_text", train_text, Trained)
+            checks.instance("model.train_text", train_text, Trained)
             self.text_encoders = TextEncoders(pretrained)
         self.train_what, self.train_text = train, train_text
         self._prepare()

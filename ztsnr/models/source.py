@@ -9,10 +9,10 @@ import torch
 from safetensors import SafetensorError
 from torch import Tensor, nn
 
-from ztsnr.errors import CheckpointError
-from ztsnr.files import open_tensors
+from ztsnr.core.errors import CheckpointError
 from ztsnr.formats.ldm import from_ldm
 from ztsnr.formats.single_file import SingleFile
+from ztsnr.io.tensors import open_tensors
 from ztsnr.models.architectures import ARCHITECTURES
 
 PICKLES = (".ckpt", ".pt", ".pth", ".bin")

@@ -5,7 +5,7 @@ import bisect
 import torch
 from torch import Tensor, nn
 
-from ztsnr.errors import ConfigError
+from ztsnr.core.errors import ConfigError
 from ztsnr.models.source import Source, find_source
 
 WINDOW = 75

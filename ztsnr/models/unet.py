@@ -1,8 +1,8 @@
 from diffusers import UNet2DModel
 from torch import Tensor, nn
 
-from ztsnr import check
-from ztsnr.errors import ConfigError
+from ztsnr.core import checks
+from ztsnr.core.errors import ConfigError
 
 
 class UNet(nn.Module):
@@ -11,13 +11,13 @@ class UNet(nn.Module):
     def __init__(
         self, *, shape: list[int], classes: int, channels: list[int], layers: int, gradient_checkpointing: bool
     ):
-        check.integer("model.layers", layers, at_least=1)
-        check.numbers("model.channels", channels, at_least=8)
+        checks.integer("model.layers", layers, at_least=1)
+        checks.numbers("model.channels", channels, at_least=8)
         if any(width % 8 for width in channels):
             raise ConfigError(f"model.channels must be multiples of 8, got {channels}")
         if any(side % 2 ** (len(channels) - 1) for side in shape[1:]):
             raise ConfigError(f"model.channels has {len(channels)} levels, too many to halve data.shape={shape}")
-        check.flag("model.gradient_checkpointing", gradient_checkpointing)
+        checks.flag("model.gradient_checkpointing", gradient_checkpointing)
         super().__init__()
         plain = len(channels) - 1
         self.unet = UNet2DModel(

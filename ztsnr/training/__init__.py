@@ -1,0 +1,1 @@
+"""The trainer: one loop, its steps, optimizers and averages."""

@@ -3,7 +3,7 @@
 import math
 from dataclasses import dataclass
 
-from ztsnr import check
+from ztsnr.core import checks
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -13,7 +13,7 @@ class LRSchedule:
     warmup: int
 
     def __post_init__(self):
-        check.integer("lr_schedule.warmup", self.warmup, at_least=0)
+        checks.integer("lr_schedule.warmup", self.warmup, at_least=0)
 
     def factor(self, step: int, steps: int) -> float:
         """For step in [0, steps) -> [0, 1]."""
@@ -42,8 +42,8 @@ class Cosine(LRSchedule):
 
     def __post_init__(self):
         super().__post_init__()
-        check.integer("lr_schedule.cycles", self.cycles, at_least=1)
-        check.finite("lr_schedule.final", self.final, at_least=0, at_most=1)
+        checks.integer("lr_schedule.cycles", self.cycles, at_least=1)
+        checks.finite("lr_schedule.final", self.final, at_least=0, at_most=1)
 
     def shape(self, step: int, steps: int) -> float:
         in_cycle = self.cycles * self.progress(step, steps) % 1
@@ -59,8 +59,8 @@ class Polynomial(LRSchedule):
 
     def __post_init__(self):
         super().__post_init__()
-        check.finite("lr_schedule.power", self.power, above=0)
-        check.finite("lr_schedule.final", self.final, at_least=0, at_most=1)
+        checks.finite("lr_schedule.power", self.power, above=0)
+        checks.finite("lr_schedule.final", self.final, at_least=0, at_most=1)
 
     def shape(self, step: int, steps: int) -> float:
         return self.final + (1 - self.final) * (1 - self.progress(step, steps)) ** self.power
@@ -79,9 +79,9 @@ class WarmupStableDecay(LRSchedule):
 
     def __post_init__(self):
         super().__post_init__()
-        check.finite("lr_schedule.decay", self.decay, above=0, at_most=1)
-        check.finite("lr_schedule.power", self.power, above=0)
-        check.finite("lr_schedule.final", self.final, at_least=0, at_most=1)
+        checks.finite("lr_schedule.decay", self.decay, above=0, at_most=1)
+        checks.finite("lr_schedule.power", self.power, above=0)
+        checks.finite("lr_schedule.final", self.final, at_least=0, at_most=1)
 
     def shape(self, step: int, steps: int) -> float:
         decayed = max(0.0, 1 - (steps - step) / (self.decay * steps))
@@ -96,7 +96,7 @@ class InverseSqrt(LRSchedule):
 
     def __post_init__(self):
         super().__post_init__()
-        check.integer("lr_schedule.reference", self.reference, at_least=1)
+        checks.integer("lr_schedule.reference", self.reference, at_least=1)
 
     def shape(self, step: int, steps: int) -> float:
         return max(step / self.reference, 1.0) ** -0.5

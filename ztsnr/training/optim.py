@@ -14,8 +14,8 @@ import torch
 from torch import nn
 from torch.optim import Optimizer
 
-from ztsnr import check
-from ztsnr.errors import ConfigError
+from ztsnr.core import checks
+from ztsnr.core.errors import ConfigError
 
 MakeOptimizer = Callable[[list[dict]], Optimizer]
 KINDS = ("vectors", "embeddings", "matrices")
@@ -52,7 +52,7 @@ class ParamGroups:
         for entry in self.lr if isinstance(self.lr, list) else [self.lr]:
             if not (isinstance(entry, list) and len(entry) == 2 and isinstance(entry[0], str)):
                 raise ConfigError(f"trainer.groups.lr must be a list such as [[blocks, 0.1]], got {self.lr!r}")
-            check.finite(f"trainer.groups.lr's factor for {entry[0]}", entry[1], at_least=0)
+            checks.finite(f"trainer.groups.lr's factor for {entry[0]}", entry[1], at_least=0)
 
     def split(self, network: nn.Module, muon: bool) -> dict[Settings, list[nn.Parameter]]:
         """The parameters that require a gradient, in the network's order."""

@@ -11,9 +11,9 @@ from dataclasses import dataclass
 import numpy as np
 from torch import Tensor, nn
 
-from ztsnr import check
-from ztsnr.errors import ConfigError
-from ztsnr.training.ema import Average
+from ztsnr.core import checks
+from ztsnr.core.errors import ConfigError
+from ztsnr.training.averaging import Average
 
 LONGEST = 0.28
 """Of gamma = 0, where all weights count alike, it is 1 / sqrt(12) = 0.2887."""
@@ -27,9 +27,9 @@ class PosthocEMA:
     every: int
 
     def __post_init__(self):
-        check.integer("trainer.posthoc_ema.every", self.every, at_least=1)
+        checks.integer("trainer.posthoc_ema.every", self.every, at_least=1)
         if self.stds:
-            check.numbers("trainer.posthoc_ema.stds", self.stds, above=0, at_most=LONGEST)
+            checks.numbers("trainer.posthoc_ema.stds", self.stds, above=0, at_most=LONGEST)
         elif not isinstance(self.stds, list):
             raise ConfigError(f"trainer.posthoc_ema.stds must be a list such as [0.05, 0.1], got {self.stds!r}")
         if len(self.stds) == 1 or len(set(self.stds)) < len(self.stds):

@@ -7,21 +7,21 @@ import torch
 from PIL.Image import Image
 from torch import nn
 
-from ztsnr import check
+from ztsnr.analysis.summary import Summary
+from ztsnr.checkpoints.saver import SavePolicy, Saves
+from ztsnr.core import checks
+from ztsnr.core.errors import ConfigError
+from ztsnr.core.objective import Objective
+from ztsnr.core.randomness import normal, stratified, uniform
 from ztsnr.data import Data
-from ztsnr.errors import ConfigError
+from ztsnr.devices.memory import telling_what_needs_less
 from ztsnr.evaluation.samples import SampleGrid
-from ztsnr.evaluation.summary import Summary
 from ztsnr.evaluation.validation import Validation
-from ztsnr.objective import Objective
-from ztsnr.randomness import normal, stratified, uniform
-from ztsnr.training.loop import Loop
+from ztsnr.tracking.monitor import Monitor
 from ztsnr.training.lr_schedule import LRSchedule
-from ztsnr.training.memory import telling_what_needs_less
-from ztsnr.training.monitor import Monitor
 from ztsnr.training.optim import MakeOptimizer, ParamGroups
 from ztsnr.training.posthoc import PosthocEMA
-from ztsnr.training.saves import SavePolicy, Saves
+from ztsnr.training.step import Loop
 from ztsnr.training.trial import try_optimizer
 
 
@@ -77,20 +77,20 @@ class Trainer:
 
     def __post_init__(self):
         for name in ("steps", "batch_size", "accumulate", "log_every", "validate_every", "sample_every", "ema_every"):
-            check.integer(f"trainer.{name}", getattr(self, name), at_least=1)
-        check.integer("trainer.noise_seed", self.noise_seed, at_least=0)
-        check.one_of("trainer.precision", self.precision, ("no", "bf16", "fp16"))
-        check.one_of("trainer.weights", self.weights, ("float32", "bfloat16"))
-        check.instance("trainer.groups", self.groups, ParamGroups)
-        check.instance("trainer.checkpoint", self.checkpoint, SavePolicy)
-        check.instance("trainer.posthoc_ema", self.posthoc_ema, PosthocEMA)
-        check.one_of("trainer.rounding", self.rounding, ("nearest", "stochastic"))
+            checks.integer(f"trainer.{name}", getattr(self, name), at_least=1)
+        checks.integer("trainer.noise_seed", self.noise_seed, at_least=0)
+        checks.one_of("trainer.precision", self.precision, ("no", "bf16", "fp16"))
+        checks.one_of("trainer.weights", self.weights, ("float32", "bfloat16"))
+        checks.instance("trainer.groups", self.groups, ParamGroups)
+        checks.instance("trainer.checkpoint", self.checkpoint, SavePolicy)
+        checks.instance("trainer.posthoc_ema", self.posthoc_ema, PosthocEMA)
+        checks.one_of("trainer.rounding", self.rounding, ("nearest", "stochastic"))
         for name in ("compile", "stratify", "step_in_backward", "ema_on_cpu"):
-            check.flag(f"trainer.{name}", getattr(self, name))
+            checks.flag(f"trainer.{name}", getattr(self, name))
         if self.clip is not None:
-            check.finite("trainer.clip", self.clip, above=0)
+            checks.finite("trainer.clip", self.clip, above=0)
         if self.ema is not None:
-            check.finite("trainer.ema", self.ema, above=0, below=1)
+            checks.finite("trainer.ema", self.ema, above=0, below=1)
         if self.batch_size % self.accumulate:
             raise ConfigError(
                 f"trainer.batch_size must be a multiple of trainer.accumulate={self.accumulate}, got {self.batch_size}"

@@ -8,7 +8,7 @@ from accelerate import PartialState
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
-from ztsnr.errors import ConfigError
+from ztsnr.core.errors import ConfigError
 from ztsnr.training.optim import (
     MakeOptimizer,
     ParamGroups,

@@ -1,0 +1,1 @@
+"""Objectives as tables and figures, without a network."""

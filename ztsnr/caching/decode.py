@@ -1,0 +1,186 @@
+"""Pictures of any format Pillow knows, as upright 8-bit sRGB of a given size, and their masks."""
+
+import io
+import warnings
+from collections.abc import Callable
+from contextlib import suppress
+from dataclasses import dataclass
+
+import numpy as np
+import pyarrow as pa
+import torch
+from PIL import ExifTags, Image
+from PIL.Image import Transpose
+from torch import Tensor
+from torch.nn.functional import interpolate
+
+from ztsnr.caching.colours import opaque
+from ztsnr.core.errors import BadPicture
+
+with suppress(ImportError):
+    import pillow_jxl  # noqa: F401 (it tells Pillow of JPEG XL)
+
+SUFFIXES = (".png", ".jpg", ".jpeg", ".jpe", ".jfif", ".webp", ".avif", ".tif", ".tiff", ".bmp", ".gif", ".jxl")
+UPRIGHT = {
+    2: Transpose.FLIP_LEFT_RIGHT,
+    3: Transpose.ROTATE_180,
+    4: Transpose.FLIP_TOP_BOTTOM,
+    5: Transpose.TRANSPOSE,
+    6: Transpose.ROTATE_270,
+    7: Transpose.TRANSVERSE,
+    8: Transpose.ROTATE_90,
+}
+"""EXIF orientation -> what undoes it."""
+SIDEWAYS = (5, 6, 7, 8)
+JPEG_XL = (b"\xff\x0a", b"\x00\x00\x00\x0cJXL \r\n\x87\n")
+"""What such files begin with."""
+MASKS = ("none", "files", "alpha")
+"""Where masks are: nowhere, in files of their own, in the pictures' transparency."""
+
+warnings.filterwarnings("ignore", category=Image.DecompressionBombWarning)  # such pictures are refused
+
+
+@dataclass(frozen=True)
+class View:
+    """Which part of a picture is shown: it is resized to `resized`, of which the `size` at `crop` is kept.
+
+    All are (vertical, horizontal) in pixels of the upright picture; `flip` mirrors what was kept.
+    """
+
+    resized: tuple[int, int]
+    crop: tuple[int, int]
+    size: tuple[int, int]
+    flip: bool
+
+
+def examine(content: bytes) -> tuple[int, int]:
+    """Height and width of the upright picture, whose every byte was decoded once. Raises BadPicture."""
+    with _opened(content) as image:
+        width, height = image.size
+        orientation = _load(image, (1, 1))  # of a JPEG, all is read and little is computed
+        if _range_is_unknown(image):
+            raise BadPicture(f"its pixels are of mode {image.mode}, beyond 16 bits, without a known range")
+    return (width, height) if orientation in SIDEWAYS else (height, width)
+
+
+def decode(content: bytes, view: View, background: tuple[int, int, int]) -> np.ndarray:
+    """The view, (h, w, 3) uint8, resized as Pillow's bicubic filter does it, by torch in a tenth of the time.
+
+    What is transparent shows the background. Raises BadPicture.
+    """
+    planes = _planes(_upright(content, view.resized, lambda image: opaque(image, background)))
+    resized = interpolate(planes, size=view.resized, mode="bicubic", antialias=True)[0].permute(1, 2, 0)
+    (top, left), (height, width) = view.crop, view.size
+    shown = resized[top : top + height, left : left + width].numpy()
+    return _mirrored(np.stack([shown[..., channel] for channel in range(3)], -1), view)
+
+
+def examine_mask(content: bytes, masks: str, size: tuple[int, int]) -> bool:
+    """Whether it leaves out anything of a picture of this height and width. Raises BadPicture."""
+    try:
+        mask = _mask(content, masks)
+    except BadPicture as error:
+        raise BadPicture(f"its mask cannot be used: {error}") from error
+    if (mask.height, mask.width) != size:
+        raise BadPicture(f"its mask is of another size: {mask.height} x {mask.width} for {size[0]} x {size[1]} pixels")
+    least, most = mask.getextrema()
+    if not most:
+        raise BadPicture("its mask is black throughout: nothing of it would be trained")
+    return least < 255
+
+
+def decode_mask(content: bytes, masks: str, view: View, factor: int) -> np.ndarray:
+    """The view's mask, (h, w) uint8, each cell the mean of its factor x factor pixels. Raises BadPicture."""
+    mask = _mask(content, masks)
+    cells = view.size[1] // factor, view.size[0] // factor
+    return _mirrored(np.asarray(mask.resize(cells, Image.Resampling.BOX, _box(mask, view))), view)
+
+
+def _planes(image: Image.Image) -> Tensor:
+    """RGB -> (1, 3 or 4, H, W) uint8, the channels last in memory, where torch is fast."""
+    try:
+        pixels = torch.from_dlpack(pa.array(image).flatten())  # Pillow's own memory, in which a fourth byte is unused
+    except ValueError:  # beyond 16 MB it is in several pieces
+        pixels = torch.from_numpy(np.array(image))
+    return pixels.reshape(1, image.height, image.width, -1).permute(0, 3, 1, 2)
+
+
+def _mask(content: bytes, masks: str) -> Image.Image:
+    """0 where nothing is trained, 255 where all is."""
+    return _upright(content, (2**16, 2**16), _alpha if masks == "alpha" else _grey)
+
+
+def _alpha(image: Image.Image) -> Image.Image:
+    if image.has_transparency_data:
+        return image.convert("RGBA").getchannel("A")
+    return Image.new("L", image.size, 255)
+
+
+def _grey(image: Image.Image) -> Image.Image:
+    image.info.pop("icc_profile", None)  # it is no colour
+    return opaque(image, (0, 0, 0)).convert("L")
+
+
+def _upright(content: bytes, least: tuple[int, int], convert: Callable[[Image.Image], Image.Image]) -> Image.Image:
+    """The converted picture, which may be smaller than it is in the file, if not than `least`."""
+    with _opened(content) as image:
+        orientation = _load(image, least)
+        return convert(image.transpose(UPRIGHT[orientation]) if orientation in UPRIGHT else image)
+
+
+def _box(image: Image.Image, view: View) -> tuple[float, float, float, float]:
+    """What the view keeps of an upright picture, in that one's pixels: left, top, right, bottom."""
+    scale = image.height / view.resized[0], image.width / view.resized[1]
+    top, left = view.crop[0] * scale[0], view.crop[1] * scale[1]
+    bottom, right = top + view.size[0] * scale[0], left + view.size[1] * scale[1]
+    return left, top, min(right, image.width), min(bottom, image.height)  # rounding may pass the edge by 1e-13
+
+
+def _mirrored(pixels: np.ndarray, view: View) -> np.ndarray:
+    return np.ascontiguousarray(pixels[:, ::-1] if view.flip else pixels)
+
+
+def _opened(content: bytes) -> Image.Image:
+    """Its first frame, with nothing decoded yet."""
+    if not content:
+        raise BadPicture("it is empty")
+    try:
+        image = Image.open(io.BytesIO(content))
+        many = image.width * image.height > Image.MAX_IMAGE_PIXELS
+    except Image.DecompressionBombError:
+        many = True
+    except Image.UnidentifiedImageError as error:
+        hint = ", but JPEG XL: pip install pillow-jxl-plugin" if content.startswith(JPEG_XL) else ""
+        raise BadPicture(f"it is no picture of a known format{hint}") from error
+    except Exception as error:
+        raise _broken(error) from error
+    if many:
+        raise BadPicture(f"it has more than {Image.MAX_IMAGE_PIXELS / 1e6:.0f} million pixels")
+    return image
+
+
+def _load(image: Image.Image, least: tuple[int, int]) -> int:
+    """Decodes it; its orientation, 1 to 8. A JPEG may come at 1/2, 1/4 or 1/8 of its size, if that is still `least`.
+
+    `least` is the height and width of the upright picture.
+    """
+    try:
+        orientation = image.getexif().get(ExifTags.Base.Orientation)
+        image.draft("RGB", least if orientation in SIDEWAYS else least[::-1])
+        image.load()
+    except Exception as error:  # of a decoder that meets a broken file: whatever it is, the report tells it
+        raise _broken(error) from error
+    if image.format == "JXL" and not image.jpeg:
+        return 1  # its decoder has turned it, whatever EXIF says
+    return orientation if orientation in UPRIGHT else 1
+
+
+def _broken(error: Exception) -> BadPicture:
+    return BadPicture(f"it is broken: {str(error).splitlines()[0] if str(error) else type(error).__name__}")
+
+
+def _range_is_unknown(image: Image.Image) -> bool:
+    if image.mode == "I":  # 16 bits in some formats, 32 in others
+        low, high = image.getextrema()
+        return low < 0 or high >= 2**16
+    return image.mode == "F"

@@ -1,0 +1,55 @@
+"""Captions in tables beside the pictures: metadata.jsonl, metadata.csv (Hugging Face's ImageFolder) or parquet."""
+
+import csv
+import json
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+
+from ztsnr.core.errors import ConfigError
+
+TABLES = ("metadata.jsonl", "metadata.csv")
+COLUMNS = ("text", "caption", "captions", "prompt")
+"""The first of these that a table has holds the caption, or a list of them."""
+
+
+def read_tables(folder: Path, names: list[str]) -> dict[str, tuple[str, ...]]:
+    """File name -> captions. Raises ConfigError that names the table and the line."""
+    captions: dict[str, tuple[str, ...]] = {}
+    for name in sorted(names):
+        path = folder / name
+        for number, row in enumerate(_rows(path), start=1):
+            column = next((column for column in COLUMNS if column in row), None)
+            if not isinstance(row.get("file_name"), str) or column is None:
+                wanted = f"file_name and one of {', '.join(COLUMNS)}"
+                raise ConfigError(f"{path}, row {number}, must have {wanted}, but has {', '.join(map(str, row))}")
+            value = row[column]
+            texts = tuple(value) if isinstance(value, list) else (value,) if value else ()
+            if not all(isinstance(text, str) for text in texts):
+                raise ConfigError(f"{path}, row {number}: {column} must be a text or a list of texts, got {value!r}")
+            captions[row["file_name"]] = captions.get(row["file_name"], ()) + texts
+    return captions
+
+
+def _rows(path: Path) -> Iterator[Mapping]:
+    try:
+        if path.suffix == ".parquet":
+            yield from _parquet_rows(path)
+        else:
+            with open(path, encoding="utf-8-sig", newline="") as file:
+                yield from csv.DictReader(file) if path.suffix == ".csv" else map(_json_row, file)
+    except (OSError, ValueError) as error:  # pyarrow's errors are of these kinds
+        raise ConfigError(f"{path} cannot be read as a table of captions: {error}") from error
+
+
+def _json_row(line: str) -> Mapping:
+    row = json.loads(line)
+    if not isinstance(row, dict):
+        raise ValueError(f"{line.strip()[:60]!r} is no object")
+    return row
+
+
+def _parquet_rows(path: Path) -> Iterator[Mapping]:
+    from pyarrow.parquet import ParquetFile
+
+    for batch in ParquetFile(path).iter_batches():
+        yield from batch.to_pylist()

@@ -1,0 +1,1 @@
+"""Weights and training states as files: written, found, and loaded."""

@@ -1,0 +1,74 @@
+"""A training state as a file: RUN/checkpoints/step_00001000.safetensors, sound by its own checksum."""
+
+import json
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from torch import Tensor
+
+from ztsnr.checkpoints.state import unpack
+from ztsnr.core.errors import CheckpointError
+from ztsnr.io.tensors import checksum, open_tensors, write_tensors
+
+FORMAT = "state 1"
+
+
+@dataclass(frozen=True)
+class State:
+    path: Path
+    step: int
+    facts: dict
+    """What the run was: its resolved config, its overrides, its record's id."""
+    parts: dict
+
+
+def file_of(folder: Path, step: int) -> Path:
+    return folder / f"step_{step:08d}.safetensors"
+
+
+def saved_steps(folder: Path) -> list[int]:
+    found = [re.fullmatch(r"step_(\d{8,})\.safetensors", path.name) for path in folder.glob("step_*")]
+    return sorted(int(match[1]) for match in found if match)
+
+
+def write_state(path: Path, step: int, facts: Mapping, tree, tensors: Mapping[str, Tensor]) -> None:
+    texts = {"ztsnr.step": str(step), "ztsnr.facts": json.dumps(facts), "ztsnr.tree": json.dumps(tree)}
+    metadata = {"ztsnr.format": FORMAT, **texts, "ztsnr.checksum": checksum(tensors, *texts.values())}
+    write_tensors(path, tensors, metadata)
+
+
+def read_facts(path: Path) -> tuple[int, dict, dict[str, str]]:
+    """What a state's file says of itself: step, facts, and all its metadata, not yet verified."""
+    with open_tensors(path) as file:
+        metadata = file.metadata() or {}
+    if metadata.get("ztsnr.format") != FORMAT:
+        found = metadata.get("ztsnr.format")
+        raise CheckpointError(f"{path} is no training state: its format is {found!r}, this version reads {FORMAT!r}")
+    try:
+        step, facts = int(metadata["ztsnr.step"]), json.loads(metadata["ztsnr.facts"])
+        if step < 0 or not isinstance(facts, dict):
+            raise ValueError("no step or no facts")
+        return step, facts, metadata
+    except (KeyError, ValueError, RecursionError) as error:
+        raise CheckpointError(f"{path} has broken metadata: {error}") from error
+
+
+def read_state(path: Path) -> State:
+    """All of it, verified."""
+    step, facts, metadata = read_facts(path)
+    with open_tensors(path) as file:
+        tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (it is not iterable)
+    try:
+        texts = [metadata[f"ztsnr.{name}"] for name in ("step", "facts", "tree")]
+        if checksum(tensors, *texts) != metadata["ztsnr.checksum"]:
+            raise CheckpointError("it is not what was written, its checksum is another")
+        parts = unpack(json.loads(texts[2]), tensors)
+    except CheckpointError as error:
+        raise CheckpointError(f"{path} is refused: {error}") from error
+    except (KeyError, ValueError, RecursionError) as error:
+        raise CheckpointError(f"{path} has broken metadata: {error}") from error
+    if not isinstance(parts, dict):
+        raise CheckpointError(f"{path} holds no state: {type(parts).__name__}")
+    return State(path, step, facts, parts)

@@ -1,0 +1,1 @@
+"""Hydra: the registry of conf/, the commands' command line, and what identifies a config."""

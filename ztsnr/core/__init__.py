@@ -1,0 +1,1 @@
+"""The mathematics: noise, targets, weightings, objectives, sampling. Torch alone; the ComfyUI nodes copy it."""

@@ -1,0 +1,133 @@
+"""The objective: what a network is trained to minimise, and how it denoises once trained."""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from functools import cached_property
+
+import torch
+from torch import Tensor, nn
+
+from ztsnr.core import checks
+from ztsnr.core.distance import MSE, Distance
+from ztsnr.core.errors import ConfigError, IncompatibleObjective
+from ztsnr.core.learned import modules_in
+from ztsnr.core.noise import add_noise, expand
+from ztsnr.core.schedule import Schedule
+from ztsnr.core.target import Target
+from ztsnr.core.weighting import Weighting
+
+Network = Callable[..., Tensor]
+"""network(z, t, **cond) -> output: z and output (B, ...), t (B,)."""
+
+Watch = Callable[[Tensor], object] | None
+"""Hears of a batch's levels and of the squared errors of x0 at them, (B, 2) float64."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Objective:
+    schedule: Schedule
+    target: Target
+    weighting: Weighting
+    distance: Distance
+    normalise: bool
+
+    def __post_init__(self):
+        for kind in (Schedule, Target, Weighting, Distance):
+            name = kind.__name__.lower()
+            checks.instance(name, getattr(self, name), kind)
+        checks.flag("objective.normalise", self.normalise)
+        if self.schedule.parts_at_inf and not self.target.finite_at_inf:
+            raise IncompatibleObjective(
+                f"target={type(self.target).__name__.lower()} cannot be used at sigma = inf, which is reached by the "
+                f"schedule's {self.schedule.parts_at_inf}: there z holds no x0 to recover. Choose target=v, x0, edm or "
+                f"flow, or a schedule with a finite terminal level (schedule=sdxl, schedule=laplace)."
+            )
+        self._check_learned()
+        if self.normalise:
+            self._check_scale()
+
+    def _check_learned(self) -> None:
+        if "weighting" not in self.learned:
+            return
+        sigma = self.draws(2**12)
+        idle = sigma[self.learned["weighting"](sigma, self.target) == 0]
+        if len(idle):
+            raise IncompatibleObjective(
+                f"a learned weighting needs a weight above 0 to begin with, but at sigma {idle[0]:.4g} to "
+                f"{idle[-1]:.4g} it is 0: its penalty would fall there without end. Choose "
+                f"weighting@weighting.weighting=min_snr_plus_one or unit_v."
+            )
+
+    def _check_scale(self) -> None:
+        if self.learned:
+            raise ConfigError("objective.normalise=true needs a weighting and a density that are not learned")
+        few, many = (self.weighting(self.draws(count), self.target).mean().item() for count in (2**12, 2**16))
+        if not abs(few - many) < 0.1 * many:  # nor with 0, inf or nan
+            raise ConfigError(
+                f"objective.normalise=true needs a weight with a finite mean above 0, but over 4096 draws it is "
+                f"{few:.4g} and over 65536 {many:.4g}. Use objective.normalise=false."
+            )
+
+    def loss(
+        self,
+        network: Network,
+        x0: Tensor,
+        noise: Tensor,
+        u: Tensor,
+        cond: Mapping[str, Tensor],
+        watch: Watch = None,
+        mask: Tensor | None = None,
+    ) -> Tensor:
+        """x0, noise (B, ...), u (B,) float64 in [0, 1) -> (B,), weighted, not reduced, a function of these alone.
+
+        `mask` is the distance's, and that of the errors which `watch` hears.
+        """
+        sigma = self.schedule.density.sigma(u)
+        output = self.output(network, add_noise(x0, noise, sigma), sigma, cond)
+        ideal = self.target.output(x0, noise, sigma)
+        distance = self.distance(output, ideal, sigma, mask)
+        weight = self.weighting(sigma, self.target) * self.scale
+        if watch is not None:
+            error = MSE()(output.detach(), ideal, sigma, mask).to(sigma)
+            watch(torch.stack([sigma, self.target.c_out(sigma).square() * error], 1))
+        return weight.to(distance) * distance + self.weighting.penalty(sigma).to(distance)
+
+    def output(self, network: Network, z: Tensor, sigma: Tensor, cond: Mapping[str, Tensor]) -> Tensor:
+        """z (B, ...), sigma (B,) -> what the network says of them, (B, ...)."""
+        t = self.schedule.timesteps(sigma).to(z.device, torch.float32)
+        return network(expand(self.target.c_in(sigma), z) * z, t, **cond)
+
+    def denoise(self, network: Network, z: Tensor, sigma: Tensor, cond: Mapping[str, Tensor]) -> Tensor:
+        """z (B, ...), sigma () or (B,) -> the estimate of x0, (B, ...)."""
+        sigma = sigma.expand(len(z))
+        return self.target.denoised(self.output(network, z, sigma, cond), z, sigma)
+
+    @cached_property
+    def scale(self) -> float:
+        """1, or with `normalise` 1 / E[weight], so that learning rates and clipping compare between weightings."""
+        return 1 / self.weighting(self.draws(2**16), self.target).mean().item() if self.normalise else 1.0
+
+    @cached_property
+    def learned(self) -> nn.ModuleDict:
+        """The parts that change as they train, by name: a learned weighting, an adaptive density. Mostly none."""
+        found = {"weighting": modules_in(self.weighting), "density": modules_in(self.schedule.density)}
+        for name, modules in found.items():
+            if len(modules) > 1:
+                raise ConfigError(f"{name} holds {len(modules)} learned parts, of which one alone can be trained")
+        return nn.ModuleDict({name: modules[0] for name, modules in found.items() if modules})
+
+    def draws(self, count: int) -> Tensor:
+        """(count,) ascending: the density's quantiles at the middles of equal strata."""
+        return self.schedule.density.sigma((torch.arange(count, dtype=torch.float64) + 0.5) / count)
+
+    @torch.no_grad()
+    def cumulative_weight(self, sigma: Tensor, base: Target, draws: int = 2**16) -> Tensor:
+        """W(sigma) = E_u[weight; sigma(u) <= sigma], the weight being on the squared error of `base`; (N,) -> (N,).
+
+        Two objectives with the same target have proportional expected gradients iff their W are proportional (VDM++,
+        arXiv 2303.00848). The expectation is a midpoint sum over `draws` values of u, without what `normalise` does.
+        """
+        drawn = self.draws(draws)
+        mass = self.weighting(drawn, base).cumsum(0) / draws
+        index = torch.searchsorted(drawn, sigma.double(), right=True)
+        return torch.cat([mass.new_zeros(1), mass])[index]

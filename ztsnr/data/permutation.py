@@ -1,0 +1,35 @@
+"""A permutation of any size as arithmetic."""
+
+import numpy as np
+import torch
+
+from ztsnr.core.randomness import generator
+
+
+def permuted(seed: int, stream: str, epoch: int, places: np.ndarray, size: int) -> np.ndarray:
+    """Which of `size` items stand at these places of a shuffled epoch, (len(places),) int64, without a list of them.
+
+    A Feistel network of six rounds over the next even power of two, walked until it comes back below `size`
+    (Black and Rogaway, Ciphers with arbitrary finite domains, 2002).
+    """
+    bits = max(1, -(-(size - 1).bit_length() // 2))
+    low, shift = np.uint64(2**bits - 1), np.uint64(bits)
+    keys = torch.randint(2**62, (6,), generator=generator(seed, stream, epoch)).numpy().astype(np.uint64)
+
+    def walk(value: np.ndarray) -> np.ndarray:
+        left, right = value >> shift, value & low
+        for key in keys:
+            left, right = right, left ^ (_mixed(right ^ key) & low)
+        return left << shift | right
+
+    value = walk(np.asarray(places, dtype=np.uint64))
+    while (outside := value >= size).any():
+        value[outside] = walk(value[outside])
+    return value.astype(np.int64)
+
+
+def _mixed(value: np.ndarray) -> np.ndarray:
+    """MurmurHash3's finalizer: each bit of a uint64 changes about half of the others."""
+    for factor in (0xFF51AFD7ED558CCD, 0xC4CEB9FE1A85EC53):
+        value = (value ^ value >> np.uint64(33)) * np.uint64(factor)
+    return value ^ value >> np.uint64(33)

@@ -1,0 +1,1 @@
+"""What computes: processes, their devices and their memory."""

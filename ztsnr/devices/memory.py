@@ -1,0 +1,48 @@
+"""The most memory that a run has held: the accelerator's where there is one, else this process's."""
+
+import resource
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import torch
+
+from ztsnr.core.errors import OutOfMemory
+
+CLEAR, STATUS = Path("/proc/self/clear_refs"), Path("/proc/self/status")
+OF_TRAINING = (
+    "more parts of a batch, trainer.accumulate=N, or a smaller trainer.batch_size; model.gradient_checkpointing=true; "
+    "trainer.precision=bf16; trainer.ema_on_cpu=true; optimizer=adamw8bit; trainer.step_in_backward=true with "
+    "trainer.clip=null. Of sdxl and sd15 also trainer=16gb or trainer=24gb, or model/train=lora "
+    "model.train.base=bfloat16"
+)
+
+
+@contextmanager
+def telling_what_needs_less(remedy: str = OF_TRAINING) -> Iterator[None]:
+    """Raises OutOfMemory for torch's own error."""
+    try:
+        yield
+    except torch.OutOfMemoryError as error:
+        told = str(error).split(". ")[0]
+        raise OutOfMemory(f"The device's memory does not suffice: {told}. Use {remedy}.") from error
+
+
+def reset_peak() -> None:
+    """Begins anew, as for the next run of a process; where the system cannot, the process's own peak stays."""
+    if torch.cuda.is_available():
+        torch.cuda.reset_peak_memory_stats()
+    elif CLEAR.exists():
+        CLEAR.write_text("5")  # Linux: peak resident size back to the present one (man 5 proc)
+
+
+def peak_gib() -> float:
+    """In GiB."""
+    if torch.cuda.is_available():
+        return torch.cuda.max_memory_allocated() / 2**30
+    if STATUS.exists():
+        (line,) = [line for line in STATUS.read_text().splitlines() if line.startswith("VmHWM")]
+        return int(line.split()[1]) / 2**20
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak / (2**30 if sys.platform == "darwin" else 2**20)
