@@ -8,6 +8,7 @@ import sys
 from collections.abc import Callable
 
 import hydra
+from hydra._internal.utils import get_args_parser
 from hydra.core.hydra_config import HydraConfig
 from hydra.errors import HydraException
 from hydra.types import RunMode
@@ -15,6 +16,7 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import InterpolationKeyError, MissingMandatoryValue, OmegaConfBaseException
 
 from ztsnr.config.registry import HYDRA_VERSION, compose, conf_folder
+from ztsnr.config.renamed import refuse_renamed
 from ztsnr.core.errors import Interrupted, ZtsnrError
 
 USER_ERROR, SAVED, INTERRUPTED, BROKEN_PIPE = 2, 75, 130, 141  # 75 is EX_TEMPFAIL: try again
@@ -44,6 +46,7 @@ def command(config: str) -> Callable[[Callable[[DictConfig], object]], Callable[
                 log = f"hydra.job_logging.handlers.file.filename={os.devnull}"
                 sys.argv += ["hydra.output_subdir=null", "hydra.run.dir=.", log]
             try:
+                refuse_renamed(get_args_parser().parse_args().overrides)
                 program()
             except (ZtsnrError, HydraException, OmegaConfBaseException) as error:
                 sys.exit(tell(error, config))

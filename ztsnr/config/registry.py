@@ -22,6 +22,7 @@ from hydra.version import setbase
 from omegaconf import DictConfig, OmegaConf
 
 import ztsnr
+from ztsnr.config.renamed import refuse_renamed
 from ztsnr.core.errors import CheckpointError, ConfigError, ZtsnrError
 
 HYDRA_VERSION = "1.3"
@@ -41,6 +42,7 @@ def options(group: str, config_dir: str | Path | None = None) -> list[str]:
 
 def compose(*overrides: str, config: str = "train", config_dir: str | Path | None = None) -> DictConfig:
     """The config that these command-line overrides give. Its interpolations are resolved when it is built."""
+    refuse_renamed(overrides)
     with _hydra(config_dir):
         return hydra_compose(config, list(overrides))
 

@@ -1,0 +1,69 @@
+"""Keys, options and values renamed since 0de1f9a: old ones are refused with the new name, older files upgraded by it.
+
+Add a line here with every public rename. Class paths are in ztsnr.config.names.
+"""
+
+from collections.abc import Iterable
+from copy import deepcopy
+
+from hydra.core.override_parser.overrides_parser import OverridesParser
+
+from ztsnr.core.errors import ConfigError
+
+RENAMED_KEYS: dict[str, str] = {}
+"""Full key of 0de1f9a -> full key of today, as "trainer.clip": "trainer.max_grad_norm". One table for all commands."""
+
+RENAMED_OPTIONS: dict[tuple[str, str], str] = {}
+"""(group, option of 0de1f9a) -> option of today, as ("quality", "samples"): "frechet"."""
+
+RENAMED_VALUES: dict[tuple[str, object], object] = {}
+"""(full key of today, value of 0de1f9a) -> value of today."""
+
+
+def refuse_renamed(overrides: Iterable[str]) -> None:
+    """Raises ConfigError for a command-line word that uses an old name: trainer.clip is now trainer.max_grad_norm."""
+    for override in OverridesParser.create().parse_overrides(list(overrides)):
+        key = override.get_key_element().lstrip("+~")
+        if key in RENAMED_KEYS:
+            raise ConfigError(f"{key} is now {RENAMED_KEYS[key]}")
+
+        if override.is_discrete_sweep():
+            values = list(override.sweep_string_iterator())
+        elif override.is_sweep_override():
+            values = []  # an interval
+        else:
+            values = [override.get_value_element_as_str()]
+        for value in values:
+            new = RENAMED_OPTIONS.get((key, value), RENAMED_VALUES.get((key, value)))
+            if new is not None:
+                raise ConfigError(f"{key}={value} is now {key}={new}")
+
+
+def upgrade_keys(config: dict) -> dict:
+    """A copy of a run's whole resolved config in which old keys and values have today's names."""
+    upgraded = deepcopy(config)
+    for old, new in RENAMED_KEYS.items():
+        *groups, name = old.split(".")
+        node = _node(upgraded, groups)
+        if node is None or name not in node:
+            continue
+        value = node.pop(name)
+        *new_groups, new_name = new.split(".")
+        target = _node(upgraded, new_groups)
+        if target is not None:
+            target[new_name] = value
+
+    for (key, old_value), new_value in RENAMED_VALUES.items():
+        *groups, name = key.split(".")
+        node = _node(upgraded, groups)
+        if node is not None and node.get(name) == old_value:
+            node[name] = new_value
+    return upgraded
+
+
+def _node(config: dict, keys: list[str]) -> dict | None:
+    """The mapping under these keys, or None where there is none."""
+    node: object = config
+    for key in keys:
+        node = node.get(key) if isinstance(node, dict) else None
+    return node if isinstance(node, dict) else None
