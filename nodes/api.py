@@ -3,7 +3,7 @@
 from .classic import classic_mappings
 
 try:
-    from comfy_api.latest import ComfyExtension, io
+    from comfy_api.latest import ComfyExtension, io  # pyright: ignore[reportMissingImports]
 except ImportError:
     from . import classic as io
 

@@ -6,8 +6,8 @@ import struct
 from dataclasses import dataclass
 from itertools import pairwise
 
-import comfy.utils
-import folder_paths
+import comfy.utils  # pyright: ignore[reportMissingImports]
+import folder_paths  # pyright: ignore[reportMissingImports]
 
 from ztsnr.core import checks
 from ztsnr.core.errors import CheckpointError, ConfigError

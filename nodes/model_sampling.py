@@ -2,8 +2,8 @@
 
 import math
 
-import comfy.latent_formats
-import comfy.model_sampling
+import comfy.latent_formats  # pyright: ignore[reportMissingImports]
+import comfy.model_sampling  # pyright: ignore[reportMissingImports]
 import torch
 from torch import Tensor
 

@@ -1,6 +1,6 @@
 """The node that leaves the terminal level without loss, whatever sampler goes on from there."""
 
-import comfy.samplers
+import comfy.samplers  # pyright: ignore[reportMissingImports]
 
 from ztsnr.core.errors import ConfigError
 from ztsnr.core.noise import alpha
