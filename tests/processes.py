@@ -12,7 +12,7 @@ import sys
 import tempfile
 from pathlib import Path
 
-LOADED = ("ztsnr.training.trainer", "ztsnr.tracking.tracker", "ztsnr.compare", "ztsnr.models.pretrained")
+LOADED = ("ztsnr.training.trainer", "ztsnr.tracking.tracker", "ztsnr.comparison.compare", "ztsnr.models.pretrained")
 LOADED += ("ztsnr.analysis.plots", "ztsnr.evaluation.quality", "ztsnr.comparison.figures", "ztsnr.caching.folder")
 LOADED += ("mlflow.store.tracking.sqlalchemy_store", "sklearn.datasets", "scipy.stats", "torch._dynamo", "peft")
 SERVER = multiprocessing.get_context("forkserver")

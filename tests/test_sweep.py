@@ -21,8 +21,8 @@ from ztsnr.config.identity import science
 from ztsnr.config.registry import build, compose, conf_folder, options
 from ztsnr.core.errors import ConfigError, ZtsnrError
 from ztsnr.sweeps.callback import axes, digest, find_sweep
+from ztsnr.tracking.server import start_server, wait_for_server
 from ztsnr.tracking.store import make_client
-from ztsnr.ui import wait_for
 
 SWEPT = ["-m", "schedule=ztsnr,laplace", "loss=eps,vpred", "trainer.batch_size=32,33", "trainer.accumulate=2", *SMALL]
 
@@ -180,12 +180,8 @@ def server(tmp_path):
     with socket.create_server(("127.0.0.1", 0)) as free:
         port = free.getsockname()[1]
     place, log = f"sqlite:///{tmp_path / 'server.db'}", tmp_path / "server.log"
-    command = [sys.executable, "-m", "mlflow", "server", "--backend-store-uri", place, "--port", str(port)]
-    command += ["--host", "127.0.0.1", "--workers", "1", "--artifacts-destination", str(tmp_path / "artifacts")]
-    environment = os.environ | {"MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false"}
-    with open(log, "wb") as output:
-        process = subprocess.Popen(command, env=environment, stdout=output, stderr=subprocess.STDOUT)
-    wait_for(process, port, log)
+    process = start_server(place, port, log, "--artifacts-destination", str(tmp_path / "artifacts"))
+    wait_for_server(process, port, log)
     yield f"http://127.0.0.1:{port}"
     process.terminate()
     process.wait(timeout=30)

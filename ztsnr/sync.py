@@ -1,4 +1,4 @@
-"""Delivers what waits of the records below a folder: python -m ztsnr.sync runs [uri=http://...]"""
+"""Delivers the records of runs that wait in a folder or below it: python -m ztsnr.sync runs [uri=http://...]"""
 
 import sys
 from pathlib import Path
@@ -6,7 +6,6 @@ from pathlib import Path
 from omegaconf import DictConfig
 
 from ztsnr.config.command import command, quoted
-from ztsnr.core.errors import TrackingError
 
 
 def main() -> None:
@@ -20,20 +19,9 @@ def _is_folder(word: str) -> bool:
 
 @command("sync")
 def sync(composed: DictConfig) -> None:
-    from ztsnr.tracking.store import send
+    from ztsnr.tracking.store import send_all
 
-    folder = Path(str(composed.run))
-    spools = sorted({file.parent for file in folder.rglob("events.jsonl")})
-    if not spools:
-        raise TrackingError(f"run={folder} holds no record: no tracking/events.jsonl lies in it or below it")
-    failed = []
-    for spool in spools:
-        try:
-            print(f"{spool}: {send(spool, composed.uri)}", flush=True)
-        except TrackingError as error:
-            failed.append(str(error))
-    if failed:
-        raise TrackingError("\n".join(failed))
+    send_all(Path(str(composed.run)), composed.uri)
 
 
 if __name__ == "__main__":

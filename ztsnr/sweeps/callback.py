@@ -85,7 +85,7 @@ class SweepRecord(Callback):
 
     def _compare(self) -> None:
         from ztsnr.analysis.tables import make_console
-        from ztsnr.compare import compare
+        from ztsnr.comparison.compare import compare
 
         report, page = compare(self.tracker, sweep=self.sweep["id"])
         report.tell(make_console(sys.stderr))

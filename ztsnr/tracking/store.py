@@ -38,6 +38,24 @@ def send(folder: Path, uri: str | None) -> str:
         spool.close()
 
 
+def send_all(folder: Path, uri: str | None) -> None:
+    """Sends the spools of all runs in `folder` or below it, and prints a line for each.
+
+    Raises TrackingError where there is none, or, after all were tried, for those that could not be delivered.
+    """
+    spools = sorted({file.parent for file in folder.rglob("events.jsonl")})
+    if not spools:
+        raise TrackingError(f"run={folder} has no tracking/events.jsonl in it or below it")
+    failures = []
+    for spool in spools:
+        try:
+            print(f"{spool}: {send(spool, uri)}", flush=True)
+        except TrackingError as error:
+            failures.append(str(error))
+    if failures:
+        raise TrackingError("\n".join(failures))
+
+
 def make_client(uri: str):
     os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
     os.environ.setdefault("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")

@@ -1,0 +1,84 @@
+"""MLflow's own server, which shows the runs of a local database in a browser."""
+
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+from ztsnr.core import checks
+from ztsnr.core.errors import ConfigError, TrackingError
+from ztsnr.tracking.tracker import MLflow, Tracker
+
+START_SECONDS = 60
+"""How long a server may take to start on an idle machine; 7 to 15 seconds are usual."""
+
+
+def show_runs(tracker: Tracker, port: int, sweep: str) -> None:
+    """Prints where a browser finds the runs of `tracker`, of a sweep if one is named.
+
+    A local database needs a server: one runs on loopback until Ctrl-C or SIGTERM. Raises ConfigError for a port in
+    use, TrackingError where there are no runs or the server does not start.
+    """
+    if not isinstance(tracker, MLflow):
+        raise ConfigError("The UI shows runs that MLflow recorded, so tracking must be mlflow.")
+    checks.integer("port", port, at_least=1)
+    tracker.check()
+    if tracker.uri.startswith("http"):  # a server that runs already
+        print(tracker.address(tracker.uri, sweep))
+        return
+
+    require_free_port(port)
+    address = tracker.address(f"http://127.0.0.1:{port}", sweep)
+    log = tracker.folder / "mlflow-server.log"
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit())  # so that the server ends with this command
+    server = start_server(tracker.uri, port, log)
+    try:
+        wait_for_server(server, port, log)
+        print(f"{address}\nCtrl-C stops it.", flush=True)
+        server.wait()
+    finally:
+        server.terminate()
+        server.wait()
+
+
+def start_server(database_uri: str, port: int, log: Path, *options: str) -> subprocess.Popen:
+    """options: more arguments of `mlflow server`. It does not answer yet: see wait_for_server."""
+    command = [sys.executable, "-m", "mlflow", "server", "--backend-store-uri", database_uri]
+    command += ["--host", "127.0.0.1", "--port", str(port), "--workers", "1", *options]
+    environment = os.environ | {"MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false"}  # jobs would be 12 more processes
+    with open(log, "wb") as output:
+        return subprocess.Popen(command, env=environment, stdout=output, stderr=subprocess.STDOUT)
+
+
+def require_free_port(port: int) -> None:
+    with socket.socket() as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind(("127.0.0.1", port))
+        except (OSError, OverflowError) as error:
+            reason = getattr(error, "strerror", None) or str(error)
+            raise ConfigError(f"port={port} cannot be used ({reason}). Choose a different one: port=5001") from error
+
+
+def wait_for_server(server: subprocess.Popen, port: int, log: Path) -> None:
+    """Returns when the server accepts connections. Raises TrackingError if it ends, or takes far too long."""
+    seconds = start_seconds()
+    deadline = time.monotonic() + seconds
+    while time.monotonic() < deadline:
+        if server.poll() is not None:
+            raise TrackingError(f"mlflow server ended with code {server.returncode}; its reason is in {log}")
+        with socket.socket() as probe:
+            if probe.connect_ex(("127.0.0.1", port)) == 0:
+                return
+        time.sleep(0.25)
+    raise TrackingError(f"mlflow server did not answer on port {port} within {seconds:.0f} s, see {log}")
+
+
+def start_seconds() -> float:
+    """START_SECONDS, times the number of processes that wait for each core."""
+    load, *_ = os.getloadavg()
+    cores = os.cpu_count() or 1
+    return START_SECONDS * max(1.0, 2 * load / cores)
