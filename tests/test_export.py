@@ -15,7 +15,7 @@ from ztsnr.config.registry import build, compose
 from ztsnr.core.errors import CheckpointError, ConfigError
 from ztsnr.core.sampling import Euler, Guidance, guided_denoise
 from ztsnr.formats import lora
-from ztsnr.formats.diagnosis import examine_folder, examine_tensors
+from ztsnr.formats.diagnosis import diagnose_file, diagnose_folder
 from ztsnr.formats.ldm import from_ldm
 from ztsnr.formats.single_file import SingleFile
 from ztsnr.models.exporter import Export, fold_latents
@@ -87,9 +87,9 @@ def test_a_single_file_is_the_same_model_and_says_what_it_is(tmp_path):
     assert all(torch.equal(value, trained[key]) for key, value in read.unet.state_dict().items())
     back = load_unet(str(path)).state_dict()
     assert all(torch.equal(value, trained[key]) for key, value in back.items())
-    told = examine_tensors(path)
-    assert told.facts["ComfyUI"] == told.facts["A1111, Forge"] == "v, sigma_max 4518.76"
-    assert told.facts["trained as"] == "v, table up to sigma inf, sampled from inf"
+    told = diagnose_file(path)
+    assert told.properties["ComfyUI"] == told.properties["A1111, Forge"] == "v, sigma_max 4518.76"
+    assert told.properties["trained as"] == "v, table up to sigma inf, sampled from inf"
     assert told.notes == []
 
 
@@ -115,11 +115,11 @@ def test_a_unet_alone_keeps_its_markers_where_comfyui_looks(tmp_path):
     weights = {key: value for key, value in state.items() if key not in ("v_pred", "ztsnr")}
     like = export.network.unet.state_dict()
     assert all(torch.equal(value, like[key]) for key, value in from_ldm("unet", weights, like, "it").items())
-    assert examine_tensors(path).facts["ComfyUI"] == "v, sigma_max 4518.76"
+    assert diagnose_file(path).properties["ComfyUI"] == "v, sigma_max 4518.76"
     prefixed = {f"model.diffusion_model.{key}": value for key, value in weights.items()} | {"v_pred": torch.zeros(0)}
     save_file(prefixed, path)
-    told = examine_tensors(path)
-    assert told.facts["ComfyUI"] == "eps, sigma_max 14.6146"
+    told = diagnose_file(path)
+    assert told.properties["ComfyUI"] == "eps, sigma_max 14.6146"
     assert "drops v_pred" in told.notes[0]
 
 
@@ -137,7 +137,7 @@ def test_a_lora_loads_in_diffusers_and_does_there_what_it_does_here(tmp_path, fo
         wanted = export.network(z, t, **cond)
     export.write(format, path)
     assert json.loads(SingleFile(path).metadata["ztsnr.latents"]) == latents
-    assert examine_tensors(path).facts["latents"].startswith("normalised by channel")
+    assert diagnose_file(path).properties["latents"].startswith("normalised by channel")
     pipeline = StableDiffusionXLPipeline.from_pretrained(tiny_sdxl())
     pipeline.load_lora_weights(str(tmp_path / "lora.safetensors"))
     adapted = {name for name, _ in pipeline.unet.named_parameters() if ".lora_A." in name}
@@ -206,8 +206,8 @@ def test_a_table_of_ones_own_is_told_to_diffusers_by_its_betas(tmp_path):
     pipeline = StableDiffusionXLPipeline.from_pretrained(tmp_path / "model")
     assert len(pipeline.scheduler.config.trained_betas) == 1000
     torch.testing.assert_close(theirs(pipeline, "x", 64, 1.0), wanted, rtol=1e-3, atol=2e-4)
-    told = examine_folder(tmp_path / "model")
-    assert told.facts["diffusers"] == "v, sigma_max 20000, trailing timesteps"
+    told = diagnose_folder(tmp_path / "model")
+    assert told.properties["diffusers"] == "v, sigma_max 20000, trailing timesteps"
 
 
 @pytest.mark.slow
@@ -216,9 +216,9 @@ def test_1_5_is_written_in_every_format_too(tmp_path):
     export.single_file(path)
     trained = export.network.unet.state_dict()
     assert all(torch.equal(value, trained[key]) for key, value in load_unet(str(path)).state_dict().items())
-    told = examine_tensors(path)
-    assert told.facts["ComfyUI"] == "eps, sigma_max 14.6146"
-    assert told.notes[0] == "Taken for eps by ComfyUI, but trained on v: use our nodes."
+    told = diagnose_file(path)
+    assert told.properties["ComfyUI"] == "eps, sigma_max 14.6146"
+    assert told.notes[0] == "ComfyUI uses it as eps, but it was trained on v: use our nodes."
     export.diffusers(tmp_path / "model")
     pipeline = StableDiffusionPipeline.from_pretrained(tmp_path / "model")
     assert pipeline.scheduler.config.rescale_betas_zero_snr
@@ -281,10 +281,12 @@ def test_a_foreign_file_is_examined_too(tmp_path):
     path = tmp_path / "x.safetensors"
     UNet2DConditionModel.from_pretrained(tiny_sdxl(), subfolder="unet").save_pretrained(tmp_path)
     assert (
-        examine_tensors(tmp_path / "diffusion_pytorch_model.safetensors").facts["file"].startswith("a U-Net under diff")
+        diagnose_file(tmp_path / "diffusion_pytorch_model.safetensors")
+        .properties["file"]
+        .startswith("a U-Net under diff")
     )
     save_file({"a": torch.zeros(1)}, path)
-    with pytest.raises(CheckpointError, match=r"is no model of Stable Diffusion: it has 1 tensors, first a"):
-        examine_tensors(path)
-    told = examine_folder(Path(tiny_sdxl()))
-    assert told.facts["diffusers"] == "eps, sigma_max 14.6146, leading timesteps"
+    with pytest.raises(CheckpointError, match=r"is not a Stable Diffusion model: it has 1 tensors, first a"):
+        diagnose_file(path)
+    told = diagnose_folder(Path(tiny_sdxl()))
+    assert told.properties["diffusers"] == "eps, sigma_max 14.6146, leading timesteps"

@@ -1,4 +1,4 @@
-"""Says what a checkpoint is and what other programs take it for: python -m ztsnr.doctor FILE"""
+"""Says what a checkpoint is and how other programs interpret it: python -m ztsnr.doctor FILE"""
 
 import sys
 from pathlib import Path
@@ -15,25 +15,9 @@ def main() -> None:
 
 @command("doctor")
 def doctor(composed: DictConfig) -> None:
-    tell(examine(Path(str(composed.file))))
+    from ztsnr.formats.diagnosis import diagnose, print_diagnosis
 
-
-def examine(path: Path):
-    from ztsnr.formats.diagnosis import examine_folder, examine_tensors
-
-    return examine_folder(path) if path.is_dir() else examine_tensors(path)
-
-
-def tell(diagnosis) -> None:
-    from rich.console import Console
-    from rich.table import Table
-
-    console, table = Console(highlight=False, soft_wrap=True), Table(box=None, pad_edge=False, show_header=False)
-    for name, fact in diagnosis.facts.items():
-        table.add_row(f"[bold]{name}[/]", fact)
-    console.print(table)
-    for note in diagnosis.notes:
-        console.print(f"[bold yellow]note:[/] {note}")
+    print_diagnosis(diagnose(Path(str(composed.file))))
 
 
 if __name__ == "__main__":

@@ -12,7 +12,7 @@ from ztsnr.core.errors import ConfigError
 @command("export")
 def main(composed: DictConfig) -> None:
     from ztsnr.checkpoints.weights import read_checkpoint
-    from ztsnr.doctor import examine, tell
+    from ztsnr.formats.diagnosis import diagnose, print_diagnosis
     from ztsnr.models.exporter import DTYPES, FORMATS, Export
     from ztsnr.sample import load
 
@@ -29,7 +29,7 @@ def main(composed: DictConfig) -> None:
     export = Export(network.cpu(), objective, read.config, read.facts.get("latents"), composed.dtype)
     export.write(composed.format, output)
     print(output)
-    tell(examine(output))
+    print_diagnosis(diagnose(output))
 
 
 def checked_output(output: str, format: str) -> Path:

@@ -18,7 +18,7 @@ SPELLINGS = {
     "magnitude": ("lora_magnitude_vector", "lora_magnitude_vector.weight", "lora_magnitude_vector.default.weight"),
 }
 """What stands after a module's name, in the files of several trainers."""
-ENDS = {spelling: field for field, spellings in SPELLINGS.items() for spelling in spellings}
+FIELD_OF_SUFFIX = {spelling: field for field, spellings in SPELLINGS.items() for spelling in spellings}
 KOHYA = {
     "sdxl": {"unet": "lora_unet_", "text_encoder": "lora_te1_", "text_encoder_2": "lora_te2_"},
     "sd15": {"unet": "lora_unet_", "text_encoder": "lora_te_"},
@@ -101,7 +101,7 @@ def read(state: Mapping[str, Tensor], modules: Modules, source: str) -> LoRA:
         spelt, end = _split(key)
         if spelt not in names or end is None:
             raise CheckpointError(f"{source} {_what_is_wrong(key, modules)}: {key}")
-        fields.setdefault(names[spelt], {})[ENDS[end]] = value
+        fields.setdefault(names[spelt], {})[FIELD_OF_SUFFIX[end]] = value
     found: LoRA = {part: {} for part in modules}
     for (part, module), entries in fields.items():
         found[part][module] = _update(entries, module, source)
@@ -124,7 +124,7 @@ def _update(found: dict[str, Tensor], module: str, source: str) -> Update:
 
 
 def _split(key: str) -> tuple[str, str | None]:
-    end = next((end for end in sorted(ENDS, key=len, reverse=True) if key.endswith(f".{end}")), None)
+    end = next((end for end in sorted(FIELD_OF_SUFFIX, key=len, reverse=True) if key.endswith(f".{end}")), None)
     return (key.removesuffix(f".{end}"), end) if end else (key, None)
 
 
