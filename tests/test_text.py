@@ -13,12 +13,12 @@ from tests.test_export import V, exported, theirs
 from tests.test_prompts import WORDS, Latents, composed_for
 from tests.test_sdxl import inputs, make, trained_names
 from tests.tiny import tiny_sd15, tiny_sdxl
+from ztsnr.checkpoints.load import without_lora_start
 from ztsnr.config.registry import build, compose
 from ztsnr.core.errors import CheckpointError, ConfigError
 from ztsnr.core.sampling import Euler, Guidance, guided_denoise
 from ztsnr.models.source import find_source
 from ztsnr.models.text import TextEncoders, Tokenizers
-from ztsnr.sample import with_loras_begun
 from ztsnr.tracking.monitor import Monitor
 
 BOTH = ("model/train=lora", "model.train.rank=3", "model/train_text=lora", "model.train_text.rank=2")
@@ -148,11 +148,11 @@ def test_a_trained_lora_of_either_kind_no_longer_needs_the_file_it_began_with():
     words = ["model.train.start=a", "model.train_text.start=b", "model.train_text.base=4bit"]
     model = OmegaConf.to_container(compose("model=sdxl", "model.pretrained=x", *BOTH, *words).model)
     for base, text in ((None, "4bit"), ("float32", "float32")):
-        begun = with_loras_begun(model, base)
+        begun = without_lora_start(model, base)
         assert begun["train"] == model["train"] | {"start": None}
         assert begun["train_text"] == model["train_text"] | {"start": None, "base": text}
     frozen = {"train": {"patterns": ["*"]}, "train_text": None}
-    assert with_loras_begun(frozen, "float32") == frozen
+    assert without_lora_start(frozen, "float32") == frozen
 
 
 def test_refusals():

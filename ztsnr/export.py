@@ -11,10 +11,10 @@ from ztsnr.core.errors import ConfigError
 
 @command("export")
 def main(composed: DictConfig) -> None:
+    from ztsnr.checkpoints.load import load_model
     from ztsnr.checkpoints.weights import read_checkpoint
     from ztsnr.formats.diagnosis import diagnose, print_diagnosis
     from ztsnr.models.exporter import DTYPES, FORMATS, Export
-    from ztsnr.sample import load
 
     checks.one_of("format", composed.format, FORMATS)
     checks.one_of("dtype", composed.dtype, DTYPES)
@@ -25,7 +25,7 @@ def main(composed: DictConfig) -> None:
         raise ConfigError(f"{composed.checkpoint} is of a network that no other program knows. Only sdxl and sd15 are")
     if composed.pretrained is not None:
         model["pretrained"] = composed.pretrained
-    objective, network, _ = load(composed.checkpoint, composed.weights, composed.pretrained, base="float32")
+    objective, network, _ = load_model(composed.checkpoint, composed.weights, composed.pretrained, base="float32")
     export = Export(network.cpu(), objective, read.config, read.facts.get("latents"), composed.dtype)
     export.write(composed.format, output)
     print(output)

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 from omegaconf import DictConfig, OmegaConf
 
 from ztsnr.config.command import command
-from ztsnr.config.registry import build, build_from_file
+from ztsnr.config.registry import build
 from ztsnr.core import checks
 from ztsnr.core.errors import CheckpointError, ConfigError
 
@@ -50,13 +50,14 @@ def of_classes(given: Mapping, read: "Checkpoint", settings: dict) -> "Tensor":
     """(classes * columns, C, H, W) in [-1, 1]."""
     import torch
 
+    from ztsnr.checkpoints.load import load_model
     from ztsnr.devices.memory import telling_what_needs_less
     from ztsnr.evaluation.samples import SampleGrid
 
     grid = SampleGrid(**settings)
-    objective, network, config = load(read.path, given["weights"])
+    objective, network, checkpoint = load_model(read.path, given["weights"])
     try:
-        shape, count = tuple(config["data"]["shape"]), int(config["data"]["classes"])
+        shape, count = tuple(checkpoint.config["data"]["shape"]), int(checkpoint.config["data"]["classes"])
     except (KeyError, TypeError, ValueError) as error:
         raise CheckpointError(f"{read.path} was not trained on labelled pictures: no {error!r}") from error
     classes = given["classes"] or list(range(count))
@@ -72,6 +73,7 @@ def of_prompts(given: Mapping, read: "Checkpoint", settings: dict) -> "Tensor":
 
     import torch
 
+    from ztsnr.checkpoints.load import load_model
     from ztsnr.devices.memory import telling_what_needs_less
     from ztsnr.evaluation.prompts import Prompts
 
@@ -82,48 +84,11 @@ def of_prompts(given: Mapping, read: "Checkpoint", settings: dict) -> "Tensor":
     settings |= {"prompts": given["prompts"], "file": given["file"], "negative": given["negative"] or ""}
     settings["pretrained"] = given["pretrained"] or read.config["model"]["pretrained"]
     prompts = Prompts(**settings, size=given["size"] or [8, 8])  # bad values are refused before a model
-    objective, network, _ = load(read.path, given["weights"], given["pretrained"])
+    objective, network, _ = load_model(read.path, given["weights"], given["pretrained"])
     if given["size"] is None:
         prompts = replace(prompts, size=[8 * network.unet.config.sample_size] * 2)
     with telling_what_needs_less("fewer columns or a smaller size"), torch.inference_mode():
         return prompts.draw(objective, network, read.facts["latents"], *settings["guidances"])
-
-
-def load(checkpoint: str | Path, weights: str = "best", pretrained: str | None = None, base: str | None = None):
-    """A checkpoint's objective, its network in eval mode on the best device, and its config.
-
-    weights: "raw", "ema", or "best", which is ema where the file has one. `pretrained`: where the weights that were
-    not trained are, if not where training had them; `base`: a LoRA's type of them, if not as in training. Raises
-    CheckpointError.
-    """
-    import torch
-
-    from ztsnr.checkpoints.weights import read_checkpoint
-    from ztsnr.core.objective import Objective
-
-    checks.one_of("weights", weights, ("best", "raw", "ema"))
-    read = read_checkpoint(checkpoint)
-    try:
-        nodes = {name: read.config[name] for name in ("schedule", "target", "weighting", "distance", "model")}
-    except (KeyError, TypeError) as error:
-        raise CheckpointError(f"{read.path} does not say how it was made: {error!r} in its config") from error
-    if pretrained is not None:
-        nodes["model"] = nodes["model"] | {"pretrained": pretrained}
-    nodes["model"] = with_loras_begun(nodes["model"], base)
-    parts = {name: build_from_file(node, read.path) for name, node in nodes.items()}
-    network = parts.pop("model")
-    read.load_into(network, ("ema" if "ema" in read.names else "raw") if weights == "best" else weights)
-    objective = Objective(**parts, normalise=False)
-    if objective.learned:
-        read.load_into(objective.learned, "objective")
-    network.requires_grad_(False).eval().to("cuda" if torch.cuda.is_available() else "cpu")
-    return objective, network, read.config
-
-
-def with_loras_begun(model: Mapping, base: str | None) -> dict:
-    """A model's config whose LoRAs have left behind what they started from; `base` null keeps their type of weights."""
-    loras = {key: model[key] for key in ("train", "train_text") if "base" in (model.get(key) or {})}
-    return model | {key: lora | {"start": None, "base": base or lora["base"]} for key, lora in loras.items()}
 
 
 if __name__ == "__main__":
