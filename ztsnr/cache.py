@@ -11,7 +11,7 @@ from ztsnr.core.errors import ConfigError
 def main(composed: DictConfig) -> None:
     from ztsnr.data.cached import CachedImages
 
-    data = build(composed.data)
+    data = build(composed, "data")
     if not isinstance(data, CachedImages):
         raise ConfigError(f"{type(data).__name__} has nothing to cache. Choose data=folder data.root=FOLDER.")
     print(data.train.facts["report"])

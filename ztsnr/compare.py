@@ -35,7 +35,7 @@ def compare_runs(composed: DictConfig) -> None:
         checks.flag(name, composed[name])
     words = ("sweep", "filter", "baseline", "rank_by", "output")
     asked = {name: None if composed[name] is None else str(composed[name]) for name in words}
-    report, page = compare(build(composed.tracking), **asked, every_run=composed.all, attach=composed.attach)
+    report, page = compare(build(composed, "tracking"), **asked, every_run=composed.all, attach=composed.attach)
     if composed.format == "table":
         report.tell(make_console(sys.stdout))
     else:

@@ -51,7 +51,7 @@ def preview(composed: DictConfig) -> None:
     summaries, refused = {}, {}
     for name, config in combinations_of(composed).items():
         try:
-            summaries[name] = Summary(objective=build(config.objective), steps=build(config.samples).steps)
+            summaries[name] = Summary(objective=build(config, "objective"), steps=build(config, "samples").steps)
         except IncompatibleObjective as error:
             if not composed.swept:
                 raise

@@ -39,7 +39,7 @@ def main(composed: DictConfig) -> None:
             raise ConfigError(f"{name} is not for {composed.checkpoint}, whose network knows {kind}. Use {remedy}")
     own = given["of_prompts" if told else "of_classes"]
     settings = {name: value if given[name] is None else given[name] for name, value in own.items()}
-    settings |= {"sampler": build(composed.sampler), "seed": composed.seed}
+    settings |= {"sampler": build(composed, "sampler"), "seed": composed.seed}
     settings["guidances"] = [settings.pop("guidance")]
     drawn = (of_prompts if told else of_classes)(given, read, settings)
     to_picture(drawn, settings["columns"]).save(output)

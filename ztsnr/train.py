@@ -38,7 +38,7 @@ def main() -> None:
 @command("train")
 def train(composed: DictConfig) -> float:
     """Returns the validation score, which sweeps rank and optimise; nan where a run of a sweep has none."""
-    tracker, tags = build(composed.tracking), choices(CHOICES) | {"ztsnr.role": "run"}
+    tracker, tags = build(composed, "tracking"), choices(CHOICES) | {"ztsnr.role": "run"}
     if sweep := sweeping():
         return attempt(composed, sweep, tracker, tags, lambda name, tags: run(composed, tracker, name, tags))
     title, config = f"{tags['schedule']} {tags['loss']} seed {composed.seed}", digest(science(composed))
@@ -47,8 +47,8 @@ def train(composed: DictConfig) -> float:
 
 def run(composed: DictConfig, tracker: "Tracker", title: str, tags: dict[str, str]) -> float:
     began = time.perf_counter()
-    objective = build(composed.objective)
-    parts = {name: build(composed[name]) for name in PARTS}  # all that is cheap: bad values are refused before a model
+    objective = build(composed, "objective")
+    parts = {name: build(composed, name) for name in PARTS}  # all that is cheap: bad values are refused before a model
     refuse_absent_classes(parts)
 
     import torch
@@ -74,7 +74,7 @@ def run(composed: DictConfig, tracker: "Tracker", title: str, tags: dict[str, st
         parts["data"] = parts["data"].going_on(state.facts)
 
     torch.manual_seed(composed.seed)
-    network = build(composed.model)
+    network = build(composed, "model")
     len(parts["data"].train)  # loads it, so that the record is opened only for what can be trained
     config, folder = science(composed), run_folder()
     with recorded(tracker, title, flatten(composed), tags | code_version(), folder, state, config):

@@ -10,7 +10,7 @@ from ztsnr.config.registry import build
 def main(composed: DictConfig) -> None:
     from ztsnr.tracking.server import show_runs
 
-    show_runs(build(composed.tracking), composed.port, composed.sweep)
+    show_runs(build(composed, "tracking"), composed.port, composed.sweep)
 
 
 if __name__ == "__main__":

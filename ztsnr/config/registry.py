@@ -6,10 +6,12 @@ build(compose("schedule=sdxl", "loss=eps"))   # every part of a run, by name
 """
 
 import re
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import partial
 from importlib.resources import files
 from pathlib import Path
+from typing import Any
 
 from hydra import compose as hydra_compose
 from hydra._internal.hydra import Hydra
@@ -19,10 +21,11 @@ from hydra.core.object_type import ObjectType
 from hydra.errors import InstantiationException
 from hydra.utils import instantiate
 from hydra.version import setbase
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import DictConfig, ListConfig, OmegaConf
 
 import ztsnr
 from ztsnr.config.renamed import refuse_renamed
+from ztsnr.core.checks import constructing
 from ztsnr.core.errors import CheckpointError, ConfigError, ZtsnrError
 
 HYDRA_VERSION = "1.3"
@@ -49,44 +52,72 @@ def compose(*overrides: str, config: str = "train", config_dir: str | Path | Non
 
 def make(group: str, option: str, config_dir: str | Path | None = None, **fields):
     """One object of the registry; `fields` replace values of its YAML."""
-    node = OmegaConf.select(compose(f"{group}={option}", config_dir=config_dir), group.replace("/", "."))
+    config, key = compose(f"{group}={option}", config_dir=config_dir), group.replace("/", ".")
+    node = OmegaConf.select(config, key)
     for name, value in fields.items():
         if name not in node:
             raise ConfigError(f"{group}={option} has no {name!r}; it has {', '.join(k for k in node if k[0] != '_')}")
         node[name] = value
-    return build(node)
+    return build(config, key)
 
 
-def build(node: DictConfig | dict):
-    """The object a node describes; for a node without a class, a dict of its objects and values."""
-    if "_target_" not in node:
-        return {str(key): build(value) if OmegaConf.is_dict(value) else value for key, value in node.items()}
-    try:
-        plain = OmegaConf.to_container(node, resolve=True, throw_on_missing=True) if OmegaConf.is_config(node) else node
-        return instantiate(plain, _convert_="all")  # given the node itself, it would resolve that in place
-    except InstantiationException as error:
-        if isinstance(error.__cause__, ZtsnrError):
-            raise _with_full_key(error.__cause__, node, str(error)) from None
-        if isinstance(error.__cause__, TypeError | ImportError | AttributeError | ValueError) or not error.__cause__:
-            hint = ", set env var HYDRA_FULL_ERROR=1 to see chained exception."  # here the cause is told
-            raise ConfigError(str(error).replace(hint, f": {error.__cause__}").replace("\n", " ")) from error
-        raise
+def build(config: DictConfig | dict, key: str = "") -> Any:
+    """The object that the node `key` of a config describes, "schedule.density"; the config itself where key is "".
 
-
-def _with_full_key(cause: ZtsnrError, node: DictConfig | dict, told: str) -> ZtsnrError:
-    """Puts the key by which the command line sets it in place of the constructor's own: density.b, schedule.density.b.
-
-    `told` is Hydra's message, which ends in the part's place below `node`.
+    A node with a `_target_` is a call of that class with the node's other entries, built before it; one without is a
+    dict of its objects and values. Messages of constructors name full keys. Raises ConfigError.
     """
-    if not OmegaConf.is_config(node):
-        return cause
-    key, place = node._get_full_key(None), re.search(r"^full_key: (\S+)$", told, re.MULTILINE)
-    for part in place[1].split(".") if place else ():
-        reference = OmegaConf.to_container(node, resolve=False)[part]
-        plain = re.fullmatch(r"\$\{(\w[\w.]*)\}", reference) if isinstance(reference, str) else None
-        key, node = plain[1] if plain else f"{key}.{part}".lstrip("."), node[part]
-    cause.args = (re.sub(r"^[\w.]+\.(\w+ must )", rf"{key}.\1", str(cause)),)
-    return cause
+    return _build(OmegaConf.select(config, key) if key else config, key)
+
+
+def _build(node: Any, key: str) -> Any:
+    if isinstance(node, ListConfig | list):
+        return [_build(entry, f"{key}[{number}]") for number, entry in enumerate(node)]
+    if not isinstance(node, DictConfig | dict):
+        return node
+
+    references = _references(node)
+    prefix = f"{key}." if key else ""
+    values = {}
+    for name in node:
+        if name not in ("_target_", "_partial_"):
+            values[str(name)] = _build(node[name], references.get(str(name), f"{prefix}{name}"))
+
+    if "_target_" not in node:
+        return values
+    target = _locate(node["_target_"], key)
+    if node.get("_partial_"):
+        return partial(target, **values)
+    try:
+        with constructing(key, references):
+            return target(**values)
+    except ZtsnrError:
+        raise
+    except (TypeError, ImportError, AttributeError, ValueError) as error:
+        name = f"{key}: " if key else ""
+        raise ConfigError(f"{name}{node['_target_']} cannot be made of these values: {error}") from error
+
+
+def _references(node: DictConfig | dict) -> dict[str, str]:
+    """Which entries stand for another node, as `table: ${schedule.table}` does, and that node's key."""
+    if not isinstance(node, DictConfig):
+        return {}
+    references = {}
+    for name, text in OmegaConf.to_container(node, resolve=False).items():
+        if isinstance(text, str) and text.startswith("${") and text.endswith("}"):
+            key = text[2:-1]
+            if all(part.isidentifier() for part in key.split(".")):
+                references[str(name)] = key
+    return references
+
+
+def _locate(path: str, key: str) -> Callable[..., Any]:
+    """The class or function that a `_target_` names; Hydra refuses those that could do harm, such as os.system."""
+    try:
+        return instantiate({"_target_": path, "_partial_": True}).func
+    except InstantiationException as error:
+        cause = str(error.__cause__ or error).splitlines()[0]
+        raise ConfigError(f"{key + '.' if key else ''}_target_={path} cannot be used: {cause}") from error
 
 
 def build_from_file(node: dict, source: Path):

@@ -48,7 +48,7 @@ class SweepRecord(Callback):
         overrides = [word for word in config.hydra.overrides.task if not word.startswith("sweep.resume=")]
         of_study = [f"{key}={value}" for key, value in (config.hydra.sweeper.get("params") or {}).items()]
         sweep = {"command": " ".join(overrides), "axes": axes([*of_study, *overrides])}
-        self.tracker = build(config.tracking)
+        self.tracker = build(config, "tracking")
         self.tracker.check()
         folder = Path(config.hydra.sweep.dir)
         if config.sweep.resume:

@@ -1,4 +1,7 @@
 import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Annotated, Literal
 
 import numpy as np
 import pytest
@@ -22,7 +25,7 @@ from ztsnr.core.errors import ConfigError, IncompatibleObjective, ZtsnrError
         (checks.integer, {"at_least": 2}, [2, np.int64(7)], [1, 2.0, True, "2", math.nan], "an integer of 2 or more"),
         (checks.flag, {}, [True, False], [0, 1, "true", None], "true or false"),
         (checks.one_of, {"options": ["no", "bf16"]}, ["no"], ["fp8", None], "one of no, bf16"),
-        (checks.instance, {"kind": float}, [1.5], [1, None], "a float"),
+        (checks.instance, {"kind": bytes}, [b""], [1, None], "a bytes"),
     ],
 )
 def test_what_is_outside_is_refused_by_key_and_value(accepts, bounds, inside, outside, wanted):
@@ -56,3 +59,54 @@ def test_refusals_are_value_errors_of_this_package():
     assert issubclass(IncompatibleObjective, ConfigError)
     assert issubclass(ConfigError, ZtsnrError)
     assert issubclass(ConfigError, ValueError)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Example(checks.Part):
+    rate: checks.Positive
+    size: checks.Count
+    mode: Literal["a", "b"]
+    flip: bool
+    text: str
+    levels: list[checks.Positive]
+    shape: tuple[int, int]
+    table: Mapping
+    limit: float | None
+    paths: str | list[str]
+    level: Annotated[float, checks.Bounds(at_least=0, infinite=True)]
+
+
+VALID = {"rate": 1, "size": 2, "mode": "a", "flip": True, "text": "", "levels": [1.5], "shape": [1, 2], "table": {}}
+VALID |= {"limit": None, "paths": "x", "level": math.inf}
+
+
+@pytest.mark.parametrize(
+    ("field", "value", "message"),
+    [
+        ("rate", 0, "a number above 0"),
+        ("rate", math.inf, "finite"),
+        ("size", True, "an integer of 1 or more"),
+        ("mode", "c", "one of a, b"),
+        ("flip", 1, "true or false"),
+        ("text", None, "a text"),
+        ("levels", 1.5, "a list of numbers, such as [1, 2]"),
+        ("levels", [0], "a number above 0"),
+        ("shape", [1], "a list of 2 integers"),
+        ("table", [], "a mapping, such as {key: value}"),
+        ("limit", "x", "a number"),
+        ("paths", 1, "a text or a list of values, such as [a, b]"),
+        ("level", -1, "a number of at least 0"),
+    ],
+)
+def test_part_rejects_a_field_that_is_not_of_its_annotation(field, value, message):
+    Example(**VALID)
+    with pytest.raises(ConfigError) as error:
+        Example(**VALID | {field: value})
+    shown = value[0] if message == "a number above 0" and isinstance(value, list) else value
+    assert str(error.value) == f"{field} must be {message}, got {shown!r}"
+
+
+def test_key_is_full_inside_the_node_that_is_built_and_that_of_the_node_referred_to():
+    with checks.constructing("schedule.density", {"table": "schedule.table"}):
+        assert (checks.key("sigma_max"), checks.key("table")) == ("schedule.density.sigma_max", "schedule.table")
+    assert checks.key("sigma_max") == "sigma_max"
