@@ -105,11 +105,12 @@ def test_its_loss_is_published_and_it_trains_its_amplitudes_alone_and_takes_no_r
     schedule = make_schedule(zero_terminal)
     objective = Objective(schedule=schedule, target=V(), weighting=learned, distance=MSE(), normalise=False)
     x0, noise = torch.randn(2, 8, 4, generator=torch.Generator().manual_seed(0))
-    loss = objective.loss(lambda z, t: z, x0, noise, middles(8), {})
+    loss = objective.terms(lambda z, t: z, x0, noise, middles(8), {}).loss
     sigma = schedule.density.sigma(middles(8))
     plain = Objective(schedule=schedule, target=V(), weighting=Unit(base=V()), distance=MSE(), normalise=False)
     u = learned.penalty(sigma)
-    torch.testing.assert_close(loss, plain.loss(lambda z, t: z, x0, noise, middles(8), {}) / u.exp() + u)
+    unweighted = plain.terms(lambda z, t: z, x0, noise, middles(8), {}).loss
+    torch.testing.assert_close(loss, unweighted / u.exp() + u)
     loss.sum().backward()
     assert learned.amplitude.grad.isfinite().all()
     assert learned.amplitude.grad.abs().min() > 0
@@ -283,7 +284,7 @@ def test_it_adapts_beside_a_terminal_mass(zero_terminal, make_schedule):
     density = TerminalMass(density=infonoise(), terminal=math.inf, mass=0.25)
     schedule = make_schedule(zero_terminal, density=density)
     objective = Objective(schedule=schedule, target=V(), weighting=Unit(base=V()), distance=MSE(), normalise=False)
-    generator, heard = torch.Generator().manual_seed(0), []
+    generator = torch.Generator().manual_seed(0)
     for _ in range(60):
         x0 = 0.1**0.5 * torch.randn(128, 64, generator=generator)
         noise, u = torch.randn(128, 64, generator=generator), torch.rand(128, generator=generator, dtype=torch.float64)
@@ -297,8 +298,8 @@ def test_it_adapts_beside_a_terminal_mass(zero_terminal, make_schedule):
             x0 = share[:, None] * z
             return (signal * z - x0) / noisy
 
-        objective.loss(network, x0, noise, u, {}, heard.append)
-        objective.learned["density"].observe(*heard.pop().unbind(1))
+        terms = objective.terms(network, x0, noise, u, {})
+        objective.learned["density"].observe(terms.sigma, objective.x0_error(terms))
     drawn = density.sigma(middles(2**14))
     assert (drawn == math.inf).double().mean().item() == pytest.approx(0.25, abs=1e-3)
     expected, edges = best_masses(gaussian_mmse(0.1), lambda snr: snr + 1)

@@ -100,7 +100,7 @@ def test_loss_is_the_plain_mse_on_the_pieces_of_diffusers(
     output = toy_network(scheduler.add_noise(x0, noise, t), t)
     ideal = noise if prediction == "epsilon" else scheduler.get_velocity(x0, noise, t)
     schedule = make_schedule(zero_terminal if zero_snr else sdxl)
-    loss = make_objective(schedule, target).loss(toy_network, x0, noise, mid_draws(1000), {})
+    loss = make_objective(schedule, target).terms(toy_network, x0, noise, mid_draws(1000), {}).loss
     torch.testing.assert_close(loss, (output - ideal).square().mean((1, 2, 3)), rtol=1e-4, atol=1e-5)
 
 
@@ -108,10 +108,11 @@ def test_loss_is_unreduced_and_a_function_of_its_arguments_alone(zero_terminal, 
     objective = make_objective(make_schedule(zero_terminal), V(), MIN_SNR, PseudoHuber(threshold=BySNR(c=0.1)))
     (x0, noise), u = pair(5), mid_draws(5)
     before = [x0.clone(), noise.clone(), torch.get_rng_state()]
-    loss = objective.loss(toy_network, x0, noise, u, {})
+    loss = objective.terms(toy_network, x0, noise, u, {}).loss
     assert loss.shape == (5,)
-    alone = [objective.loss(toy_network, x0[i : i + 1], noise[i : i + 1], u[i : i + 1], {}) for i in range(5)]
-    torch.testing.assert_close(loss, torch.cat(alone))
+    rows = [slice(i, i + 1) for i in range(5)]
+    single = [objective.terms(toy_network, x0[row], noise[row], u[row], {}).loss for row in rows]
+    torch.testing.assert_close(loss, torch.cat(single))
     assert all(torch.equal(old, new) for old, new in zip(before, [x0, noise, torch.get_rng_state()], strict=True))
 
 
@@ -126,7 +127,7 @@ def test_a_mask_cuts_the_gradient_off_and_one_of_ones_changes_no_bit(distance, z
 
     mask = torch.tensor([0.0, 1.0, 0.25]).reshape(1, 1, 3, 1).expand(5, 1, 3, 2)
     plain, ones, masked = (
-        objective.loss(network, x0, noise, u, {}, mask=m) for m in (None, torch.ones_like(mask), mask)
+        objective.terms(network, x0, noise, u, {}, mask=m).loss for m in (None, torch.ones_like(mask), mask)
     )
     assert torch.equal(plain, ones)
     whole, part = (torch.autograd.grad(loss.sum(), seen[i])[0] for i, loss in ((0, plain), (2, masked)))
@@ -139,7 +140,7 @@ def test_a_mask_cuts_the_gradient_off_and_one_of_ones_changes_no_bit(distance, z
 def test_loss_is_the_distance_at_its_level_times_the_weight_there(distance, sdxl, make_schedule):
     schedule, target = make_schedule(sdxl), Flow()
     x0, noise = pair(8)
-    weighted = make_objective(schedule, target, MIN_SNR, distance).loss(toy_network, x0, noise, mid_draws(8), {})
+    weighted = make_objective(schedule, target, MIN_SNR, distance).terms(toy_network, x0, noise, mid_draws(8), {}).loss
     sigma, objective = schedule.density.sigma(mid_draws(8)), make_objective(schedule, target)
     output = objective.output(toy_network, add_noise(x0, noise, sigma), sigma, {})
     plain = distance(output, noise - x0, sigma)
@@ -147,41 +148,45 @@ def test_loss_is_the_distance_at_its_level_times_the_weight_there(distance, sdxl
     assert weighted.unique().numel() == 8
 
 
-# watching
+# errors of x0
 
 
 @pytest.mark.parametrize("target", TARGETS, ids=repr)
-def test_a_watch_hears_of_levels_and_of_the_squared_error_of_denoised(target, sdxl, zero_terminal, make_schedule):
+def test_x0_error_is_the_squared_error_of_denoised(target, sdxl, zero_terminal, make_schedule):
     schedule = make_schedule(zero_terminal if target.finite_at_inf else sdxl)
     objective = make_objective(schedule, target, MIN_SNR, MAE())
     x0, noise = pair(9, torch.float64)
     u = torch.tensor([*mid_draws(8), 1 - 2**-53], dtype=torch.float64)
-    heard = []
-    objective.loss(toy_network, x0, noise, u, {}, heard.append)
-    sigma, error = heard[0].unbind(1)
-    assert torch.equal(sigma, schedule.density.sigma(u))
-    assert heard[0].dtype == torch.float64
-    denoised = objective.denoise(toy_network, add_noise(x0, noise, sigma), sigma, {})
+    terms = objective.terms(toy_network, x0, noise, u, {})
+    assert torch.equal(terms.sigma, schedule.density.sigma(u))
+    error = objective.x0_error(terms)
+    assert error.dtype == terms.sigma.dtype == torch.float64
+    denoised = objective.denoise(toy_network, add_noise(x0, noise, terms.sigma), terms.sigma, {})
     torch.testing.assert_close(error, (denoised - x0).square().mean((1, 2, 3)), rtol=1e-9, atol=1e-12)
 
 
-def test_a_watch_hears_errors_inside_the_mask_and_disturbs_neither_loss_nor_gradient(zero_terminal, make_schedule):
-    objective, results, heard = make_objective(make_schedule(zero_terminal), V(), MIN_SNR), [], []
+def test_x0_error_counts_elements_inside_the_mask_and_has_no_gradient(zero_terminal, make_schedule):
+    objective = make_objective(make_schedule(zero_terminal), V(), MIN_SNR)
     (x0, noise), rows = pair(4), torch.tensor([1.0, 0.0, 0.0]).reshape(1, 1, 3, 1)
-    for watch, mask in (
-        (None, None),
-        (lambda told: heard.append(told.clone()) or told.zero_(), None),
-        (heard.append, rows),
-    ):
-        scale = torch.ones((), requires_grad=True)
-        network = lambda z, t, s=scale: s * toy_network(z, t)  # noqa: E731
-        loss = objective.loss(network, x0, noise, mid_draws(4), {}, watch, mask)
-        results.append((loss.detach(), torch.autograd.grad(loss.sum(), scale)[0]))
-    assert torch.equal(results[0][0], results[1][0])
-    assert torch.equal(results[0][1], results[1][1])
-    assert not heard[0].requires_grad
-    assert (heard[1][:, 1] < heard[0][:, 1]).all()
-    assert torch.equal(heard[1][:, 0], heard[0][:, 0])
+    scale = torch.ones((), requires_grad=True)
+    terms = objective.terms(lambda z, t: scale * toy_network(z, t), x0, noise, mid_draws(4), {})
+    assert terms.loss.requires_grad
+    whole, inside = objective.x0_error(terms), objective.x0_error(terms, rows)
+    assert not whole.requires_grad
+    assert not inside.requires_grad
+    assert (inside < whole).all()
+    squares = (terms.output - terms.ideal).detach().square() * rows
+    expected = V().c_out(terms.sigma).square() * squares.mean((1, 2, 3)).double()
+    torch.testing.assert_close(inside, expected, rtol=1e-6, atol=0)
+
+
+def test_terms_hold_the_output_and_the_ideal_that_the_loss_compares(zero_terminal, make_schedule):
+    objective = make_objective(make_schedule(zero_terminal), V())
+    x0, noise = pair(4)
+    loss, sigma, output, ideal = objective.terms(toy_network, x0, noise, mid_draws(4), {})
+    assert torch.equal(ideal, V().output(x0, noise, sigma))
+    assert torch.equal(output, objective.output(toy_network, add_noise(x0, noise, sigma), sigma, {}))
+    assert torch.equal(loss, MSE()(output, ideal, sigma))
 
 
 # normalise
@@ -205,7 +210,7 @@ def test_normalised_weights_have_mean_1_over_the_draws(target, weighting, mean, 
     x0, noise = pair(6)
     plain = make_objective(objective.schedule, target, weighting)
     args = (toy_network, x0, noise, mid_draws(6), {})
-    torch.testing.assert_close(objective.loss(*args), plain.loss(*args) / mean, rtol=1e-4, atol=0)
+    torch.testing.assert_close(objective.terms(*args).loss, plain.terms(*args).loss / mean, rtol=1e-4, atol=0)
     assert plain.scale == 1
 
 
@@ -286,7 +291,7 @@ def test_loss_gives_the_network_its_scaled_state_its_timestep_and_its_condition(
     x0, noise = pair(4)
     sigma, label = zero_terminal.sigmas[[0, 300, 700, 999]], torch.arange(4)
     objective = make_objective(make_schedule(zero_terminal), Flow())
-    objective.loss(spy, x0, noise, (of(0, 300, 700, 999) + 0.5) / 1000, {"label": label})
+    objective.terms(spy, x0, noise, (of(0, 300, 700, 999) + 0.5) / 1000, {"label": label})
     tau = torch.where(sigma == math.inf, 1, sigma / (1 + sigma)).float().reshape(-1, 1, 1, 1)
     torch.testing.assert_close(seen["z"], (1 - tau) * x0 + tau * noise)
     assert seen["t"].tolist() == [0, 300, 700, 999]
@@ -305,9 +310,9 @@ def test_every_pair_trains_with_finite_gradients_or_is_refused(
         return
     scale = torch.ones((), requires_grad=True)
     x0, noise = pair(50)
-    loss = make_objective(schedule, target, weighting).loss(
-        lambda z, t: scale * toy_network(z, t), x0, noise, torch.linspace(0, 1 - 2**-53, 50, dtype=torch.float64), {}
-    )
+    u = torch.linspace(0, 1 - 2**-53, 50, dtype=torch.float64)
+    objective = make_objective(schedule, target, weighting)
+    loss = objective.terms(lambda z, t: scale * toy_network(z, t), x0, noise, u, {}).loss
     loss.mean().backward()
     assert loss.isfinite().all()
     assert scale.grad.isfinite()

@@ -83,7 +83,7 @@ def test_a_step_is_the_step_written_with_diffusers_own_pieces(name):
     x0, noise = z, torch.randn(z.shape, generator=torch.Generator().manual_seed(1))
     timesteps = torch.tensor([0, 333, 900, 999])
     net = make()
-    ours = objective.loss(net, x0, noise, (timesteps + 0.5).double() / 1000, cond)
+    ours = objective.terms(net, x0, noise, (timesteps + 0.5).double() / 1000, cond).loss
     ours.mean().backward()
 
     unet = load_unet(tiny_sdxl()).train()

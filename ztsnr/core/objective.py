@@ -3,6 +3,7 @@
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import cached_property
+from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -19,8 +20,18 @@ from ztsnr.core.weighting import Weighting
 Network = Callable[..., Tensor]
 """network(z, t, **cond) -> output: z and output (B, ...), t (B,)."""
 
-Watch = Callable[[Tensor], object] | None
-"""Hears of a batch's levels and of the squared errors of x0 at them, (B, 2) float64."""
+
+class Terms(NamedTuple):
+    """What one evaluation of the network on a batch gives; a function of its arguments only."""
+
+    loss: Tensor
+    """(B,) weighted, not reduced."""
+    sigma: Tensor
+    """(B,) float64, the levels that u chose."""
+    output: Tensor
+    """(B, ...) the network's."""
+    ideal: Tensor
+    """(B, ...) the output that the target asks for."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -68,29 +79,30 @@ class Objective:
                 f"{few:.4g} and over 65536 {many:.4g}. Use objective.normalise=false."
             )
 
-    def loss(
+    def terms(
         self,
         network: Network,
         x0: Tensor,
         noise: Tensor,
         u: Tensor,
         cond: Mapping[str, Tensor],
-        watch: Watch = None,
         mask: Tensor | None = None,
-    ) -> Tensor:
-        """x0, noise (B, ...), u (B,) float64 in [0, 1) -> (B,), weighted, not reduced, a function of these alone.
-
-        `mask` is the distance's, and that of the errors which `watch` hears.
-        """
+    ) -> Terms:
+        """x0, noise (B, ...), u (B,) float64 in [0, 1): which quantiles to train at. `mask` is the distance's."""
         sigma = self.schedule.density.sigma(u)
         output = self.output(network, add_noise(x0, noise, sigma), sigma, cond)
         ideal = self.target.output(x0, noise, sigma)
+
         distance = self.distance(output, ideal, sigma, mask)
         weight = self.weighting(sigma, self.target) * self.scale
-        if watch is not None:
-            error = MSE()(output.detach(), ideal, sigma, mask).to(sigma)
-            watch(torch.stack([sigma, self.target.c_out(sigma).square() * error], 1))
-        return weight.to(distance) * distance + self.weighting.penalty(sigma).to(distance)
+        loss = weight.to(distance) * distance + self.weighting.penalty(sigma).to(distance)
+        return Terms(loss, sigma, output, ideal)
+
+    @torch.no_grad()
+    def x0_error(self, terms: Terms, mask: Tensor | None = None) -> Tensor:
+        """(B,) float64, the mean squared error of x0: that of the output, times c_out²."""
+        error = MSE()(terms.output, terms.ideal, terms.sigma, mask).to(terms.sigma)
+        return self.target.c_out(terms.sigma).square() * error
 
     def output(self, network: Network, z: Tensor, sigma: Tensor, cond: Mapping[str, Tensor]) -> Tensor:
         """z (B, ...), sigma (B,) -> what the network says of them, (B, ...)."""

@@ -101,8 +101,10 @@ class Loop:
             with nullcontext() if last else self.accelerator.no_sync(self.model):
                 *arguments, cond_here = _on(self.accelerator.device, part, x0, noise, u, cond)
                 weight, mask = cond_here.pop("weight", 1), cond_here.pop("mask", None)
-                watch = watched.append if self.adaptive else None
-                loss = weight * self.objective.loss(self.model, *arguments, cond_here, watch, mask)
+                terms = self.objective.terms(self.model, *arguments, cond_here, mask)
+                loss = weight * terms.loss
+                if self.adaptive is not None:
+                    watched.append(torch.stack([terms.sigma, self.objective.x0_error(terms, mask)], 1))
                 if not losses:  # here, new gradients take the memory of the old: 6 % of a step on CPUs
                     self.stepper.zero_grad()
                 if self.trainer.step_in_backward and not loss.isfinite().all():
