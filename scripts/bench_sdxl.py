@@ -35,8 +35,8 @@ from ztsnr.training.step import Loop
 
 SDXL = ("model=sdxl", "schedule=sdxl_ztsnr", "loss=vpred", "optimizer.lr=1e-5")
 CHOSEN = (*SDXL, "trainer.ema=null")
-ONE_PICTURE = ("trainer.batch_size=1", "trainer.accumulate=1")
-LORA = ("model/train=lora", "trainer.precision=bf16", "optimizer=adamw8bit", "trainer.ema=null")
+ONE_PICTURE = ("trainer.batch_size=1", "trainer.gradient_accumulation_steps=1")
+LORA = ("model/train=lora", "trainer.mixed_precision=bf16", "optimizer=adamw8bit", "trainer.ema=null")
 PRESETS = {f"trainer={size}gb": (f"trainer={size}gb",) for size in (16, 24, 48, 80)}
 PRESETS |= {f"LoRA on {base}": (*LORA, f"model.train.base={base}") for base in ("bfloat16", "8bit", "4bit")}
 LATENTS, TEXT, POOLED, IDS = "latents", "text", "pooled", "time_ids"
@@ -64,7 +64,7 @@ def our_step(composed, batch: dict) -> Callable[[], None]:
 
 
 def their_step(composed, batch: dict) -> Callable[[], None]:
-    accelerator = Accelerator(mixed_precision=composed.trainer.precision, cpu=not torch.cuda.is_available())
+    accelerator = Accelerator(mixed_precision=composed.trainer.mixed_precision, cpu=not torch.cuda.is_available())
     unet = UNet2DConditionModel.from_pretrained(composed.model.pretrained, subfolder="unet").train()
     if composed.model.gradient_checkpointing:
         unet.enable_gradient_checkpointing()
@@ -110,7 +110,7 @@ def tiny(steps: int) -> None:
         for name, size, more in (
             ("float32, batch 4", 4, ("model.gradient_checkpointing=false",)),
             ("float32, batch 4, checkpointing", 4, ()),
-            ("bf16, batch 4", 4, ("trainer.precision=bf16", "model.gradient_checkpointing=false")),
+            ("bf16, batch 4", 4, ("trainer.mixed_precision=bf16", "model.gradient_checkpointing=false")),
         ):
             composed = compose(*CHOSEN, f"model.pretrained={folder}", f"trainer.batch_size={size}", *more)
             batch = make_batch(size, 16, (96, 64))
@@ -161,7 +161,7 @@ def full(steps: int) -> None:
         peak_rate = matmul_rate()
         print(f"matrix products: {peak_rate / 1e12:.0f} TFLOP/s")
         for size in (1, 4, 8):
-            fast = ("optimizer=adamw8bit", "trainer.precision=bf16", f"trainer.batch_size={size}")
+            fast = ("optimizer=adamw8bit", "trainer.mixed_precision=bf16", f"trainer.batch_size={size}")
             composed = compose(*CHOSEN, f"model.pretrained={folder}", *fast)
             batch = make_batch(size, 128, (2048, 1280))
             rates = {}

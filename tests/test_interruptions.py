@@ -130,7 +130,7 @@ def small_disk(tmp_path):
     subprocess.run(["umount", folder], check=True)
 
 
-@pytest.mark.parametrize("on_save_error", ["stop", "go_on"])
+@pytest.mark.parametrize("on_save_error", ["stop", "continue"])
 def test_a_full_disk_leaves_the_previous_checkpoint(small_disk, tmp_path, on_save_error):
     def filled():
         (small_disk / "checkpoints").mkdir()
@@ -155,7 +155,7 @@ def test_a_file_size_limit_stops_with_what_is_needed(tmp_path):
 
     assert kill_runs.end_of(start(tmp_path, "tracking=none", program=limited)) == 2
     assert "File too large" in output(tmp_path)
-    assert "on_save_error=go_on" in output(tmp_path)
+    assert "on_save_error=continue" in output(tmp_path)
 
 
 class Server:

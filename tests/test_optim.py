@@ -30,7 +30,7 @@ def groups(**fields):
 
 
 def low(option):
-    return ["trainer.weights=bfloat16", "trainer.precision=bf16"] if option in FOR_BFLOAT16 else []
+    return ["trainer.param_dtype=bfloat16", "trainer.mixed_precision=bf16"] if option in FOR_BFLOAT16 else []
 
 
 @pytest.mark.parametrize("option", OPTIMIZERS)

@@ -136,7 +136,9 @@ def test_full_training_changes_every_weight_and_draws_and_measures(file):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("overrides", [[], ["trainer.precision=bf16", "model.train.base=bfloat16"]], ids=["32", "16"])
+@pytest.mark.parametrize(
+    "overrides", [[], ["trainer.mixed_precision=bf16", "model.train.base=bfloat16"]], ids=["32", "16"]
+)
 def test_lora_training_changes_lora_weights_and_nothing_else(file, overrides):
     trained, _ = fit(file, "model/train=lora", *overrides)
     network = trained.networks["raw"]

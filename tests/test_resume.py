@@ -22,8 +22,8 @@ from ztsnr.tracking.monitor import Monitor
 
 MINE = ("trainer.steps=9", "model.width=64", "trainer.validate_every=3", "trainer.checkpoint.every=2")
 INFONOISE = ("schedule=infonoise", "schedule.density.density.warmup=2", "schedule.density.density.refresh=2")
-BFLOAT16 = ("trainer.weights=bfloat16", "trainer.precision=bf16")
-IN_BACKWARD = ("trainer.step_in_backward=true", "trainer.clip=null")
+BFLOAT16 = ("trainer.param_dtype=bfloat16", "trainer.mixed_precision=bf16")
+IN_BACKWARD = ("trainer.optimizer_in_backward=true", "trainer.max_grad_norm=null")
 ALONE = {"adamw_flash": BFLOAT16, "adamw_kahan": BFLOAT16, "rose": BFLOAT16}
 
 
@@ -88,7 +88,7 @@ def assert_same(one, other):
 
 CASES = {
     "adamw": (),
-    "accumulated": ("trainer.accumulate=4",),
+    "accumulated": ("trainer.gradient_accumulation_steps=4",),
     "adamw8bit": ("optimizer=adamw8bit",),
     "schedule_free": ("optimizer=schedule_free", "lr_schedule=constant"),
     "muon": ("optimizer=muon",),
@@ -98,8 +98,8 @@ CASES = {
     "rounded at random": (
         *BFLOAT16,
         "trainer.rounding=stochastic",
-        "trainer.step_in_backward=true",
-        "trainer.clip=null",
+        "trainer.optimizer_in_backward=true",
+        "trainer.max_grad_norm=null",
     ),
     "ema every second step": ("trainer.ema_every=2",),
 }
@@ -144,7 +144,7 @@ def test_epochs_and_their_borders(tmp_path):
 
 
 def test_inside_an_accumulated_batch(tmp_path, monkeypatch):
-    straight, _ = train(tmp_path / "straight", "trainer.accumulate=4", killer=Killer())
+    straight, _ = train(tmp_path / "straight", "trainer.gradient_accumulation_steps=4", killer=Killer())
     calls, loss = itertools.count(), Objective.loss
 
     def interrupted(self, *arguments):
@@ -153,7 +153,7 @@ def test_inside_an_accumulated_batch(tmp_path, monkeypatch):
         return loss(self, *arguments)
 
     monkeypatch.setattr(Objective, "loss", interrupted)
-    again, attempts = train(tmp_path / "again", "trainer.accumulate=4", killer=Killer())
+    again, attempts = train(tmp_path / "again", "trainer.gradient_accumulation_steps=4", killer=Killer())
     assert attempts == 3
     assert_same(again, straight)
 

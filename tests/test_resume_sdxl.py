@@ -17,11 +17,19 @@ LORA = ("model/train=lora", "model.train.rank=64", "model.train.dropout=0.1", "t
 LORA += ("samples.columns=1", "samples.steps=1", "validation.samples=4", "validation.sigmas=[1.0]")
 CASES = {
     "adamw": (),
-    "accumulated dora": ("model.train.dora=true", "trainer.accumulate=2"),
+    "accumulated dora": ("model.train.dora=true", "trainer.gradient_accumulation_steps=2"),
     "adamw8bit": ("optimizer=adamw8bit",),
-    "adamw8bit on a base of bfloat16": ("optimizer=adamw8bit", "trainer.precision=bf16", "model.train.base=bfloat16"),
-    "adamw8bit in the backward pass": ("optimizer=adamw8bit", "trainer.step_in_backward=true", "trainer.clip=null"),
-    "a base of 4 bits": ("trainer.precision=bf16", "model.train.base=4bit"),
+    "adamw8bit on a base of bfloat16": (
+        "optimizer=adamw8bit",
+        "trainer.mixed_precision=bf16",
+        "model.train.base=bfloat16",
+    ),
+    "adamw8bit in the backward pass": (
+        "optimizer=adamw8bit",
+        "trainer.optimizer_in_backward=true",
+        "trainer.max_grad_norm=null",
+    ),
+    "a base of 4 bits": ("trainer.mixed_precision=bf16", "model.train.base=4bit"),
 }
 
 

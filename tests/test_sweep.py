@@ -24,7 +24,14 @@ from ztsnr.sweeps.callback import axes, digest, find_sweep
 from ztsnr.tracking.server import start_server, wait_for_server
 from ztsnr.tracking.store import make_client
 
-SWEPT = ["-m", "schedule=ztsnr,laplace", "loss=eps,vpred", "trainer.batch_size=32,33", "trainer.accumulate=2", *SMALL]
+SWEPT = [
+    "-m",
+    "schedule=ztsnr,laplace",
+    "loss=eps,vpred",
+    "trainer.batch_size=32,33",
+    "trainer.gradient_accumulation_steps=2",
+    *SMALL,
+]
 
 
 def results_in(folder):
@@ -75,7 +82,7 @@ def test_what_goes_wrong_stays_in_its_run(swept):
     }
     assert "3 failed" in done.stderr
     told = {result["message"] for result in results_in(folder) if result["outcome"] == "failed"}
-    assert told == {"trainer.batch_size must be a multiple of trainer.accumulate=2, got 33"}
+    assert told == {"trainer.batch_size must be a multiple of trainer.gradient_accumulation_steps=2, got 33"}
     assert "charts  python -m ztsnr.ui sweep=" in done.stderr
     assert "Which schedule, loss and trainer.batch_size?" in done.stderr
 
@@ -142,7 +149,7 @@ def test_a_study_brings_its_axes_and_the_command_line_shortens_it(tmp_path):
     assert outcomes == {"seed=3": "finished", "seed=4": "finished"}
 
 
-LAUNCHED = ["loss=eps,vpred", "trainer.batch_size=32", "trainer.accumulate=2", *SMALL]
+LAUNCHED = ["loss=eps,vpred", "trainer.batch_size=32", "trainer.gradient_accumulation_steps=2", *SMALL]
 
 
 def outcomes_of(folder):
@@ -263,7 +270,7 @@ def test_compare_reads_the_record_alone(swept, tmp_path, monkeypatch, capsys):
     assert math.isfinite(done["accuracy"])
     assert done["seconds"] > 0
     assert found["ztsnr eps trainer.batch_size=32"]["outcome"] == "incompatible"
-    assert "multiple of trainer.accumulate=2" in found["laplace eps trainer.batch_size=33"]["message"]
+    assert "multiple of trainer.gradient_accumulation_steps=2" in found["laplace eps trainer.batch_size=33"]["message"]
     compared(record, "filter=tags.loss = 'vpred'", "format=csv")
     assert len(capsys.readouterr().out.splitlines()) == 5
 

@@ -98,7 +98,7 @@ def test_each_seed_changes_the_run(straight, override):
 def test_accumulation_changes_nothing_but_rounding(straight):
     whole, parts = Listening(), Listening()
     fit(listener=whole)
-    trained = fit("trainer.accumulate=4", listener=parts)
+    trained = fit("trainer.gradient_accumulation_steps=4", listener=parts)
     torch.testing.assert_close(weights(trained), straight, atol=1e-4, rtol=1e-3)
     for one, other in zip(whole.losses, parts.losses, strict=True):
         assert other == pytest.approx(one, rel=1e-3)  # the norm too, of which AdamW's steps know nothing
@@ -106,7 +106,7 @@ def test_accumulation_changes_nothing_but_rounding(straight):
 
 def train_and_save(path):
     AcceleratorState._reset_state(reset_partial_state=True)  # inherited from the test's own process
-    trained = fit("trainer.accumulate=2")
+    trained = fit("trainer.gradient_accumulation_steps=2")
     assert PartialState().num_processes == 2
     if PartialState().is_main_process:
         torch.save(weights(trained), path)
@@ -137,7 +137,7 @@ def test_clip_bounds_the_update_and_reports_the_norm_before_it():
     start = weights(fit(*one_step, *drop, "optimizer.lr=0"))
     for clip in (1e-3, 1e3):
         heard = Listening()
-        moved = (weights(fit(*one_step, *drop, f"trainer.clip={clip}", listener=heard)) - start).norm().item()
+        moved = (weights(fit(*one_step, *drop, f"trainer.max_grad_norm={clip}", listener=heard)) - start).norm().item()
         norm = heard.losses[0][2]
         assert moved == pytest.approx(min(clip, norm), rel=1e-3)
         assert norm > 1e-3
@@ -190,7 +190,7 @@ def test_compiled_networks_are_saved_under_their_own_names(straight, monkeypatch
 
 
 def test_bf16_computes_low_and_keeps_weights_in_float32(straight):
-    low = weights(fit("trainer.precision=bf16"))
+    low = weights(fit("trainer.mixed_precision=bf16"))
     assert low.dtype == torch.float32
     assert not torch.equal(low, straight)
     torch.testing.assert_close(low, straight, atol=0.02, rtol=0.1)
@@ -213,7 +213,9 @@ def test_memory_that_does_not_suffice_is_told_with_what_needs_less(monkeypatch):
         raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 20.00 MiB. GPU 0 has a total ...")
 
     monkeypatch.setattr(Objective, "loss", raising)
-    with pytest.raises(OutOfMemory, match=r"suffice: CUDA out of memory\. Use .*trainer\.accumulate=N") as caught:
+    with pytest.raises(
+        OutOfMemory, match=r"suffice: CUDA out of memory\. Use .*trainer\.gradient_accumulation_steps"
+    ) as caught:
         fit()
     for word in ("model.gradient_checkpointing=true", "trainer=24gb", "model/train=lora", "optimizer=adamw8bit"):
         assert word in str(caught.value)
@@ -232,16 +234,22 @@ def test_a_non_finite_gradient_names_its_tensors():
     ("overrides", "told"),
     [
         (["trainer.steps=abc"], r"trainer\.steps must be an integer of 1 or more, got 'abc'"),
-        (["trainer.batch_size=30", "trainer.accumulate=4"], r"must be a multiple of trainer\.accumulate=4, got 30"),
-        (["trainer.precision=half"], r"trainer\.precision must be one of no, bf16, fp16, got 'half'"),
-        (["trainer.clip=0"], r"trainer\.clip must be a number above 0"),
+        (
+            ["trainer.batch_size=30", "trainer.gradient_accumulation_steps=4"],
+            r"must be a multiple of trainer\.gradient_accumulation_steps=4, got 30",
+        ),
+        (["trainer.mixed_precision=half"], r"trainer\.mixed_precision must be one of no, bf16, fp16, got 'half'"),
+        (["trainer.max_grad_norm=0"], r"trainer\.max_grad_norm must be a number above 0"),
         (["trainer.ema=1"], r"trainer\.ema must be a number above 0 and below 1"),
         (["trainer.compile=1"], r"trainer\.compile must be true or false"),
-        (["trainer.weights=fp16"], r"trainer\.weights must be one of float32, bfloat16, got 'fp16'"),
-        (["trainer.weights=bfloat16"], r"trainer\.weights=bfloat16 needs trainer\.precision=bf16, got no"),
+        (["trainer.param_dtype=fp16"], r"trainer\.param_dtype must be one of float32, bfloat16, got 'fp16'"),
+        (
+            ["trainer.param_dtype=bfloat16"],
+            r"trainer\.param_dtype=bfloat16 needs trainer\.mixed_precision=bf16, got no",
+        ),
         pytest.param(
-            ["trainer.precision=fp16"],
-            r"trainer\.precision=fp16 needs a CUDA device",
+            ["trainer.mixed_precision=fp16"],
+            r"trainer\.mixed_precision=fp16 needs a CUDA device",
             marks=pytest.mark.skipif(torch.cuda.is_available(), reason="fp16 is refused only without CUDA"),
         ),
     ],
@@ -265,8 +273,10 @@ def test_a_rest_of_a_bucket_that_cannot_be_shared_is_refused_before_the_first_st
         return data
 
     heard = Listening()
-    with pytest.raises(ConfigError, match=r"accumulate=4, got 7\. For the rest of a bucket: data\.leftovers=merge"):
-        fit("trainer.accumulate=4", listener=heard, data=with_rests)
+    with pytest.raises(
+        ConfigError, match=r"accumulation_steps=4, got 7\. For the rest of a bucket: data\.leftovers=merge"
+    ):
+        fit("trainer.gradient_accumulation_steps=4", listener=heard, data=with_rests)
     assert not heard.losses
 
 

@@ -18,7 +18,7 @@ from ztsnr.training.optim import ParamGroups, make_optimizer
 from ztsnr.training.trial import try_optimizer
 from ztsnr.training.updates import OneByOne, round_at_random
 
-IN_BACKWARD = ("trainer.step_in_backward=true", "trainer.clip=null")
+IN_BACKWARD = ("trainer.optimizer_in_backward=true", "trainer.max_grad_norm=null")
 made = cache(partial(make, "optimizer"))
 
 
@@ -54,7 +54,8 @@ def test_one_parameter_at_a_time_is_the_same_step_or_is_refused(option):
 )
 def test_a_step_in_the_backward_pass_is_the_step_after_it(overrides):
     after, within = (
-        fit("trainer.clip=null", f"trainer.step_in_backward={flag}", *overrides) for flag in ("false", "true")
+        fit("trainer.max_grad_norm=null", f"trainer.optimizer_in_backward={flag}", *overrides)
+        for flag in ("false", "true")
     )
     torch.testing.assert_close(weights(within), weights(after), rtol=1e-5, atol=1e-7)
     torch.testing.assert_close(weights(within, "ema"), weights(after, "ema"), rtol=1e-5, atol=1e-7)
@@ -76,8 +77,13 @@ def test_rounding_at_random_takes_a_neighbour_and_is_right_on_average(value, see
 @pytest.mark.parametrize("backward", ["true", "false"])
 @pytest.mark.parametrize("option", ["adamw", "adamw8bit"])
 def test_small_steps_arrive_in_bfloat16_by_rounding_at_random(option, backward):
-    low = ["trainer.weights=bfloat16", "trainer.precision=bf16", "trainer.clip=null", "optimizer.lr=1e-5"]
-    low += [f"optimizer={option}", f"trainer.step_in_backward={backward}", "trainer.rounding=stochastic"]
+    low = [
+        "trainer.param_dtype=bfloat16",
+        "trainer.mixed_precision=bf16",
+        "trainer.max_grad_norm=null",
+        "optimizer.lr=1e-5",
+    ]
+    low += [f"optimizer={option}", f"trainer.optimizer_in_backward={backward}", "trainer.rounding=stochastic"]
     begun, trained = (weights(fit(*low, f"trainer.steps={steps}")) for steps in (1, 40))
     assert trained.dtype == torch.bfloat16
     moved = (trained.float() - begun.float()).abs().mean().item()
@@ -89,9 +95,22 @@ def test_small_steps_arrive_in_bfloat16_by_rounding_at_random(option, backward):
 @pytest.mark.parametrize(
     ("overrides", "told"),
     [
-        (["trainer.step_in_backward=true"], r"trainer\.clip=1\.0 needs\. Use trainer\.clip=null"),
-        (["trainer.step_in_backward=true", "trainer.clip=null", "trainer.accumulate=2"], r"Use trainer\.accumulate=1"),
-        (["trainer.rounding=stochastic"], r"trainer\.rounding=stochastic is of trainer\.weights=bfloat16, got float32"),
+        (
+            ["trainer.optimizer_in_backward=true"],
+            r"trainer\.max_grad_norm=1\.0 needs\. Use trainer\.max_grad_norm=null",
+        ),
+        (
+            [
+                "trainer.optimizer_in_backward=true",
+                "trainer.max_grad_norm=null",
+                "trainer.gradient_accumulation_steps=2",
+            ],
+            r"Use trainer\.gradient_accumulation_steps=1",
+        ),
+        (
+            ["trainer.rounding=stochastic"],
+            r"trainer\.rounding=stochastic is of trainer\.param_dtype=bfloat16, got float32",
+        ),
         (["trainer.rounding=up"], r"trainer\.rounding must be one of nearest, stochastic"),
         (["trainer.ema_every=0"], r"trainer\.ema_every must be an integer of 1 or more"),
     ],

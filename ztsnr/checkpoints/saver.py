@@ -63,7 +63,7 @@ class SavePolicy:
         checks.flag("trainer.checkpoint.keep_best", self.keep_best)
         if self.keep_every is not None:
             checks.integer("trainer.checkpoint.keep_every", self.keep_every, at_least=1)
-        checks.one_of("trainer.checkpoint.on_save_error", self.on_save_error, ("stop", "go_on"))
+        checks.one_of("trainer.checkpoint.on_save_error", self.on_save_error, ("stop", "continue"))
 
     def due(self, step: int, seconds: float) -> bool:
         """After `step` steps, `seconds` after the last save."""
@@ -218,7 +218,7 @@ class RunSaves(Saves):
             return
         told = str(error) if isinstance(error, CheckpointError) else f"{self.folder} cannot be written: {error}"
         if self.policy.on_save_error == "stop":
-            hint = "The one before it is sound. Make room, or use trainer.checkpoint.on_save_error=go_on"
+            hint = "The one before it is sound. Make room, or use trainer.checkpoint.on_save_error=continue"
             raise CheckpointError(f"{told} {hint}") from error
         logging.getLogger(__name__).warning("%s The run goes on; it can be resumed from the one before it.", told)
 

@@ -10,13 +10,21 @@ from hydra.core.override_parser.overrides_parser import OverridesParser
 
 from ztsnr.core.errors import ConfigError
 
-RENAMED_KEYS: dict[str, str] = {}
+RENAMED_KEYS: dict[str, str] = {
+    "trainer.accumulate": "trainer.gradient_accumulation_steps",
+    "trainer.clip": "trainer.max_grad_norm",
+    "trainer.precision": "trainer.mixed_precision",
+    "trainer.step_in_backward": "trainer.optimizer_in_backward",
+    "trainer.weights": "trainer.param_dtype",
+}
 """Full key of 0de1f9a -> full key of today, as "trainer.clip": "trainer.max_grad_norm". One table for all commands."""
 
 RENAMED_OPTIONS: dict[tuple[str, str], str] = {}
 """(group, option of 0de1f9a) -> option of today, as ("quality", "samples"): "frechet"."""
 
-RENAMED_VALUES: dict[tuple[str, object], object] = {}
+RENAMED_VALUES: dict[tuple[str, object], object] = {
+    ("trainer.checkpoint.on_save_error", "go_on"): "continue",
+}
 """(full key of today, value of 0de1f9a) -> value of today."""
 
 

@@ -12,10 +12,10 @@ from ztsnr.core.errors import OutOfMemory
 
 CLEAR, STATUS = Path("/proc/self/clear_refs"), Path("/proc/self/status")
 OF_TRAINING = (
-    "more parts of a batch, trainer.accumulate=N, or a smaller trainer.batch_size; model.gradient_checkpointing=true; "
-    "trainer.precision=bf16; trainer.ema_on_cpu=true; optimizer=adamw8bit; trainer.step_in_backward=true with "
-    "trainer.clip=null. Of sdxl and sd15 also trainer=16gb or trainer=24gb, or model/train=lora "
-    "model.train.base=bfloat16"
+    "a larger trainer.gradient_accumulation_steps or a smaller trainer.batch_size; model.gradient_checkpointing=true; "
+    "trainer.mixed_precision=bf16; trainer.ema_on_cpu=true; optimizer=adamw8bit; "
+    "trainer.optimizer_in_backward=true trainer.max_grad_norm=null; for sdxl and sd15 also trainer=16gb, trainer=24gb, "
+    "or model/train=lora model.train.base=bfloat16"
 )
 
 

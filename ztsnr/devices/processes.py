@@ -14,7 +14,8 @@ def share(process: int, processes: int, batch_size: int, accumulate: int) -> tup
     if rest or not size:
         raise ConfigError(
             f"trainer.batch_size must be a multiple of {processes} process(es) x "
-            f"trainer.accumulate={accumulate}, got {batch_size}. For the rest of a bucket: data.leftovers=merge"
+            f"trainer.gradient_accumulation_steps={accumulate}, got {batch_size}. "
+            f"For the rest of a bucket: data.leftovers=merge"
         )
     rows = range(process * size * accumulate, (process + 1) * size * accumulate)
     return rows, [slice(start, start + size) for start in range(0, len(rows), size)]

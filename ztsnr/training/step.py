@@ -28,13 +28,15 @@ class Loop:
 
     def __init__(self, trainer: "Trainer", objective: Objective, network: nn.Module, optimizer: MakeOptimizer):
         AcceleratorState._reset_state()  # of an earlier run of this process, whose precision may have been another
-        self.accelerator = Accelerator(mixed_precision=trainer.precision, cpu=join_processes().device.type == "cpu")
+        self.accelerator = Accelerator(
+            mixed_precision=trainer.mixed_precision, cpu=join_processes().device.type == "cpu"
+        )
         self.trainer, self.objective, self.network = trainer, objective, network
         self.take(trainer.batch_size)
         trainer.try_optimizer(optimizer)
         self.trained = [p for p in network.train().parameters() if p.requires_grad]
         for p in self.trained:
-            p.data = p.data.to(getattr(torch, trainer.weights))
+            p.data = p.data.to(getattr(torch, trainer.param_dtype))
         self.ema = make_ema(network, trainer.ema, trainer.ema_every) if trainer.ema is not None else None
         self.posthoc = trainer.posthoc_ema.track(network)
         for moved in [network] + [average.module for average in self.averages.values() if not trainer.ema_on_cpu]:
@@ -51,17 +53,19 @@ class Loop:
 
     def _make_updates(self) -> AfterBackward | InBackward:
         trainer, stochastic = self.trainer, self.trainer.rounding == "stochastic"
-        one_by_one = OneByOne(self.optimizer, stochastic) if stochastic or trainer.step_in_backward else None
-        if not trainer.step_in_backward:
-            return AfterBackward(one_by_one or self.stepper, self.trained, trainer.clip)
+        one_by_one = OneByOne(self.optimizer, stochastic) if stochastic or trainer.optimizer_in_backward else None
+        if not trainer.optimizer_in_backward:
+            return AfterBackward(one_by_one or self.stepper, self.trained, trainer.max_grad_norm)
         if self.accelerator.num_processes > 1:
-            raise ConfigError("trainer.step_in_backward=true is for one process: several must average their gradients.")
+            raise ConfigError(
+                "trainer.optimizer_in_backward=true is for one process: several must average their gradients."
+            )
         return InBackward(one_by_one, self.trained)
 
     def take(self, size: int) -> range:
         """This process's rows of a batch of this size, which the next step is of. Raises ConfigError."""
         place = self.accelerator.process_index, self.accelerator.num_processes
-        self.rows, self.parts = share(*place, size, self.trainer.accumulate)
+        self.rows, self.parts = share(*place, size, self.trainer.gradient_accumulation_steps)
         return self.rows
 
     def set_rates(self, factor: float) -> float:
@@ -78,7 +82,7 @@ class Loop:
         self.accelerator.unscale_gradients()
         norm = self.updates.norm()
         loss, norm_value = losses.mean().item(), norm.item()
-        overflow_is_normal = self.trainer.precision == "fp16"  # its gradient scaler skips that step
+        overflow_is_normal = self.trainer.mixed_precision == "fp16"  # its gradient scaler skips that step
         if not (math.isfinite(loss) and (math.isfinite(norm_value) or overflow_is_normal)):
             raise self._non_finite(step, losses, u)
         seed_torch(seed, "optimizer", step)  # the same in every process: they must stay equal
@@ -107,7 +111,7 @@ class Loop:
                     watched.append(torch.stack([terms.sigma, self.objective.x0_error(terms, mask)], 1))
                 if not losses:  # here, new gradients take the memory of the old: 6 % of a step on CPUs
                     self.stepper.zero_grad()
-                if self.trainer.step_in_backward and not loss.isfinite().all():
+                if self.trainer.optimizer_in_backward and not loss.isfinite().all():
                     raise self._non_finite(step, loss, u)
                 self.accelerator.backward(loss.mean() / len(self.parts))
             losses.append(loss.detach())
@@ -116,12 +120,13 @@ class Loop:
         return torch.cat(losses), watched
 
     def _non_finite(self, step: int, losses: Tensor, u: Tensor) -> NonFinite:
-        spoilt = self.trainer.step_in_backward and losses.isfinite().all()
+        spoilt = self.trainer.optimizer_in_backward and losses.isfinite().all()
         when = "in its update, which has changed the weights," if spoilt else "before its update"
         what = what_is_not_finite(losses.detach().cpu(), self.objective, u, self.network)
         return NonFinite(
             f"Training stopped in step {step + 1}, {when}: {what}. "
-            f"Lower optimizer.lr or trainer.clip, lengthen lr_schedule.warmup, or use trainer.precision=no."
+            f"Lower optimizer.lr or trainer.max_grad_norm, lengthen lr_schedule.warmup, "
+            f"or use trainer.mixed_precision=no."
         )
 
     def evaluating(self) -> AbstractContextManager:

@@ -44,24 +44,25 @@ class Trained:
 
 @dataclass(frozen=True, kw_only=True)
 class Trainer:
-    """`batch_size` is the whole batch of one optimizer step: over all processes and `accumulate` parts of it.
+    """How long, how precisely and how often: all of training that is neither the objective, the model nor the data.
 
-    `*_every` count steps; validation and samples also come at the end, and validation at step 0.
-    `clip` is the largest norm of the gradient, `ema` the decay of the averaged weights; null turns either off.
-    `weights` is the type of the trained parameters and of their gradients; the averaged ones are always float32.
-    `rounding` of what a step makes of bfloat16 weights: to the nearest, or stochastic. `step_in_backward` updates each
-    parameter as soon as its gradient is there, and holds no other. `ema_every` steps the average takes up the weights;
-    `ema_on_cpu` keeps it in host memory.
+    batch_size: of one optimizer step, over all processes and gradient_accumulation_steps.
+    *_every: in steps; validation and samples also come at the end, and validation at step 0.
+    max_grad_norm: gradients of a larger norm are scaled down to it; null: never.
+    param_dtype: of the trained parameters and their gradients; averages are always float32.
+    rounding: of updated bfloat16 parameters, to the nearest or stochastic.
+    optimizer_in_backward: updates each parameter as soon as its gradient is there, and then frees that.
+    ema: decay of the averaged weights, or null; ema_every: steps between its updates; ema_on_cpu: in host memory.
     """
 
     steps: int
     batch_size: int
-    accumulate: int
-    precision: str
-    weights: str
+    gradient_accumulation_steps: int
+    mixed_precision: str
+    param_dtype: str
     rounding: str
-    step_in_backward: bool
-    clip: float | None
+    optimizer_in_backward: bool
+    max_grad_norm: float | None
     ema: float | None
     ema_every: int
     ema_on_cpu: bool
@@ -76,39 +77,50 @@ class Trainer:
     posthoc_ema: PosthocEMA
 
     def __post_init__(self):
-        for name in ("steps", "batch_size", "accumulate", "log_every", "validate_every", "sample_every", "ema_every"):
+        for name in (
+            "steps",
+            "batch_size",
+            "gradient_accumulation_steps",
+            "log_every",
+            "validate_every",
+            "sample_every",
+            "ema_every",
+        ):
             checks.integer(f"trainer.{name}", getattr(self, name), at_least=1)
         checks.integer("trainer.noise_seed", self.noise_seed, at_least=0)
-        checks.one_of("trainer.precision", self.precision, ("no", "bf16", "fp16"))
-        checks.one_of("trainer.weights", self.weights, ("float32", "bfloat16"))
+        checks.one_of("trainer.mixed_precision", self.mixed_precision, ("no", "bf16", "fp16"))
+        checks.one_of("trainer.param_dtype", self.param_dtype, ("float32", "bfloat16"))
         checks.instance("trainer.groups", self.groups, ParamGroups)
         checks.instance("trainer.checkpoint", self.checkpoint, SavePolicy)
         checks.instance("trainer.posthoc_ema", self.posthoc_ema, PosthocEMA)
         checks.one_of("trainer.rounding", self.rounding, ("nearest", "stochastic"))
-        for name in ("compile", "stratify", "step_in_backward", "ema_on_cpu"):
+        for name in ("compile", "stratify", "optimizer_in_backward", "ema_on_cpu"):
             checks.flag(f"trainer.{name}", getattr(self, name))
-        if self.clip is not None:
-            checks.finite("trainer.clip", self.clip, above=0)
+        if self.max_grad_norm is not None:
+            checks.finite("trainer.max_grad_norm", self.max_grad_norm, above=0)
         if self.ema is not None:
             checks.finite("trainer.ema", self.ema, above=0, below=1)
-        if self.batch_size % self.accumulate:
+        if self.batch_size % self.gradient_accumulation_steps:
             raise ConfigError(
-                f"trainer.batch_size must be a multiple of trainer.accumulate={self.accumulate}, got {self.batch_size}"
+                f"trainer.batch_size must be a multiple of trainer.gradient_accumulation_steps="
+                f"{self.gradient_accumulation_steps}, got {self.batch_size}"
             )
-        if self.precision == "fp16" and not torch.cuda.is_available():
-            raise ConfigError("trainer.precision=fp16 needs a CUDA device, and there is none. Use bf16 or no.")
-        if self.weights == "bfloat16" and self.precision != "bf16":
-            raise ConfigError(f"trainer.weights=bfloat16 needs trainer.precision=bf16, got {self.precision}")
-        if self.rounding == "stochastic" and self.weights != "bfloat16":
-            raise ConfigError(f"trainer.rounding=stochastic is of trainer.weights=bfloat16, got {self.weights}")
-        if self.step_in_backward:
+        if self.mixed_precision == "fp16" and not torch.cuda.is_available():
+            raise ConfigError("trainer.mixed_precision=fp16 needs a CUDA device, and there is none. Use bf16 or no.")
+        if self.param_dtype == "bfloat16" and self.mixed_precision != "bf16":
+            raise ConfigError(
+                f"trainer.param_dtype=bfloat16 needs trainer.mixed_precision=bf16, got {self.mixed_precision}"
+            )
+        if self.rounding == "stochastic" and self.param_dtype != "bfloat16":
+            raise ConfigError(f"trainer.rounding=stochastic is of trainer.param_dtype=bfloat16, got {self.param_dtype}")
+        if self.optimizer_in_backward:
             self._refuse_what_needs_all_gradients()
 
     def _refuse_what_needs_all_gradients(self) -> None:
-        for name, remedy in (("clip", None), ("accumulate", 1), ("precision", "bf16")):
+        for name, remedy in (("max_grad_norm", None), ("gradient_accumulation_steps", 1), ("mixed_precision", "bf16")):
             if getattr(self, name) not in (remedy, "no"):
                 raise ConfigError(
-                    f"trainer.step_in_backward=true never has all gradients at once, which trainer.{name}="
+                    f"trainer.optimizer_in_backward=true never has all gradients at once, which trainer.{name}="
                     f"{getattr(self, name)} needs. Use trainer.{name}={'null' if remedy is None else remedy}"
                 )
 
@@ -116,9 +128,9 @@ class Trainer:
         """Raises ConfigError for one that does not fit these settings."""
         try_optimizer(
             make,
-            weights=self.weights,
+            weights=self.param_dtype,
             rounding=self.rounding,
-            in_backward=self.step_in_backward,
+            in_backward=self.optimizer_in_backward,
             groups=self.groups,
         )
 

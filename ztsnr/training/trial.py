@@ -51,9 +51,9 @@ def try_optimizer(
             arrived = min(_length(there) / _length(wanted) for there, wanted in zip(heavy, free, strict=True))
             if not arrived > 0.5:
                 raise ConfigError(
-                    f"trainer.weights=bfloat16 loses the small steps of {name_of(make)}: {arrived:.0%} arrive. Use "
+                    f"trainer.param_dtype=bfloat16 loses the small steps of {name_of(make)}: {arrived:.0%} arrive. Use "
                     f"trainer.rounding=stochastic, optimizer=adamw_kahan, optimizer=adamw_flash or "
-                    f"trainer.weights=float32."
+                    f"trainer.param_dtype=float32."
                 )
         if groups and groups.lr and _length(_walk(make, zeros, 3, lr=[["1", 0.0]])[1]) > 0:
             raise ConfigError(
@@ -66,8 +66,8 @@ def _refuse_dependent(make: MakeOptimizer, zeros: list[Tensor], singly: MakeOneB
     together, alone = _walk(make, zeros, STEPS), _walk(make, zeros, STEPS, singly=singly)
     if not all(torch.allclose(a, b, rtol=1e-4) for a, b in zip(together, alone, strict=True)):
         raise ConfigError(
-            f"trainer.step_in_backward=true and trainer.rounding=stochastic update each parameter by itself, and what "
-            f"{name_of(make)} does to one depends on the others. Use another optimizer, such as adamw8bit."
+            f"trainer.optimizer_in_backward=true and trainer.rounding=stochastic update each parameter by itself, and "
+            f"what {name_of(make)} does to one depends on the others. Use another optimizer, such as adamw8bit."
         )
 
 
