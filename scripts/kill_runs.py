@@ -29,7 +29,7 @@ from ztsnr.checkpoints.state_file import saved_steps
 from ztsnr.io.tensors import checksum, open_tensors
 from ztsnr.tracking.store import make_client
 
-for module in ("training.trainer", "evaluation.plots", "evaluation.quality"):
+for module in ("training.trainer", "analysis.plots", "evaluation.quality"):
     importlib.import_module(f"ztsnr.{module}")  # here, so that no child has to
 for module in ("sklearn.datasets", "scipy.stats", "torch._dynamo", "mlflow.store.tracking.sqlalchemy_store"):
     importlib.import_module(module)

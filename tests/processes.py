@@ -15,6 +15,13 @@ from pathlib import Path
 LOADED = ("ztsnr.training.trainer", "ztsnr.tracking.tracker", "ztsnr.comparison.compare", "ztsnr.models.pretrained")
 LOADED += ("ztsnr.analysis.plots", "ztsnr.evaluation.quality", "ztsnr.comparison.figures", "ztsnr.caching.folder")
 LOADED += ("mlflow.store.tracking.sqlalchemy_store", "sklearn.datasets", "scipy.stats", "torch._dynamo", "peft")
+SMALL_JOB = ["trainer=smoke", "trainer.steps=4", "model.width=16", "samples.steps=2", "samples.columns=2"]
+SMALL_JOB += [
+    "quality.samples=20",
+    "quality.guidances=[1.0]",
+    "quality/features=classifier",
+    "quality.features.steps=5",
+]
 SERVER = multiprocessing.get_context("forkserver")
 SERVER.set_forkserver_preload(list(LOADED))
 

@@ -7,6 +7,7 @@ import pytest
 import torch
 from PIL import Image
 
+from tests.helpers import load_script
 from tests.photos import SHAPES, make_data, make_photos, picture
 from tests.tiny import tiny_sdxl
 from ztsnr.caching.decode import decode
@@ -184,8 +185,6 @@ def test_more_crops_are_encoded_of_those_that_have_other_parts(own, encoded):
 
 
 def test_other_weights_are_another_cache(own, encoded, tmp_path):
-    from tests.test_readme import load_script
-
     other = tmp_path / "other"
     load_script("make_tiny_sdxl").make_pipeline(seed=1).save_pretrained(other)
     make_data(*own, f"data.pretrained={other}").train  # noqa: B018 (it prepares)

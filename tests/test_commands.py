@@ -6,30 +6,26 @@ import shutil
 import socket
 import subprocess
 import sys
-from pathlib import Path
 
 import pytest
 import yaml
 from PIL import Image
 from safetensors import safe_open
 
+from tests.helpers import GROUPS, ROOT, write_plug_in
 from tests.photos import SMALL as PHOTOS
 from tests.photos import make_photos
-from tests.processes import run
-from tests.test_registry import GROUPS, write_plug_in
+from tests.processes import SMALL_JOB, run
 from tests.tiny import tiny_sdxl
 from ztsnr.config.registry import options
 
-ROOT = Path(__file__).parent.parent
 TRAIN = ["trainer.steps=2", "samples=none", "tracking=none", "validation.sigmas=[1.0]", "validation.samples=4"]
-SMALL = ["trainer=smoke", "trainer.steps=4", "model.width=16", "samples.steps=2", "samples.columns=2"]
-SMALL += ["quality.samples=20", "quality.guidances=[1.0]", "quality/features=classifier", "quality.features.steps=5"]
 
 
 @pytest.fixture(scope="module")
 def trained(tmp_path_factory):
     folder = tmp_path_factory.mktemp("user")
-    return folder, run(folder, "train", *SMALL, "schedule=ztsnr", "loss=vpred")
+    return folder, run(folder, "train", *SMALL_JOB, "schedule=ztsnr", "loss=vpred")
 
 
 @pytest.mark.slow
@@ -60,7 +56,7 @@ def test_sampling_needs_the_file_alone(trained, tmp_path):
 @pytest.mark.slow
 def test_two_processes_are_one_run(trained, tmp_path):
     torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"]
-    command = [*torchrun, "-m", "ztsnr.train", *SMALL, "schedule=ztsnr", "loss=vpred", "tracking=none"]
+    command = [*torchrun, "-m", "ztsnr.train", *SMALL_JOB, "schedule=ztsnr", "loss=vpred", "tracking=none"]
     done = subprocess.run(command, cwd=tmp_path, check=True, capture_output=True, text=True, timeout=300)
     assert done.stdout == trained[1].stdout
     assert [entry.name for entry in tmp_path.iterdir()] == ["runs"]
@@ -71,7 +67,7 @@ def test_two_processes_are_one_run(trained, tmp_path):
 def test_a_users_option_trains_and_samples(tmp_path):
     folder = write_plug_in(tmp_path)
     own = ["--config-dir", str(folder)]
-    run(tmp_path, "train", *own, *SMALL, "weighting=my_min_snr", "tracking=none", path=[tmp_path])
+    run(tmp_path, "train", *own, *SMALL_JOB, "weighting=my_min_snr", "tracking=none", path=[tmp_path])
     (weights,) = tmp_path.glob("runs/*/*/final.safetensors")
     run(tmp_path, "sample", *own, f"checkpoint={weights}", "steps=2", path=[tmp_path])
     refused = run(tmp_path, "sample", f"checkpoint={weights}", path=[tmp_path], code=2)
@@ -175,7 +171,7 @@ def test_the_wheel_runs_from_any_folder(tmp_path):
     empty.mkdir()
     code = (
         "import runpy, sys, ztsnr.config.registry as r; print(r.conf_folder())\n"
-        f"sys.argv[1:] = {[*SMALL, 'tracking=none']}\n"
+        f"sys.argv[1:] = {[*SMALL_JOB, 'tracking=none']}\n"
     )
     command = [sys.executable, "-c", code + "runpy.run_module('ztsnr.train', run_name='__main__')"]
     environment = os.environ | {"PYTHONPATH": str(tmp_path / "site")}

@@ -1,6 +1,5 @@
 import json
 from copy import copy
-from functools import cache
 from pathlib import Path
 
 import pytest
@@ -8,35 +7,20 @@ import torch
 from diffusers import StableDiffusionPipeline, StableDiffusionXLPipeline, UNet2DConditionModel
 from safetensors.torch import load_file, save_file
 
-from tests.test_sdxl import inputs, make
-from tests.tiny import tiny_sd15, tiny_sdxl
-from ztsnr.config.identity import science
-from ztsnr.config.registry import build, compose
+from tests.tiny import V, exported, inputs, latents_of_pipeline, make, tiny_sdxl
 from ztsnr.core.errors import CheckpointError, ConfigError
 from ztsnr.core.sampling import Euler, Guidance, guided_denoise
 from ztsnr.formats import lora
 from ztsnr.formats.diagnosis import diagnose_file, diagnose_folder
 from ztsnr.formats.ldm import from_ldm
 from ztsnr.formats.single_file import SingleFile
-from ztsnr.models.exporter import Export, fold_latents
+from ztsnr.models.exporter import fold_latents
 from ztsnr.models.pretrained import load_unet, load_vae
 from ztsnr.models.source import plain_state
 from ztsnr.models.text import TextEncoders
 
-V, EPS = ("schedule=sdxl_ztsnr", "loss=vpred"), ("schedule=sdxl", "loss=eps")
+EPS = ("schedule=sdxl", "loss=eps")
 LORA = ("model/train=lora", "model.train.rank=3", "model.train.alpha=2")
-
-
-@cache
-def exported(*overrides, dtype="fp32", model="sdxl"):
-    """A network whose trained weights are random, ready to be written."""
-    place = tiny_sdxl() if model == "sdxl" else tiny_sd15()
-    composed = compose(f"model={model}", f"model.pretrained={place}", "samples.steps=4", *overrides)
-    torch.manual_seed(0)
-    network = build(composed.model)
-    for name, p in network.state_dict().items():
-        p += 0.02 * torch.randn(p.shape) * (5 if "lora" in name else 1)
-    return Export(network.eval(), build(composed.objective), science(composed), None, dtype)
 
 
 def ours(export, prompt, size, guidance, rescale=0.0):
@@ -52,19 +36,6 @@ def ours(export, prompt, size, guidance, rescale=0.0):
         return Euler()(denoise, z, export.objective.schedule.grid.sigmas(export.steps))
 
 
-def theirs(pipeline, prompt, size, guidance, rescale=0.0):
-    z = torch.randn(1, 4, size // 8, size // 8, generator=torch.Generator().manual_seed(0))
-    pipeline.set_progress_bar_config(disable=True)
-    told = {
-        "height": size,
-        "width": size,
-        "guidance_scale": guidance,
-        "guidance_rescale": rescale,
-        "negative_prompt": "",
-    }
-    return pipeline(prompt, num_inference_steps=4, latents=z, output_type="latent", **told).images
-
-
 @pytest.mark.slow
 @pytest.mark.parametrize(("overrides", "rescale"), [(V, 0.7), (EPS, 0.0), (("schedule=sdxl_ztsnr", "loss=x0"), 0.0)])
 def test_a_folder_samples_in_diffusers_as_our_sampler_does(tmp_path, overrides, rescale):
@@ -72,7 +43,9 @@ def test_a_folder_samples_in_diffusers_as_our_sampler_does(tmp_path, overrides, 
     wanted = ours(export, "a red house", 128, 3.0, rescale)
     export.diffusers(tmp_path / "model")
     pipeline = StableDiffusionXLPipeline.from_pretrained(tmp_path / "model")
-    torch.testing.assert_close(theirs(pipeline, "a red house", 128, 3.0, rescale), wanted, rtol=1e-3, atol=2e-4)
+    torch.testing.assert_close(
+        latents_of_pipeline(pipeline, "a red house", 128, 3.0, rescale), wanted, rtol=1e-3, atol=2e-4
+    )
 
 
 @pytest.mark.slow
@@ -205,7 +178,7 @@ def test_a_table_of_ones_own_is_told_to_diffusers_by_its_betas(tmp_path):
     export.diffusers(tmp_path / "model")
     pipeline = StableDiffusionXLPipeline.from_pretrained(tmp_path / "model")
     assert len(pipeline.scheduler.config.trained_betas) == 1000
-    torch.testing.assert_close(theirs(pipeline, "x", 64, 1.0), wanted, rtol=1e-3, atol=2e-4)
+    torch.testing.assert_close(latents_of_pipeline(pipeline, "x", 64, 1.0), wanted, rtol=1e-3, atol=2e-4)
     told = diagnose_folder(tmp_path / "model")
     assert told.properties["diffusers"] == "v, sigma_max 20000, trailing timesteps"
 

@@ -14,7 +14,7 @@ import torch
 
 import ztsnr.sync
 import ztsnr.train
-from tests.test_readme import load_script
+from tests.helpers import load_script
 from ztsnr.checkpoints.state_file import file_of, read_state, saved_steps
 from ztsnr.tracking.store import make_client
 from ztsnr.training.signals import TOGETHER, Signals

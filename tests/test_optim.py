@@ -5,7 +5,7 @@ import pytest
 import torch
 from torch import nn
 
-from tests.test_trainer import Listening, fit, weights
+from tests.helpers import RecordingMonitor, fit, weights
 from ztsnr.config.registry import build, compose, make, options
 from ztsnr.core.errors import ConfigError
 from ztsnr.training.averaging import make_ema
@@ -35,7 +35,7 @@ def low(option):
 
 @pytest.mark.parametrize("option", OPTIMIZERS)
 def test_every_optimizer_lowers_the_held_out_error(option):
-    heard = Listening()
+    heard = RecordingMonitor()
     short = ("trainer.steps=60", "trainer.batch_size=64", "model.width=64", "lr_schedule=constant", "trainer.ema=0.9")
     fit(f"optimizer={option}", *short, *low(option), listener=heard)
     assert heard.scores[60][0] < 0.8 * heard.scores[0][0]

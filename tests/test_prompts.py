@@ -1,50 +1,16 @@
 """Previews and the health metric, and whole runs of the tiny SDXL on latents held in memory."""
 
 import math
-from dataclasses import dataclass
 
 import pytest
 import torch
 from torch import nn
 
-from tests.tiny import tiny_sdxl
-from ztsnr.config.registry import build, compose
+from tests.tiny import Latents, composed_for, tiny_sdxl
+from ztsnr.config.registry import build
 from ztsnr.core.errors import ConfigError
-from ztsnr.core.randomness import normal, order
 from ztsnr.models.pretrained import load_vae
-from ztsnr.models.text import TextEncoders
 from ztsnr.tracking.monitor import Monitor
-
-WORDS = ["a red house", "", "a blue ship at sea"]
-
-
-@dataclass
-class Latents:
-    """Random latents with prompts, as a data set that trains on latents gives them."""
-
-    count: int = 8
-
-    def __post_init__(self):
-        self.x0 = normal(0, "latents", 0, range(self.count), (4, 8, 8))
-        told = TextEncoders(tiny_sdxl()).encode([WORDS[i % len(WORDS)] for i in range(self.count)])
-        self.cond = told | {"time_ids": torch.tensor([[64.0, 64, 0, 0, 64, 64]]).repeat(self.count, 1)}
-
-    def batch_sizes(self, batch_size):
-        return {batch_size}
-
-    def size(self, step, batch_size):
-        return batch_size
-
-    def held_out_batches(self, samples, batch_size):
-        yield range(self.count), self.x0, self.cond
-
-    def batch(self, step, rows, batch_size):
-        index = order(0, range(step * batch_size + rows.start, step * batch_size + rows.stop), self.count)
-        return self.x0[index], {name: value[index] for name, value in self.cond.items()}
-
-    @property
-    def facts(self):
-        return {"latents": {"mean": [0.0] * 4, "std": [1 / 0.13025] * 4}}
 
 
 class Hearing(Monitor):
@@ -66,13 +32,6 @@ def file(tmp_path_factory):
     path = tmp_path_factory.mktemp("prompts") / "prompts.txt"
     path.write_text("a red house\n\n a blue ship at sea \n", encoding="utf-8")
     return path
-
-
-def composed_for(file, *overrides):
-    few = ["samples.steps=2", "samples.columns=2", "samples.size=[64,64]", "trainer=smoke", "optimizer.lr=1e-3"]
-    few += ["trainer.batch_size=4", "trainer.steps=3", "tracking=none"]
-    place = [f"model.pretrained={tiny_sdxl()}", "samples=prompts", f"samples.file={file}"]
-    return compose("model=sdxl", *place, *few, *overrides)
 
 
 def fit(file, *overrides):

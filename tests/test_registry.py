@@ -3,14 +3,14 @@
 import inspect
 from dataclasses import replace
 from itertools import zip_longest
-from pathlib import Path
 
 import pytest
 from hydra._internal.utils import _locate
 from omegaconf import OmegaConf
 
+from tests.helpers import GROUPS, write_plug_in
 from tests.tiny import tiny_sd15, tiny_sdxl
-from ztsnr.config.registry import build, build_from_file, compose, conf_folder, known_targets, make, options
+from ztsnr.config.registry import build, build_from_file, compose, known_targets, make, options
 from ztsnr.core.distance import Distance, Threshold
 from ztsnr.core.errors import CheckpointError, ConfigError
 from ztsnr.core.sampling import Sampler
@@ -22,9 +22,6 @@ from ztsnr.models.trainable import Trained
 from ztsnr.tracking.tracker import Tracker
 from ztsnr.training.lr_schedule import LRSchedule
 
-GROUPS = sorted(
-    str(folder.relative_to(conf_folder())) for folder in conf_folder().rglob("*") if any(folder.glob("*.yaml"))
-)
 SENTENCES = ("loss", "experiments")  # options that choose other groups' options
 TOGETHER = ("optimizer", "lr_schedule", "weighting", "distance", "target", "sampler", "trainer", "tracking")
 TOGETHER += ("schedule/density", "schedule/grid", "schedule/timesteps")  # one option of each is composed at once
@@ -136,38 +133,6 @@ def test_make_replaces_fields_and_refuses_unknown_ones():
     assert make("weighting", "min_snr", gamma=3.0) == replace(MIN_SNR, gamma=3.0)
     with pytest.raises(ConfigError, match="no 'gama'; it has base, gamma"):
         make("weighting", "min_snr", gama=3.0)
-
-
-PLUG_IN = """
-from dataclasses import dataclass
-
-from ztsnr.core.noise import snr
-from ztsnr.core.target import Target
-from ztsnr.core.weighting import Weighting
-
-
-@dataclass(frozen=True, kw_only=True)
-class MyMinSNR(Weighting):
-    base: Target
-    gamma: float
-
-    def weight(self, sigma):
-        return self.gamma / (1 + self.gamma / snr(sigma))
-"""
-PLUG_IN_YAML = """
-defaults:
-  - /target@base: x0
-
-_target_: my_plug_in.MyMinSNR
-gamma: 5.0
-"""
-
-
-def write_plug_in(folder: Path) -> Path:
-    (folder / "my_plug_in.py").write_text(PLUG_IN)
-    (folder / "my_conf" / "weighting").mkdir(parents=True)
-    (folder / "my_conf" / "weighting" / "my_min_snr.yaml").write_text(PLUG_IN_YAML)
-    return folder / "my_conf"
 
 
 def test_a_plug_in_is_a_class_and_a_yaml(tmp_path, monkeypatch):

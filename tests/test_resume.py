@@ -10,7 +10,7 @@ import torch
 from accelerate import PartialState, debug_launcher
 from accelerate.state import AcceleratorState
 
-from tests.test_trainer import PARTS, SMALL
+from tests.helpers import PARTS, SMALL, Killed, KillingMonitor, assert_same, tensors
 from ztsnr.checkpoints.find import find_state
 from ztsnr.checkpoints.saver import RunSaves
 from ztsnr.checkpoints.state_file import file_of, saved_steps
@@ -25,28 +25,6 @@ INFONOISE = ("schedule=infonoise", "schedule.density.density.warmup=2", "schedul
 BFLOAT16 = ("trainer.param_dtype=bfloat16", "trainer.mixed_precision=bf16")
 IN_BACKWARD = ("trainer.optimizer_in_backward=true", "trainer.max_grad_norm=null")
 ALONE = {"adamw_flash": BFLOAT16, "adamw_kahan": BFLOAT16, "rose": BFLOAT16}
-
-
-class Killed(Exception):
-    pass
-
-
-class Killer(Monitor):
-    """Ends the run once after each of these steps, as it hears of them, or after these validations."""
-
-    def __init__(self, steps=(), validations=()):
-        self.steps, self.validations, self.losses = set(steps), set(validations), {}
-
-    def stepped(self, step, loss, norm, lr):
-        self.losses[step] = (loss, norm, lr)
-        if step in self.steps:
-            self.steps.remove(step)
-            raise Killed
-
-    def validated(self, step, errors, score):
-        if step in self.validations:
-            self.validations.remove(step)
-            raise Killed
 
 
 @cache
@@ -75,17 +53,6 @@ def train(folder, *overrides, killer):
             attempts += 1
 
 
-def tensors(trained):
-    networks = trained.networks | {"learned": trained.learned}
-    return {f"{name}.{key}": value for name, net in networks.items() for key, value in net.state_dict().items()}
-
-
-def assert_same(one, other):
-    one, other = tensors(one), tensors(other)
-    assert one.keys() == other.keys()
-    assert [key for key in one if not torch.equal(one[key], other[key])] == []
-
-
 CASES = {
     "adamw": (),
     "accumulated": ("trainer.gradient_accumulation_steps=4",),
@@ -108,10 +75,10 @@ CASES = {
 @pytest.mark.slow
 @pytest.mark.parametrize("case", CASES)
 def test_straight_is_interrupted_at_one_two_and_three_places(tmp_path, case):
-    straight, _ = train(tmp_path / "straight", *CASES[case], "trainer.checkpoint.every=null", killer=Killer())
+    straight, _ = train(tmp_path / "straight", *CASES[case], "trainer.checkpoint.every=null", killer=KillingMonitor())
     assert saved_steps(tmp_path / "straight" / "checkpoints") == []
     for count, places in enumerate(([5], [3, 8], [1, 4, 9]), start=1):
-        killer = Killer(places)
+        killer = KillingMonitor(places)
         again, attempts = train(tmp_path / str(count), *CASES[case], killer=killer)
         assert attempts == count + 1
         assert_same(again, straight)
@@ -121,14 +88,14 @@ def test_straight_is_interrupted_at_one_two_and_three_places(tmp_path, case):
 @pytest.mark.parametrize("optimizer", options("optimizer"))
 def test_every_optimizer_goes_on_to_the_bit(tmp_path, optimizer):
     overrides = (f"optimizer={optimizer}", *ALONE.get(optimizer, ()), "trainer.validate_every=100")
-    straight, _ = train(tmp_path / "straight", *overrides, killer=Killer())
-    again, attempts = train(tmp_path / "again", *overrides, killer=Killer([5]))
+    straight, _ = train(tmp_path / "straight", *overrides, killer=KillingMonitor())
+    again, attempts = train(tmp_path / "again", *overrides, killer=KillingMonitor([5]))
     assert attempts == 2
     assert_same(again, straight)
 
 
 def test_the_losses_are_the_same_ones(tmp_path):
-    straight, interrupted = Killer(), Killer([3, 6])
+    straight, interrupted = KillingMonitor(), KillingMonitor([3, 6])
     train(tmp_path / "straight", killer=straight)
     train(tmp_path / "again", killer=interrupted)
     assert interrupted.losses == straight.losses
@@ -137,14 +104,14 @@ def test_the_losses_are_the_same_ones(tmp_path):
 def test_epochs_and_their_borders(tmp_path):
     """1,625 pictures are 6.3 batches of 256: step 7 holds the border."""
     overrides = ("trainer.batch_size=256", "trainer.steps=9", "model.width=16", "trainer.checkpoint.every=1")
-    straight, _ = train(tmp_path / "straight", *overrides, killer=Killer())
-    again, attempts = train(tmp_path / "again", *overrides, killer=Killer([3, 6, 7]))
+    straight, _ = train(tmp_path / "straight", *overrides, killer=KillingMonitor())
+    again, attempts = train(tmp_path / "again", *overrides, killer=KillingMonitor([3, 6, 7]))
     assert attempts == 4
     assert_same(again, straight)
 
 
 def test_inside_an_accumulated_batch(tmp_path, monkeypatch):
-    straight, _ = train(tmp_path / "straight", "trainer.gradient_accumulation_steps=4", killer=Killer())
+    straight, _ = train(tmp_path / "straight", "trainer.gradient_accumulation_steps=4", killer=KillingMonitor())
     calls, loss = itertools.count(), Objective.loss
 
     def interrupted(self, *arguments):
@@ -153,15 +120,15 @@ def test_inside_an_accumulated_batch(tmp_path, monkeypatch):
         return loss(self, *arguments)
 
     monkeypatch.setattr(Objective, "loss", interrupted)
-    again, attempts = train(tmp_path / "again", "trainer.gradient_accumulation_steps=4", killer=Killer())
+    again, attempts = train(tmp_path / "again", "trainer.gradient_accumulation_steps=4", killer=KillingMonitor())
     assert attempts == 3
     assert_same(again, straight)
 
 
 def test_between_validation_and_save(tmp_path):
     overrides = ("trainer.checkpoint.every=3", "trainer.checkpoint.keep_best=true", "optimizer=schedule_free")
-    straight, _ = train(tmp_path / "straight", "optimizer=schedule_free", killer=Killer())
-    again, attempts = train(tmp_path / "again", *overrides, killer=Killer(validations=[0, 3, 6]))
+    straight, _ = train(tmp_path / "straight", "optimizer=schedule_free", killer=KillingMonitor())
+    again, attempts = train(tmp_path / "again", *overrides, killer=KillingMonitor(validations=[0, 3, 6]))
     assert attempts == 4
     assert_same(again, straight)
 
@@ -169,28 +136,30 @@ def test_between_validation_and_save(tmp_path):
 @pytest.mark.parametrize("keep_best", ["true", "false"])
 def test_what_is_kept(tmp_path, keep_best):
     overrides = ("trainer.steps=8", "trainer.checkpoint.every=1", "trainer.checkpoint.keep_every=3")
-    train(tmp_path, *overrides, f"trainer.checkpoint.keep_best={keep_best}", "optimizer.lr=1e-9", killer=Killer())
+    train(
+        tmp_path, *overrides, f"trainer.checkpoint.keep_best={keep_best}", "optimizer.lr=1e-9", killer=KillingMonitor()
+    )
     kept = saved_steps(tmp_path / "checkpoints")
     assert {3, 6, 7, 8} <= set(kept)
     assert len(kept) <= (5 if keep_best == "true" else 4)
 
 
 def test_a_broken_newest_one_is_named_and_the_one_before_taken(tmp_path, capsys):
-    killer = Killer([9])
+    killer = KillingMonitor([9])
     with pytest.raises(Killed):
         attempt(tmp_path, (), killer)
     newest = file_of(tmp_path / "checkpoints", 8)
     content = bytearray(newest.read_bytes())
     content[-9] ^= 1
     newest.write_bytes(content)
-    again, _ = train(tmp_path, killer=Killer())
+    again, _ = train(tmp_path, killer=KillingMonitor())
     assert f"{newest} is refused: it is not what was written" in capsys.readouterr().err
-    assert_same(again, train(tmp_path / "straight", killer=Killer())[0])
+    assert_same(again, train(tmp_path / "straight", killer=KillingMonitor())[0])
 
 
 def test_another_config_is_shown_and_refused_unless_allowed(tmp_path):
     with pytest.raises(Killed):
-        attempt(tmp_path, (), Killer([5]))
+        attempt(tmp_path, (), KillingMonitor([5]))
     now = science(compose(*SMALL, *MINE, "optimizer.weight_decay=0.5", "trainer.log_every=1"))
     with pytest.raises(ConfigError, match=r"another config:\n  optimizer\.weight_decay: 0\.01 -> 0\.5\nUse allow"):
         find_state("auto", False, tmp_path, now, "")
@@ -236,7 +205,7 @@ def test_a_changed_setting_is_the_new_one_and_what_was_learned_stays(tmp_path):
 )
 def test_what_cannot_go_on_is_told(tmp_path, override, told):
     with pytest.raises(Killed):
-        attempt(tmp_path, (), Killer([5]))
+        attempt(tmp_path, (), KillingMonitor([5]))
     composed = compose(*SMALL, *MINE, override)
     trainer, parts = build(composed.trainer), {name: build(composed[name]) for name in PARTS}
     state = find_state("auto", True, tmp_path, science(composed), "")
@@ -251,7 +220,7 @@ def on_processes(folder, overrides, kills, name):
     AcceleratorState._reset_state(reset_partial_state=True)  # inherited from the test's own process
     torch.set_num_threads(1)
     try:
-        trained = attempt(folder, overrides, Killer(kills))
+        trained = attempt(folder, overrides, KillingMonitor(kills))
     except Killed:
         PartialState().wait_for_everyone()
         return
@@ -273,7 +242,7 @@ def test_two_processes_go_on_to_the_bit_and_one_process_goes_on_from_two(tmp_pat
         debug_launcher(on_processes, (folder, (), kills, name), num_processes=2)
     straight, again = torch.load(tmp_path / "straight" / "straight"), torch.load(tmp_path / "again" / "again")
     assert [key for key in straight if not torch.equal(straight[key], again[key])] == []
-    one, _ = train(tmp_path / "alone", killer=Killer())
+    one, _ = train(tmp_path / "alone", killer=KillingMonitor())
     torch.testing.assert_close(tensors(one), straight, atol=1e-4, rtol=1e-3)
 
 

@@ -4,8 +4,8 @@ import pytest
 import torch
 from safetensors import safe_open
 
-from tests.test_prompts import Latents, composed_for
-from tests.test_resume import Killed, Killer, assert_same
+from tests.helpers import Killed, KillingMonitor, assert_same
+from tests.tiny import Latents, composed_for
 from ztsnr.checkpoints.find import find_state
 from ztsnr.checkpoints.saver import RunSaves
 from ztsnr.checkpoints.state_file import file_of
@@ -55,10 +55,10 @@ def attempt(file, folder, overrides, killer, seed=0):
 @pytest.mark.slow
 @pytest.mark.parametrize("case", CASES)
 def test_a_lora_goes_on_to_the_bit(file, tmp_path, case):
-    straight, _ = attempt(file, tmp_path / "straight", CASES[case], Killer())
+    straight, _ = attempt(file, tmp_path / "straight", CASES[case], KillingMonitor())
     with pytest.raises(Killed):
-        attempt(file, tmp_path / "again", CASES[case], Killer([3]))
-    again, state = attempt(file, tmp_path / "again", CASES[case], Killer(), seed=1)
+        attempt(file, tmp_path / "again", CASES[case], KillingMonitor([3]))
+    again, state = attempt(file, tmp_path / "again", CASES[case], KillingMonitor(), seed=1)
     assert state.step == 2
     assert_same(again, straight)
     assert all("lora_" in name for name in again.networks["raw"].state_dict())

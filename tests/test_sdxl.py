@@ -8,24 +8,12 @@ from diffusers import DDPMScheduler
 from diffusers.training_utils import compute_snr
 from torch.nn.functional import mse_loss
 
-from tests.tiny import tiny_sd15, tiny_sdxl
+from tests.tiny import inputs, make, tiny_sd15, tiny_sdxl, trained_names
 from ztsnr.config.registry import build, compose
 from ztsnr.core.errors import CheckpointError, ConfigError
 from ztsnr.models.pretrained import load_unet
 from ztsnr.models.sdxl import SD15, SDXL
 from ztsnr.training.averaging import make_ema
-
-
-def make(*overrides, model="sdxl", pretrained=None):
-    torch.manual_seed(0)
-    return build(compose(f"model={model}", f"model.pretrained={pretrained or tiny_sdxl()}", *overrides).model)
-
-
-def inputs(rows=2):
-    g = torch.Generator().manual_seed(0)
-    cond = {"text": torch.randn(rows, 77, 96, generator=g), "pooled": torch.randn(rows, 64, generator=g)}
-    cond["time_ids"] = torch.tensor([[128.0, 128, 0, 0, 128, 128]]).repeat(rows, 1)
-    return torch.randn(rows, 4, 16, 24, generator=g), torch.linspace(0, 998.5, rows), cond
 
 
 def test_output_depends_on_all_that_sdxl_is_told():
@@ -101,10 +89,6 @@ def test_a_step_is_the_step_written_with_diffusers_own_pieces(name):
     torch.testing.assert_close(ours, loss, rtol=1e-5, atol=1e-7)
     gradient, wanted = (torch.cat([p.grad.flatten() for p in unit.parameters()]) for unit in (net, unet))
     assert (gradient - wanted).norm() < 1e-5 * wanted.norm()
-
-
-def trained_names(net):
-    return {name for name, p in net.named_parameters() if p.requires_grad}
 
 
 def test_some_modules_are_trained_by_pattern():

@@ -8,7 +8,7 @@ from diffusers import StableDiffusionXLPipeline
 from PIL import Image
 from safetensors import safe_open
 
-from tests.test_commands import run
+from tests.processes import run
 from tests.tiny import tiny_sdxl, tiny_sdxl_file
 
 SMALL = ["trainer=smoke", "trainer.steps=2", "trainer.batch_size=2", "data.sizes.resolution=128", "data.held_out=0.3"]

@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import nn
 
-from tests.test_readme import load_script
+from tests.helpers import load_script
 from ztsnr.checkpoints.saver import SavePolicy
 from ztsnr.checkpoints.state import pack, restore, unpack
 from ztsnr.checkpoints.state_file import read_state, write_state

@@ -14,8 +14,7 @@ import time
 import pytest
 from omegaconf import OmegaConf
 
-from tests.processes import run
-from tests.test_commands import SMALL
+from tests.processes import SMALL_JOB, run
 from ztsnr.compare import compare_runs, with_quotes
 from ztsnr.config.identity import science
 from ztsnr.config.registry import build, compose, conf_folder, options
@@ -30,7 +29,7 @@ SWEPT = [
     "loss=eps,vpred",
     "trainer.batch_size=32,33",
     "trainer.gradient_accumulation_steps=2",
-    *SMALL,
+    *SMALL_JOB,
 ]
 
 
@@ -143,13 +142,13 @@ def test_every_study_composes_on_all_its_axes(study):
 
 @pytest.mark.slow
 def test_a_study_brings_its_axes_and_the_command_line_shortens_it(tmp_path):
-    words = ["target=v", "weighting=min_snr", "seed=3,4", "trainer.validate_every=4", *SMALL]
+    words = ["target=v", "weighting=min_snr", "seed=3,4", "trainer.validate_every=4", *SMALL_JOB]
     run(tmp_path, "train", "+experiments=target_x_weighting", *words)
     outcomes = {result["name"]: result["outcome"] for result in results_in(tmp_path)}
     assert outcomes == {"seed=3": "finished", "seed=4": "finished"}
 
 
-LAUNCHED = ["loss=eps,vpred", "trainer.batch_size=32", "trainer.gradient_accumulation_steps=2", *SMALL]
+LAUNCHED = ["loss=eps,vpred", "trainer.batch_size=32", "trainer.gradient_accumulation_steps=2", *SMALL_JOB]
 
 
 def outcomes_of(folder):
@@ -173,7 +172,7 @@ def test_a_launcher_gives_the_scores_of_one_process(swept, tmp_path):
 @pytest.mark.slow
 def test_optuna_looks_for_the_best_score(tmp_path):
     search = ["optimizer.lr=tag(log,interval(1e-4,1e-2))", "hydra/sweeper=optuna", "hydra.sweeper.n_trials=2"]
-    run(tmp_path, "train", "-m", *search, *SMALL)
+    run(tmp_path, "train", "-m", *search, *SMALL_JOB)
     results = results_in(tmp_path)
     assert len({result["name"] for result in results}) == 2
     (sweep,) = tmp_path.glob("runs/*/*-sweep")
@@ -212,7 +211,7 @@ def test_processes_share_a_tracking_server_and_give_the_scores_of_one(swept, tmp
 
 @pytest.mark.slow
 def test_a_sweep_killed_in_the_middle_and_resumed_ends_in_the_same_table(tmp_path):
-    words = ["-m", "loss=vpred,edm", "seed=0,1", *SMALL, "trainer.steps=20"]
+    words = ["-m", "loss=vpred,edm", "seed=0,1", *SMALL_JOB, "trainer.steps=20"]
     undisturbed = tmp_path / "undisturbed"
     undisturbed.mkdir()
     run(undisturbed, "train", *words)
@@ -238,7 +237,7 @@ def test_a_sweep_killed_in_the_middle_and_resumed_ends_in_the_same_table(tmp_pat
 @pytest.mark.slow
 def test_ctrl_c_stops_a_sweep_and_keeps_what_has_finished(tmp_path):
     environment = {name: value for name, value in os.environ.items() if not name.startswith("MLFLOW_")}
-    command = [sys.executable, "-m", "ztsnr.train", "-m", "seed=0,1", *SMALL, "trainer.steps=50"]
+    command = [sys.executable, "-m", "ztsnr.train", "-m", "seed=0,1", *SMALL_JOB, "trainer.steps=50"]
     process = subprocess.Popen(command, cwd=tmp_path, env=environment, stderr=subprocess.PIPE, text=True)
     deadline = time.monotonic() + 200
     while not results_in(tmp_path) and time.monotonic() < deadline:

@@ -9,10 +9,19 @@ from omegaconf import OmegaConf
 from PIL import Image
 from safetensors.torch import load_file
 
-from tests.test_export import V, exported, theirs
-from tests.test_prompts import WORDS, Latents, composed_for
-from tests.test_sdxl import inputs, make, trained_names
-from tests.tiny import tiny_sd15, tiny_sdxl
+from tests.tiny import (
+    WORDS,
+    Latents,
+    V,
+    composed_for,
+    exported,
+    inputs,
+    latents_of_pipeline,
+    make,
+    tiny_sd15,
+    tiny_sdxl,
+    trained_names,
+)
 from ztsnr.checkpoints.load import without_lora_start
 from ztsnr.config.registry import build, compose
 from ztsnr.core.errors import CheckpointError, ConfigError
@@ -94,7 +103,7 @@ def test_a_lora_of_all_three_networks_is_read_by_diffusers_and_read_back(tmp_pat
         pipeline = StableDiffusionXLPipeline.from_pretrained(tmp_path / "base")
         pipeline.unet.load_state_dict(make().unet.state_dict())
         pipeline.load_lora_weights(str(path))
-        torch.testing.assert_close(theirs(pipeline, prompt, 128, 3.0), wanted, rtol=1e-3, atol=5e-4)
+        torch.testing.assert_close(latents_of_pipeline(pipeline, prompt, 128, 3.0), wanted, rtol=1e-3, atol=5e-4)
         starts = [f"model.train.start={path}", f"model.train_text.start={path}"]
         again = make(*BOTH, *starts).state_dict()
         assert again.keys() == export.network.state_dict().keys()

@@ -7,6 +7,7 @@ import torch
 from accelerate import PartialState, debug_launcher
 from accelerate.state import AcceleratorState
 
+from tests.helpers import PARTS, SMALL, RecordingMonitor, fit, weights
 from ztsnr.config.registry import build, compose
 from ztsnr.core.errors import ConfigError, NonFinite, OutOfMemory
 from ztsnr.core.objective import Objective
@@ -16,38 +17,6 @@ from ztsnr.tracking.monitor import Monitor
 from ztsnr.training.averaging import make_ema
 from ztsnr.training.optim import evaluating, make_optimizer, set_training
 
-PARTS = ("objective", "data", "optimizer", "lr_schedule", "validation", "samples")
-SMALL = ("trainer.steps=4", "trainer.batch_size=16", "model.width=16", "model.depth=1", "samples.steps=2")
-SMALL += ("samples.columns=1", "validation.samples=16", "validation.sigmas=[0.5,5.0]", "lr_schedule.warmup=0")
-
-
-class Listening(Monitor):
-    def __init__(self):
-        self.losses, self.scores, self.pictures = [], {}, []
-
-    def stepped(self, step, loss, norm, lr):
-        self.losses.append((step, loss, norm, lr))
-
-    def validated(self, step, errors, score):
-        self.scores[step] = (score, errors)
-
-    def sampled(self, step, pictures):
-        self.pictures.append((step, sorted(pictures)))
-
-
-def fit(*overrides, listener=None, data=None):
-    composed = compose(*SMALL, *overrides)
-    parts = {name: build(composed[name]) for name in PARTS}
-    if data is not None:
-        parts["data"] = data(parts["data"])
-    torch.manual_seed(composed.seed)
-    network = build(composed.model)
-    return build(composed.trainer).fit(**parts, network=network, monitor=listener or Monitor())
-
-
-def weights(trained, name="raw"):
-    return torch.cat([value.flatten() for value in trained.networks[name].state_dict().values()])
-
 
 @pytest.fixture(scope="module")
 def straight():
@@ -55,7 +24,7 @@ def straight():
 
 
 def test_training_lowers_the_held_out_error():
-    heard = Listening()
+    heard = RecordingMonitor()
     trained = fit(
         "trainer.steps=150", "trainer.batch_size=64", "model.width=64", "trainer.validate_every=150", listener=heard
     )
@@ -79,7 +48,7 @@ class Masked:
 
 def test_a_mask_of_ones_changes_no_bit_and_one_of_zeros_trains_nothing(straight):
     assert torch.equal(weights(fit(data=partial(Masked, torch.ones(1, 1, 1, 1)))), straight)
-    heard = Listening()
+    heard = RecordingMonitor()
     trained = fit("optimizer.weight_decay=0", listener=heard, data=partial(Masked, torch.zeros(1, 1, 1, 1)))
     assert [(loss, norm) for _, loss, norm, _ in heard.losses] == [(0.0, 0.0)] * 4
     assert torch.equal(weights(trained), weights(fit("optimizer.lr=0", "optimizer.weight_decay=0")))
@@ -96,7 +65,7 @@ def test_each_seed_changes_the_run(straight, override):
 
 
 def test_accumulation_changes_nothing_but_rounding(straight):
-    whole, parts = Listening(), Listening()
+    whole, parts = RecordingMonitor(), RecordingMonitor()
     fit(listener=whole)
     trained = fit("trainer.gradient_accumulation_steps=4", listener=parts)
     torch.testing.assert_close(weights(trained), straight, atol=1e-4, rtol=1e-3)
@@ -119,7 +88,7 @@ def test_two_processes_train_like_one(straight, tmp_path):
 
 
 def test_listeners_hear_of_every_step_and_its_learning_rate_and_of_the_beginning_and_the_end():
-    heard = Listening()
+    heard = RecordingMonitor()
     rates = ("lr_schedule.warmup=1", "optimizer.lr=0.1")
     trained = fit("trainer.validate_every=3", "trainer.sample_every=2", *rates, listener=heard)
     assert [step for step, *_ in heard.losses] == [1, 2, 3, 4]
@@ -136,7 +105,7 @@ def test_clip_bounds_the_update_and_reports_the_norm_before_it():
     drop = ("~optimizer.betas", "~optimizer.eps", "optimizer.fused=false", "lr_schedule=constant")
     start = weights(fit(*one_step, *drop, "optimizer.lr=0"))
     for clip in (1e-3, 1e3):
-        heard = Listening()
+        heard = RecordingMonitor()
         moved = (weights(fit(*one_step, *drop, f"trainer.max_grad_norm={clip}", listener=heard)) - start).norm().item()
         norm = heard.losses[0][2]
         assert moved == pytest.approx(min(clip, norm), rel=1e-3)
@@ -160,7 +129,7 @@ def test_schedule_free_evaluates_other_weights_than_it_trains_and_returns_to_the
 
 
 def test_a_run_ends_in_the_weights_to_evaluate():
-    heard = Listening()
+    heard = RecordingMonitor()
     trained = fit("optimizer=schedule_free", "lr_schedule=constant", "trainer.ema=null", listener=heard)
     composed = compose(*SMALL)
     validation, objective, data = (build(composed[name]) for name in ("validation", "objective", "data"))
@@ -272,7 +241,7 @@ def test_a_rest_of_a_bucket_that_cannot_be_shared_is_refused_before_the_first_st
         data.__dict__["batch_sizes"] = lambda batch_size: {batch_size, 7}
         return data
 
-    heard = Listening()
+    heard = RecordingMonitor()
     with pytest.raises(
         ConfigError, match=r"accumulation_steps=4, got 7\. For the rest of a bucket: data\.leftovers=merge"
     ):

@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import nn
 
-from tests.test_trainer import PARTS, SMALL, fit, weights
+from tests.helpers import PARTS, SMALL, fit, weights
 from ztsnr.config.registry import build, compose, make, options
 from ztsnr.core.errors import ConfigError, NonFinite
 from ztsnr.tracking.monitor import Monitor
