@@ -65,7 +65,7 @@ def measure_spool(folder: Path) -> None:
     for calls, names in ((1000, ["train/loss"]), (250, ["train/loss", "train/grad_norm", "train/lr", "train/rate"])):
         began = time.perf_counter()
         for step in range(calls):
-            spool.metrics({f"{name}{calls}": 0.123456789 for name in names}, step)
+            spool.add_metrics({f"{name}{calls}": 0.123456789 for name in names}, step)
         print(f"  1,000 metrics in {calls} calls: {(time.perf_counter() - began) * 1e3:.1f} ms")
     print(f"  {spool.events.stat().st_size / 2000:.0f} bytes a metric")
     spool.close()

@@ -80,13 +80,13 @@ def measure(composed) -> list[tuple[float, float]]:
     torch.manual_seed(0)
     trainer, tracker, network = (build(composed[name]) for name in ("trainer", "tracking", "model"))
     parts = {name: build(composed[name]) for name in PARTS}
-    tracker.start("bench", {}, {}, tracker.folder)
+    record = tracker.start("bench", {}, {}, tracker.folder)
     with open(os.devnull, "w") as nowhere:
         console = Console(file=nowhere, force_terminal=True)
-        with Alternating(tracker, console, trainer.steps, trainer.batch_size, trainer.log_every) as monitor:
+        with Alternating(record, console, trainer.steps, trainer.batch_size, trainer.log_every) as monitor:
             monitor.alternate(bare_steps(composed))
             trainer.fit(**parts, network=network, monitor=monitor)
-    tracker.finish("FINISHED")
+    record.finish("FINISHED")
     return monitor.pairs[trainer.steps // 10 :]
 
 

@@ -12,7 +12,12 @@ import sys
 import tempfile
 from pathlib import Path
 
-LOADED = ("ztsnr.training.trainer", "ztsnr.tracking.tracker", "ztsnr.comparison.compare", "ztsnr.models.pretrained")
+LOADED = (
+    "ztsnr.training.trainer",
+    "ztsnr.tracking.mlflow_tracker",
+    "ztsnr.comparison.compare",
+    "ztsnr.models.pretrained",
+)
 LOADED += ("ztsnr.analysis.plots", "ztsnr.evaluation.quality", "ztsnr.comparison.figures", "ztsnr.caching.folder")
 LOADED += ("mlflow.store.tracking.sqlalchemy_store", "sklearn.datasets", "scipy.stats", "torch._dynamo", "peft")
 SMALL_JOB = ["trainer=smoke", "trainer.steps=4", "model.width=16", "samples.steps=2", "samples.columns=2"]

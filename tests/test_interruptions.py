@@ -222,8 +222,8 @@ def metrics_of(client, folder, key="train/loss"):
 
 def test_a_server_that_dies_only_delays_the_record(server, tmp_path):
     one, two = tmp_path / "one", tmp_path / "two"
-    to_server = (f"tracking.uri={server.uri}", "tracking.must_answer=false", "tracking.flush_seconds=0.2")
-    pid = start(one, *to_server, "tracking.patience=120", "trainer.steps=1000")
+    to_server = (f"tracking.uri={server.uri}", "tracking.require_server=false", "tracking.flush_seconds=0.2")
+    pid = start(one, *to_server, "tracking.final_flush_seconds=120", "trainer.steps=1000")
     wait_until(
         lambda: (
             (one / "tracking" / "delivered.json").exists()
@@ -231,7 +231,7 @@ def test_a_server_that_dies_only_delays_the_record(server, tmp_path):
         )
     )
     server.kill()
-    assert kill_runs.end_of(start(two, *to_server, "tracking.patience=0")) == 0, output(two)
+    assert kill_runs.end_of(start(two, *to_server, "tracking.final_flush_seconds=0")) == 0, output(two)
     assert f"events of the record wait, since tracking.uri={server.uri} failed" in output(two)
     server.start()
     assert kill_runs.end_of(pid) == 0, output(one)

@@ -1,4 +1,3 @@
-import contextlib
 import os
 import random
 
@@ -15,24 +14,24 @@ START = {"id": "abc", "name": "run", "params": {"a": "1"}, "tags": {}, "experime
 
 def refill(spool, steps):
     for step in steps:
-        spool.metrics({"loss": 1 / step, "lr": 0.1}, step)
+        spool.add_metrics({"loss": 1 / step, "lr": 0.1}, step)
         if step % 10 == 0:
-            spool.picture("samples/x", Image.new("L", (4, 4), step), step)
+            spool.add_image("samples/x", Image.new("L", (4, 4), step), step)
 
 
 def test_what_was_put_down_before_a_kill_is_not_put_down_again(tmp_path):
     spool = Spool(tmp_path / "tracking")
-    spool.put("start", **START, uri="")
+    spool.append("start", **START, uri="")
     refill(spool, range(1, 26))
     spool.close()
     with open(spool.events, "ab") as file:
         file.write(b'{"kind": "metrics", "ti')  # killed within a line
     again = Spool(tmp_path / "tracking")
-    assert again.begun["id"] == "abc"
+    assert again.start_event["id"] == "abc"
     refill(again, range(20, 31))
     events = [event for _, event in again.read(0)]
     assert [event["step"] for event in events if event["kind"] == "metrics"] == list(range(1, 31))
-    assert [event["step"] for event in events if event["kind"] == "picture"] == [10, 20, 30]
+    assert [event["step"] for event in events if event["kind"] == "image"] == [10, 20, 30]
     assert len(list((tmp_path / "tracking" / "files").iterdir())) == 3
     again.close()
 
@@ -48,7 +47,7 @@ def test_one_process_at_a_time_has_a_spool(tmp_path, monkeypatch):
 
 def test_a_full_disk_raises_nothing_and_loses_nothing_once_there_is_room(tmp_path, monkeypatch):
     spool, write = Spool(tmp_path / "tracking"), os.write
-    spool.put("start", **START, uri="")
+    spool.append("start", **START, uri="")
 
     def full(handle, content):
         if len(content) < 40:
@@ -57,10 +56,10 @@ def test_a_full_disk_raises_nothing_and_loses_nothing_once_there_is_room(tmp_pat
 
     with monkeypatch.context() as patch:
         patch.setattr(os, "write", full)
-        spool.metrics({"loss": 1.0}, 1)
-        assert spool.lost.errno == 28
-    spool.metrics({"loss": 2.0}, 2)
-    assert spool.lost is None
+        spool.add_metrics({"loss": 1.0}, 1)
+        assert spool.write_error.errno == 28
+    spool.add_metrics({"loss": 2.0}, 2)
+    assert spool.write_error is None
     assert [event.get("step") for _, event in spool.read(0)] == [None, 1, 2]
     spool.close()
 
@@ -84,20 +83,21 @@ class Flaky:
 
 
 @pytest.mark.slow
-def test_whatever_fails_everything_arrives_once_and_in_order(tmp_path):
+def test_whatever_fails_everything_arrives_once_and_in_order(tmp_path, monkeypatch):
     spool, draw, client = Spool(tmp_path / "tracking"), random.Random(0), make_client(f"sqlite:///{tmp_path / 'x.db'}")
+    monkeypatch.setattr("ztsnr.tracking.delivery.make_client", lambda uri: Flaky(client, draw))
     (tmp_path / "x.txt").write_text("x")
     artifacts = START | {"artifacts": (tmp_path / "artifacts").as_uri()}
-    spool.put("start", **artifacts, uri="")
+    spool.append("start", **artifacts, uri="")
     failures = 0
     for part in range(4):
         refill(spool, range(1 + 10 * part, 11 + 10 * part))
-        spool.put("file", path="x.txt", folder=None)
-        spool.put("describe", text=f"part {part}", pictures=[])
+        spool.append("file", path="x.txt", folder=None)
+        spool.append("describe", text=f"part {part}", images=[])
         if part == 3:
-            spool.put("finish", status="FINISHED")
-        delivery = Delivery(spool, lambda: Flaky(client, draw), contextlib.nullcontext)
-        while spool.undelivered():
+            spool.append("finish", status="FINISHED")
+        delivery = Delivery(spool, "sqlite://")
+        while spool.undelivered_count():
             try:
                 delivery.deliver()
             except ConnectionError:

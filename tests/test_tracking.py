@@ -9,14 +9,15 @@ from tests.processes import SERVER
 from ztsnr.config.identity import flatten, science
 from ztsnr.config.registry import compose
 from ztsnr.core.errors import TrackingError
-from ztsnr.tracking.store import charts_address, make_client, send
-from ztsnr.tracking.tracker import MLflow
+from ztsnr.tracking.mlflow_tracker import MLflowTracker
+from ztsnr.tracking.store import charts_url, make_client
+from ztsnr.tracking.sync import deliver_spool
 
-SETTINGS = {"uri": None, "experiment": "test", "flush_seconds": 0.2, "must_answer": True, "patience": 1.0}
+SETTINGS = {"uri": None, "experiment": "test", "flush_seconds": 0.2, "require_server": True, "final_flush_seconds": 1.0}
 
 
 def tracker(folder, **settings):
-    return MLflow(**SETTINGS | {"folder": str(folder)} | settings)
+    return MLflowTracker(**SETTINGS | {"folder": str(folder)} | settings)
 
 
 @pytest.fixture(scope="module")
@@ -27,19 +28,20 @@ def recorded(tmp_path_factory):
         patch.delenv("MLFLOW_TRACKING_URI", raising=False)
         good, bad = tracker(folder), tracker(folder)
     good.check()
-    good.start("good", {f"key{i}": i for i in range(150)}, {"schedule": "ztsnr"}, folder / "good")
+    run = good.start("good", {f"key{i}": i for i in range(150)}, {"schedule": "ztsnr"}, folder / "good")
     for step in range(1200):
-        good.metrics({"train/loss": 1 / (step + 1), "train/lr": 0.1}, step)
-    good.metrics({"odd": math.nan}, 0)
-    good.picture("samples/guidance 2", Image.new("L", (4, 4)), 7)
+        run.log_metrics({"train/loss": 1 / (step + 1), "train/lr": 0.1}, step)
+    run.log_metrics({"odd": math.nan}, 0)
+    run.log_image("samples/guidance 2", Image.new("L", (4, 4)), 7)
     (folder / "good" / "x.txt").write_text("text")
-    good.file(folder / "good" / "x.txt")
-    good.describe("**score 1**", ["x.png"])
-    good.finish("FINISHED")
-    bad.start("bad", {}, {}, folder / "bad")
-    bad.finish("FAILED", "ValueError: why")
-    client = make_client(good.uri)
-    return good, client, {run.info.run_name: run for run in client.search_runs([good.experiment_id])}
+    run.log_file(folder / "good" / "x.txt")
+    run.describe("**score 1**", ["x.png"])
+    run.finish("FINISHED")
+    failed = bad.start("bad", {}, {}, folder / "bad")
+    failed.finish("FAILED", "ValueError: why")
+    client, experiment = good.open_experiment()
+    runs = client.search_runs([experiment.experiment_id])
+    return good, client, {run.info.run_name: run for run in runs}
 
 
 def test_everything_arrives_in_order_and_lies_in_one_folder(recorded):
@@ -57,24 +59,26 @@ def test_everything_arrives_in_order_and_lies_in_one_folder(recorded):
     assert runs["bad"].info.status == "FAILED"
     assert runs["bad"].data.tags["mlflow.note.content"].startswith("ValueError: why")
     assert (good.folder / "mlflow.db").is_file()
-    location = client.get_experiment(good.experiment_id).artifact_location
+    _, experiment = good.open_experiment()
+    location = client.get_experiment(experiment.experiment_id).artifact_location
     assert location == (good.folder / "mlflow-artifacts").as_uri()
 
 
 def test_address_opens_the_charts(recorded):
     good, _, _ = recorded
-    address = good.address("http://127.0.0.1:1/")
-    assert address == charts_address("http://127.0.0.1:1", good.experiment_id)
-    assert "workflowType=machine_learning&compareRunsMode=CHART" in address
-    assert good.how_to_open() == f"python -m ztsnr.ui tracking.folder={good.folder}"
+    _, experiment = good.open_experiment()
+    url = good.charts_url("http://127.0.0.1:1/")
+    assert url == charts_url("http://127.0.0.1:1", experiment.experiment_id)
+    assert "workflowType=machine_learning&compareRunsMode=CHART" in url
+    assert good.open_hint() == f"python -m ztsnr.ui tracking.folder={good.folder}"
 
 
 def record_one(folder, name):
     os.environ.pop("MLFLOW_TRACKING_URI", None)
-    run = tracker(folder, patience=60.0)
-    run.check()
-    run.start(name, {}, {}, folder / name)
-    run.metrics({"x": 1.0}, 0)
+    store = tracker(folder, final_flush_seconds=60.0)
+    store.check()
+    run = store.start(name, {}, {}, folder / name)
+    run.log_metrics({"x": 1.0}, 0)
     run.finish("FINISHED")
 
 
@@ -94,15 +98,15 @@ def test_processes_that_start_together_on_an_empty_store_all_succeed(tmp_path):
 
 def test_an_undeliverable_record_waits_and_is_told(tmp_path):
     (tmp_path / "broken.db").write_text("this is no database" * 100)
-    broken = tracker(tmp_path, uri=f"sqlite:///{tmp_path / 'broken.db'}", patience=0.0)
-    broken.start("run", {}, {}, tmp_path)
+    broken = tracker(tmp_path, uri=f"sqlite:///{tmp_path / 'broken.db'}", final_flush_seconds=0.0)
+    run = broken.start("run", {}, {}, tmp_path)
     for step in range(10):
-        broken.metrics({"loss": 1.0}, step)
-    broken.finish("FINISHED")
-    assert re.search(r"12 events of the record wait, .*broken\.db failed.* -m ztsnr\.sync ", broken.undelivered())
+        run.log_metrics({"loss": 1.0}, step)
+    run.finish("FINISHED")
+    assert re.search(r"12 events of the record wait, .*broken\.db failed.* -m ztsnr\.sync ", run.undelivered())
     with pytest.raises(TrackingError, match="12 events wait"):
-        send(tmp_path / "tracking", None)
-    assert send(tmp_path / "tracking", f"sqlite:///{tmp_path / 'sound.db'}").startswith("12 events delivered")
+        deliver_spool(tmp_path / "tracking", None)
+    assert deliver_spool(tmp_path / "tracking", f"sqlite:///{tmp_path / 'sound.db'}").startswith("12 events delivered")
     client = make_client(f"sqlite:///{tmp_path / 'sound.db'}")
     (run,) = client.search_runs([client.get_experiment_by_name("test").experiment_id])
     assert len(client.get_metric_history(run.info.run_id, "loss")) == 10
@@ -113,7 +117,7 @@ def test_an_undeliverable_record_waits_and_is_told(tmp_path):
     [
         ({"uri": "http://127.0.0.1:9"}, r"tracking\.uri=http://127\.0\.0\.1:9 does not answer"),
         ({"uri": "file:///tmp/x"}, r"tracking\.uri must begin with sqlite:///"),
-        ({"folder": "/proc/nowhere/x"}, "cannot be made"),
+        ({"folder": "/proc/nowhere/x"}, "cannot be created"),
     ],
 )
 def test_an_impossible_record_is_refused_before_any_work(tmp_path, monkeypatch, settings, told):
@@ -124,8 +128,8 @@ def test_an_impossible_record_is_refused_before_any_work(tmp_path, monkeypatch, 
 
 def test_an_empty_place_has_nothing_to_open_and_stays_empty(tmp_path, monkeypatch):
     monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
-    with pytest.raises(TrackingError, match="holds no experiment 'test'"):
-        tracker(tmp_path).address("http://127.0.0.1:1")
+    with pytest.raises(TrackingError, match="has no experiment 'test'"):
+        tracker(tmp_path).charts_url("http://127.0.0.1:1")
     assert not list(tmp_path.iterdir())
 
 

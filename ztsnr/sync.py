@@ -19,9 +19,9 @@ def _is_folder(word: str) -> bool:
 
 @command("sync")
 def sync(composed: DictConfig) -> None:
-    from ztsnr.tracking.store import send_all
+    from ztsnr.tracking.sync import deliver_all
 
-    send_all(Path(str(composed.run)), composed.uri)
+    deliver_all(Path(str(composed.run)), composed.uri)
 
 
 if __name__ == "__main__":

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
     from ztsnr.checkpoints.state_file import State
     from ztsnr.core.objective import Objective
-    from ztsnr.tracking.tracker import Tracker
+    from ztsnr.tracking.tracker import TrackedRun, Tracker
     from ztsnr.training.trainer import Trained
 
 PARTS = ("data", "lr_schedule", "validation", "samples", "quality", "trainer", "optimizer")
@@ -56,11 +56,13 @@ def run(composed: DictConfig, tracker: "Tracker", title: str, tags: dict[str, st
     from ztsnr.checkpoints.saver import RunSaves
     from ztsnr.devices.memory import telling_what_needs_less
     from ztsnr.devices.processes import join_processes
-    from ztsnr.tracking.monitor import RunMonitor, make_console
-    from ztsnr.tracking.tracker import NoTracker, code_version
+    from ztsnr.io.console import make_console
+    from ztsnr.tracking.code_version import code_version
+    from ztsnr.tracking.monitor import RunMonitor
+    from ztsnr.tracking.tracker import NoTracker
 
     trainer, quality = parts.pop("trainer"), parts.pop("quality")
-    console, processes = make_console(), join_processes()
+    console, processes = make_console(sys.stderr, wrap=False), join_processes()
     trainer.try_optimizer(parts["optimizer"])
     if not processes.is_main_process:
         tracker, console.quiet = NoTracker(), True
@@ -77,30 +79,30 @@ def run(composed: DictConfig, tracker: "Tracker", title: str, tags: dict[str, st
     network = build(composed, "model")
     len(parts["data"].train)  # loads it, so that the record is opened only for what can be trained
     config, folder = science(composed), run_folder()
-    with recorded(tracker, title, flatten(composed), tags | code_version(), folder, state, config):
+    with recorded(tracker, title, flatten(composed), tags | code_version(), folder, state, config) as record:
         if not console.quiet:
             for file in parts["data"].write_report(folder):
-                tracker.file(file)
-        facts = {"config": config, "overrides": to_repeat(HydraConfig.get().overrides.task), "record": tracker.record}
+                record.log_file(file)
+        facts = {"config": config, "overrides": to_repeat(HydraConfig.get().overrides.task), "record": record.id}
         facts["data"] = parts["data"].facts
         with (
-            RunMonitor(tracker, console, trainer.steps, trainer.batch_size, trainer.log_every) as monitor,
-            RunSaves(folder / "checkpoints", trainer.checkpoint, facts, state, tracker.to_disk) as saves,
+            RunMonitor(record, console, trainer.steps, trainer.batch_size, trainer.log_every) as monitor,
+            RunSaves(folder / "checkpoints", trainer.checkpoint, facts, state, record.flush) as saves,
         ):
             trained = trainer.fit(**parts, objective=objective, network=network, monitor=monitor, saves=saves)
         if not console.quiet:
             print(f"score {trained.score:.4f}", flush=True)
             with telling_what_needs_less("a smaller quality.batch_size, or quality=none"):
-                tracker.metrics(quality(objective, trained.networks[trained.best], parts["data"]), trained.step)
-            keep(trained, objective, composed, title, tracker, parts["data"].facts)
+                record.log_metrics(quality(objective, trained.networks[trained.best], parts["data"]), trained.step)
+            keep(trained, objective, composed, title, record, parts["data"].facts)
     weights = folder / "final.safetensors"
-    if tracker.undelivered():
-        console.print(tracker.undelivered(), highlight=False)
+    if record.undelivered():
+        console.print(record.undelivered(), highlight=False)
     console.print(f"took    {time.perf_counter() - began:.0f} s", highlight=False)
     console.print(f"weights {weights}", highlight=False)
     if "ztsnr.sweep" not in tags:
         console.print(f"draw    python -m ztsnr.sample checkpoint={weights}{to_draw(composed)}", highlight=False)
-        console.print(f"compare {tracker.how_to_open()}" if tracker.how_to_open() else "", highlight=False)
+        console.print(f"compare {tracker.open_hint()}" if tracker.open_hint() else "", highlight=False)
     return trained.score
 
 
@@ -155,28 +157,28 @@ def resumed(composed: DictConfig, processes: "PartialState") -> "State | None":
 @contextmanager
 def recorded(
     tracker: "Tracker", name: str, params: Mapping, tags: Mapping, folder: Path, state: "State | None", config: dict
-) -> Iterator[None]:
+) -> Iterator["TrackedRun"]:
     """The record of a run: opened, and closed with what became of it."""
     step, changed = (state.step, changes(state, config)) if state else (0, [])
     if state and state.path.parent.parent.absolute() != folder.absolute():
         tags = tags | {"ztsnr.resumed_from": str(state.facts.get("record") or state.path)}
         tags |= {f"ztsnr.changed.{step}": "\n".join(changed)} if changed else {}
-    tracker.start(name, params, tags, folder, step, changed)
+    record = tracker.start(name, params, tags, folder, step, changed)
     try:
-        yield
+        yield record
     except BaseException as error:
         killed = isinstance(error, KeyboardInterrupt)
-        tracker.finish("KILLED" if killed else "FAILED", f"{type(error).__name__}: {error}")
-        if tracker.undelivered():
-            error.add_note(tracker.undelivered())
+        record.finish("KILLED" if killed else "FAILED", f"{type(error).__name__}: {error}")
+        if record.undelivered():
+            error.add_note(record.undelivered())
         raise
-    tracker.finish("FINISHED")
+    record.finish("FINISHED")
 
 
 def keep(
-    trained: "Trained", objective: "Objective", composed: DictConfig, title: str, tracker: "Tracker", facts: Mapping
+    trained: "Trained", objective: "Objective", composed: DictConfig, title: str, record: "TrackedRun", facts: Mapping
 ) -> None:
-    """Writes what a run leaves into its folder, and a copy of it to the tracker. `facts` are the data's."""
+    """Writes what a run leaves into its folder, and a copy of it to the record. `facts` are the data's."""
     from ztsnr.analysis.plots import objective_figure, validation_figure
     from ztsnr.analysis.summary import Summary
     from ztsnr.checkpoints.weights import save_checkpoint
@@ -194,9 +196,9 @@ def keep(
         picture.save(folder / name)
     pictures = [*samples, "validation.png", "objective.png"]
     for name in (*pictures, "config.yaml", "final.safetensors"):
-        tracker.file(folder / name)
+        record.log_file(folder / name)
     command = " ".join(["python -m ztsnr.train", *HydraConfig.get().overrides.task])
-    tracker.describe(f"**score {trained.score:.4f}** after {trained.step} steps of `{command}`", pictures)
+    record.describe(f"**score {trained.score:.4f}** after {trained.step} steps of `{command}`", pictures)
 
 
 if __name__ == "__main__":

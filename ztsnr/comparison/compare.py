@@ -8,7 +8,8 @@ from ztsnr.comparison.ranking import Comparison
 from ztsnr.comparison.report import Report, make_report
 from ztsnr.comparison.runs import Record
 from ztsnr.core.errors import ConfigError, TrackingError
-from ztsnr.tracking.tracker import MLflow, Tracker
+from ztsnr.tracking.mlflow_tracker import MLflowTracker
+from ztsnr.tracking.tracker import Tracker
 
 
 def compare(
@@ -23,7 +24,7 @@ def compare(
     attach: bool = True,
 ) -> tuple[Report, Path]:
     """Writes the report on a sweep (by default the newest) or on all runs; returns it and the path of its page."""
-    if not isinstance(tracker, MLflow):
+    if not isinstance(tracker, MLflowTracker):
         raise ConfigError("Runs are compared as MLflow has them, so tracking must be mlflow.")
     record = Record(tracker)
     if not sweep and not filter and not every_run:

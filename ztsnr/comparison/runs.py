@@ -13,7 +13,7 @@ from mlflow.exceptions import MlflowException
 
 from ztsnr.config.identity import CHOICES, FAILED, FINISHED, INCOMPATIBLE, INTERRUPTED
 from ztsnr.core.errors import ConfigError, TrackingError
-from ztsnr.tracking.tracker import MLflow
+from ztsnr.tracking.mlflow_tracker import MLflowTracker
 
 BY_STATUS = {"FINISHED": FINISHED, "FAILED": FAILED, "KILLED": INTERRUPTED}
 
@@ -42,10 +42,10 @@ class Point(NamedTuple):
 class Record:
     """Reads the experiment that a tracker writes to. Raises TrackingError where there is none."""
 
-    def __init__(self, tracker: MLflow):
+    def __init__(self, tracker: MLflowTracker):
         tracker.check()
         self.uri = tracker.uri
-        self.client, self.experiment = tracker.find_experiment()
+        self.client, self.experiment = tracker.open_experiment()
 
     def newest_sweep(self) -> str:
         found = self._search("tags.`ztsnr.role` = 'sweep'", "is none yet")

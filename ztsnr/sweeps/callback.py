@@ -57,11 +57,11 @@ class SweepRecord(Callback):
                 config.hydra.sweep.dir = str(folder)
                 config.hydra.overrides.hydra.append(f"hydra.sweep.dir={folder}")
             sweep = json.loads((folder / "sweep.json").read_text())
-            self.tracker.end_orphans(sweep["id"])
+            self.tracker.close_orphans(sweep["id"])
         else:
             folder.mkdir(parents=True, exist_ok=True)
             sweep["id"] = "-".join(folder.parts[-2:]).removesuffix("-sweep")
-            sweep["run_id"] = self.tracker.open_summary(f"sweep {sweep['id']}", sweep, sweep["id"])
+            sweep["run_id"] = self.tracker.start_sweep(f"sweep {sweep['id']}", sweep, sweep["id"])
             write_json(folder / "sweep.json", sweep)
         self.folder, self.sweep, self.began = folder, sweep, time.perf_counter()
 
@@ -73,10 +73,10 @@ class SweepRecord(Callback):
         told = tell_sweep(results, time.perf_counter() - self.began)
         print(f"results {self.folder}", file=sys.stderr)
         try:
-            self.tracker.close_summary(self.sweep["run_id"], told, counts)
-            if self.tracker.how_to_open():
+            self.tracker.finish_sweep(self.sweep["run_id"], told, counts)
+            if self.tracker.open_hint():
                 self._compare()
-                print(f"charts  {self.tracker.how_to_open(self.sweep['id'])}", file=sys.stderr)
+                print(f"charts  {self.tracker.open_hint(self.sweep['id'])}", file=sys.stderr)
         except ZtsnrError as error:
             print(f"no comparison: {error}", file=sys.stderr)
         if counts[FAILED]:
@@ -181,10 +181,12 @@ def attempt(composed: DictConfig, sweep: dict, tracker: "Tracker", tags: dict, t
     finally:
         if "outcome" in result:
             write_json(file, result | {"config": config, "seconds": round(time.perf_counter() - began, 1)})
-            tracker.tally(sweep["run_id"], Counter(r["outcome"] for r in read_results(file.parent.parent).values()))
+            tracker.update_sweep_progress(
+                sweep["run_id"], Counter(r["outcome"] for r in read_results(file.parent.parent).values())
+            )
     if not tracker.started:  # it was refused before there was anything to record but this
-        tracker.start(name, params, tags | {"ztsnr.outcome": result["outcome"]}, file.parent)
-        tracker.finish("FINISHED" if result["outcome"] == INCOMPATIBLE else "FAILED", result["message"])
+        record = tracker.start(name, params, tags | {"ztsnr.outcome": result["outcome"]}, file.parent)
+        record.finish("FINISHED" if result["outcome"] == INCOMPATIBLE else "FAILED", result["message"])
     return math.nan if result["score"] is None else result["score"]
 
 

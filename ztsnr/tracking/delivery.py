@@ -1,122 +1,178 @@
-"""What brings a spool's events to MLflow, in their order. With tracking.py and store.py it is all that
-writes to MLflow.
+"""From the spool to MLflow: a spool's events in their order, once or in the background of a run.
 
 Every call can be made twice without a trace: a run is found by its tag before it is created, values and files carry
-their time and name in the spool. So an attempt that broke off anywhere is made again from the last mark.
+their time and name in the spool. So a delivery that broke off anywhere starts again from the last saved cursor.
 """
 
 import tempfile
-from collections.abc import Callable
-from contextlib import AbstractContextManager
+import threading
+import time
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from ztsnr.core.errors import TrackingError
-from ztsnr.tracking.spool import Spool
+from ztsnr.tracking.spool import Cursor, Spool
+from ztsnr.tracking.store import find_or_create_experiment, make_client, store_lock
 
-METRICS_A_CALL, PARAMS_A_CALL = 1000, 100  # MLflow's limits
+if TYPE_CHECKING:
+    from mlflow import MlflowClient
+    from mlflow.entities import Metric
+
+METRICS_PER_CALL, PARAMS_PER_CALL = 1000, 100  # MLflow's limits
+MAX_RETRY_SECONDS = 15.0
+"""Between two attempts to reach a store that fails."""
 
 
 class Delivery:
-    """`connect` makes the client; `alone` is held while the store may be made."""
-
-    def __init__(self, spool: Spool, connect: Callable, alone: Callable[[], AbstractContextManager]):
-        self.spool, self.connect, self.alone, self.client = spool, connect, alone, None
+    def __init__(self, spool: Spool, uri: str) -> None:
+        self.spool = spool
+        self.uri = uri
+        self._client: MlflowClient | None = None
 
     def deliver(self) -> None:
-        """All there is. Raises whatever MLflow, its database or its server does; what has arrived is marked."""
-        at, metrics, end = self.spool.delivered, [], 0
-        if self.client is None:
-            with self.alone():
-                self.client = self.connect()
-        for end, event in self.spool.read(at["position"]):
+        """All events that wait. Raises whatever MLflow, its database or its server does; what has arrived is saved in
+        the cursor."""
+        client = self._connect()
+        cursor = self.spool.read_cursor()
+        metrics: list[Metric] = []  # of consecutive events, which go into one call
+        for end, event in self.spool.read(cursor.position):
             if event["kind"] == "metrics":
-                entries = [(name, value, event["time"], event["step"]) for name, value in event["values"].items()]
-                if len(metrics) + len(entries) > METRICS_A_CALL:
-                    self._send(at, metrics)
-                metrics += entries
+                new = _metrics_of(event)
+                if len(metrics) + len(new) > METRICS_PER_CALL:
+                    self._send_metrics(client, metrics, cursor)
+                metrics += new
+                cursor.position = end
             else:
-                self._send(at, metrics)
-                getattr(self, f"_{event['kind']}")(at, event)
-            at["position"] = end
-            if not metrics:
-                self.spool.mark(**at)
-        self._send(at, metrics)
+                self._send_metrics(client, metrics, cursor)
+                self._send(client, event, cursor)
+                cursor.position = end
+                self.spool.save_cursor(cursor)
+        self._send_metrics(client, metrics, cursor)
 
-    def _send(self, at: dict, metrics: list[tuple]) -> None:
-        from mlflow.entities import Metric
+    def _connect(self) -> "MlflowClient":
+        if self._client is None:
+            with store_lock(self.uri):
+                self._client = make_client(self.uri)
+        return self._client
 
-        for start in range(0, len(metrics), METRICS_A_CALL):
-            batch = [Metric(*entry) for entry in metrics[start : start + METRICS_A_CALL]]
-            self.client.log_batch(at["run_id"], metrics=batch)
-        if metrics:
-            metrics.clear()
-            self.spool.mark(**at)
+    def _send_metrics(self, client: "MlflowClient", metrics: "list[Metric]", cursor: Cursor) -> None:
+        """Sends and empties `metrics`."""
+        if not metrics:
+            return
+        for start in range(0, len(metrics), METRICS_PER_CALL):
+            client.log_batch(cursor.run_id, metrics=metrics[start : start + METRICS_PER_CALL])
+        metrics.clear()
+        self.spool.save_cursor(cursor)
 
-    def _start(self, at: dict, event: dict) -> None:
+    def _send(self, client: "MlflowClient", event: dict, cursor: Cursor) -> None:
+        match event["kind"]:
+            case "start":
+                self._start(client, event, cursor)
+            case "resume":
+                self._resume(client, event, cursor.run_id)
+            case "image":
+                self._send_image(client, event, cursor.run_id)
+            case "file":
+                self._send_file(client, event, cursor.run_id)
+            case "describe":
+                self._describe(client, event, cursor.run_id)
+            case "finish":
+                client.set_terminated(cursor.run_id, event["status"], end_time=event["time"])
+            case kind:
+                raise TrackingError(f"{self.spool.events} has an event of the unknown kind {kind!r}")
+
+    def _start(self, client: "MlflowClient", event: dict, cursor: Cursor) -> None:
         from mlflow.entities import Param
 
-        with self.alone():
-            at["experiment_id"] = find_or_create_experiment(self.client, event["experiment"], event["artifacts"])
-        mine = f"tags.`ztsnr.record` = '{event['id']}'"
-        found = self.client.search_runs([at["experiment_id"]], mine)
-        tags = event["tags"] | {"ztsnr.record": event["id"]}
-        run = (
-            found[0]
-            if found
-            else self.client.create_run(
-                at["experiment_id"], start_time=event["time"], run_name=event["name"], tags=tags
-            )
-        )
-        at["run_id"] = run.info.run_id
-        entries = [Param(key, value) for key, value in event["params"].items()]
-        for start in range(0, len(entries), PARAMS_A_CALL):
-            self.client.log_batch(at["run_id"], params=entries[start : start + PARAMS_A_CALL])
+        with store_lock(self.uri):
+            cursor.experiment_id = find_or_create_experiment(client, event["experiment"], event["artifacts"])
+        created = client.search_runs([cursor.experiment_id], f"tags.`ztsnr.record` = '{event['id']}'")
+        if created:
+            run = created[0]
+        else:
+            tags = event["tags"] | {"ztsnr.record": event["id"]}
+            run = client.create_run(cursor.experiment_id, start_time=event["time"], run_name=event["name"], tags=tags)
+        cursor.run_id = run.info.run_id
 
-    def _resume(self, at: dict, event: dict) -> None:
-        self.client.update_run(at["run_id"], status="RUNNING")
-        tags = self.client.get_run(at["run_id"]).data.tags
-        if "ztsnr.outcome" in tags:  # of its end that was none
-            self.client.delete_tag(at["run_id"], "ztsnr.outcome")
-        self.client.set_tag(at["run_id"], "ztsnr.resumed", f"after steps {event['steps']}")
+        params = [Param(key, value) for key, value in event["params"].items()]
+        for start in range(0, len(params), PARAMS_PER_CALL):
+            client.log_batch(cursor.run_id, params=params[start : start + PARAMS_PER_CALL])
+
+    def _resume(self, client: "MlflowClient", event: dict, run_id: str) -> None:
+        client.update_run(run_id, status="RUNNING")
+        if "ztsnr.outcome" in client.get_run(run_id).data.tags:  # it was not the end after all
+            client.delete_tag(run_id, "ztsnr.outcome")
+        client.set_tag(run_id, "ztsnr.resumed", f"after steps {event['steps']}")
         if event["changes"]:
-            self.client.set_tag(at["run_id"], f"ztsnr.changed.{event['step']}", "\n".join(event["changes"]))
+            client.set_tag(run_id, f"ztsnr.changed.{event['step']}", "\n".join(event["changes"]))
 
-    def _picture(self, at: dict, event: dict) -> None:
+    def _send_image(self, client: "MlflowClient", event: dict, run_id: str) -> None:
         from mlflow.tracking.multimedia import compress_image_size
         from PIL import Image
 
         file = self.spool.folder / "files" / event["file"]
         if not file.is_file():
-            return  # removed after an earlier delivery, whose mark was lost
-        self.client.log_artifact(at["run_id"], str(file), "images")
-        with tempfile.TemporaryDirectory() as folder, Image.open(file) as picture:
-            small = Path(folder) / f"{file.stem}+compressed.webp"  # the names by which MLflow's UI finds a picture
-            compress_image_size(picture).save(small)
-            self.client.log_artifact(at["run_id"], str(small), "images")
-        self.client.set_tag(at["run_id"], "mlflow.loggedImages", "True")
+            return  # removed after an earlier delivery whose cursor was lost
+        client.log_artifact(run_id, str(file), "images")
+        with tempfile.TemporaryDirectory() as folder, Image.open(file) as image:
+            thumbnail = Path(folder) / f"{file.stem}+compressed.webp"  # MLflow's UI finds an image by these names
+            compress_image_size(image).save(thumbnail)
+            client.log_artifact(run_id, str(thumbnail), "images")
+        client.set_tag(run_id, "mlflow.loggedImages", "True")
         file.unlink()
 
-    def _file(self, at: dict, event: dict) -> None:
+    def _send_file(self, client: "MlflowClient", event: dict, run_id: str) -> None:
         path = self.spool.run_folder / event["path"]
         if path.is_file():
-            self.client.log_artifact(at["run_id"], str(path), event["folder"])
+            client.log_artifact(run_id, str(path), event["folder"])
         else:
-            self.client.set_tag(at["run_id"], "ztsnr.missing", f"{event['path']} was gone before it was delivered")
+            client.set_tag(run_id, "ztsnr.missing", f"{event['path']} was gone before it was delivered")
 
-    def _describe(self, at: dict, event: dict) -> None:
-        address = f"get-artifact?path={{}}&run_uuid={at['run_id']}"
-        shown = [f"![{name}]({address.format(name)})" for name in event["pictures"]]
-        self.client.set_tag(at["run_id"], "mlflow.note.content", f"{event['text']}\n\n{' '.join(shown)}")
-
-    def _finish(self, at: dict, event: dict) -> None:
-        self.client.set_terminated(at["run_id"], event["status"], end_time=event["time"])
+    def _describe(self, client: "MlflowClient", event: dict, run_id: str) -> None:
+        images = [f"![{name}](get-artifact?path={name}&run_uuid={run_id})" for name in event["images"]]
+        client.set_tag(run_id, "mlflow.note.content", f"{event['text']}\n\n{' '.join(images)}")
 
 
-def find_or_create_experiment(client, name: str, artifacts: str | None) -> str:
-    """Its id; `artifacts` is where a new one keeps its files, null for the store's own choice."""
-    found = client.get_experiment_by_name(name)
-    if found is None:
-        return client.create_experiment(name, artifact_location=artifacts)
-    if found.lifecycle_stage == "deleted":
-        raise TrackingError(f"tracking.experiment={name} was deleted in this store: restore it, or choose another name")
-    return found.experiment_id
+class BackgroundDelivery:
+    """A thread that delivers what is new every `flush_seconds`, and what fails again and again, ever less often."""
+
+    def __init__(self, spool: Spool, uri: str, flush_seconds: float) -> None:
+        self.error: Exception | None = None
+        """Why the last attempt failed."""
+        self._delivery = Delivery(spool, uri)
+        self._flush_seconds = flush_seconds
+        self._finishing = threading.Event()
+        self._deadline = 0.0
+        self._thread = threading.Thread(target=self._run, name="tracking", daemon=True)
+        self._thread.start()
+
+    def finish(self, seconds: float) -> None:
+        """Delivers the rest and ends the thread; what still fails after `seconds` is left in the spool."""
+        self._deadline = time.monotonic() + seconds
+        self._finishing.set()
+        self._thread.join()
+
+    def _run(self) -> None:
+        pause = self._flush_seconds
+        while True:
+            finishing = self._finishing.is_set()  # before the attempt: the last one begins after the last event
+            try:
+                self._delivery.deliver()
+                self.error = None
+                pause = self._flush_seconds
+            except Exception as error:  # of MLflow, its database or its server: whatever it is, the run continues
+                self.error = error
+                pause = min(2 * pause, MAX_RETRY_SECONDS)
+
+            if not finishing:
+                self._finishing.wait(pause)
+            elif self.error is None or time.monotonic() > self._deadline:
+                return
+            else:
+                time.sleep(min(pause, 1.0))
+
+
+def _metrics_of(event: dict) -> "list[Metric]":
+    from mlflow.entities import Metric
+
+    return [Metric(name, value, event["time"], event["step"]) for name, value in event["values"].items()]

@@ -1,9 +1,10 @@
-"""What a run tells while it trains: a line or a bar in the terminal, and metrics and pictures to the tracker."""
+"""What a run reports while it trains: a line or a bar in the terminal, and metrics and images to its record."""
 
 import math
-import sys
 import time
 from collections.abc import Mapping
+from types import TracebackType
+from typing import Self
 
 from PIL.Image import Image
 from rich.console import Console
@@ -12,17 +13,17 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from ztsnr.analysis.plots import objective_picture
 from ztsnr.analysis.summary import Summary
 from ztsnr.devices.memory import peak_gib, reset_peak
-from ztsnr.tracking.tracker import Tracker
+from ztsnr.tracking.tracker import TrackedRun
 
 BAR_SECONDS, LINE_SECONDS = 0.5, 5.0
-"""At most so often is the bar drawn, or, where the output is no terminal, a line printed."""
+"""At least so long between two updates of the bar or, where the output is not a terminal, between two lines."""
 
 
 class Monitor:
-    """Hears of everything and tells nothing; the base of those that do."""
+    """Is called with all that happens. This base does nothing with it."""
 
     def state(self) -> dict:
-        """What it must know after a resume to go on as if there had been none."""
+        """What it needs after a resume to continue as if the run had not been interrupted."""
         return {}
 
     def load(self, state: dict) -> None: ...
@@ -36,101 +37,118 @@ class Monitor:
     def adapted(self, step: int, summary: Summary) -> None:
         """After each validation of an objective that changes as it trains."""
 
-    def sampled(self, step: int, pictures: Mapping[float, Image]) -> None:
-        """pictures: guidance scale -> one picture."""
+    def sampled(self, step: int, images: Mapping[float, Image]) -> None:
+        """images: guidance scale -> one image."""
 
     def measured(self, step: int, metrics: Mapping[str, float]) -> None:
-        """What is measured beside the pictures, by the name that a tracker gets."""
+        """What is measured on samples, by the names of the metrics."""
 
 
 class RunMonitor(Monitor):
-    """The monitor of the commands. Means over `log_every` steps go to the tracker; use it as a context."""
+    """The monitor of the commands. Means over `log_every` steps go to the record; use it as a context."""
 
-    def __init__(self, tracker: Tracker, console: Console, steps: int, batch_size: int, log_every: int):
-        self.tracker, self.console, self.steps = tracker, console, steps
-        self.batch_size, self.log_every = batch_size, log_every
-        self.window: list[tuple[float, float]] = []
-        self.since = self.shown = time.perf_counter()
+    def __init__(self, record: TrackedRun, console: Console, steps: int, batch_size: int, log_every: int) -> None:
+        self.record = record
+        self.console = console
+        self.steps = steps
+        self.batch_size = batch_size
+        self.log_every = log_every
         self.trained_seconds = 0.0
-        self.facts = self.score = ""
-        self.bar = Progress(
+        self._window: list[tuple[float, float]] = []  # loss and gradient norm of the steps since the last log
+        self._window_start = time.perf_counter()
+        self._last_shown = self._window_start
+        self._status = ""
+        self._score = ""
+        self._bar = Progress(
             TextColumn("step"),
             MofNCompleteColumn(),
             BarColumn(bar_width=24),
-            TextColumn("{task.fields[facts]}"),
+            TextColumn("{task.fields[status]}"),
             TextColumn("left"),
             TimeRemainingColumn(elapsed_when_finished=True),
             console=console,
             auto_refresh=False,  # a thread that draws would hold up the network's threads
             disable=not console.is_terminal,
         )
-        self.task = self.bar.add_task("train", total=steps, facts="")
+        self._task = self._bar.add_task("train", total=steps, status="")
 
-    def __enter__(self) -> "RunMonitor":
+    def __enter__(self) -> Self:
         reset_peak()
-        self.bar.start()
+        self._bar.start()
         return self
 
-    def __exit__(self, *_) -> None:
-        self.bar.stop()
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        self._bar.stop()
 
-    def state(self):
-        return {"window": [list(entry) for entry in self.window], "trained_seconds": self.trained_seconds}
+    def state(self) -> dict:
+        return {"window": [list(entry) for entry in self._window], "trained_seconds": self.trained_seconds}
 
-    def load(self, state):
-        self.window = [(loss, norm) for loss, norm in state["window"]]
-        self.trained_seconds, self.since = state["trained_seconds"], time.perf_counter()
+    def load(self, state: dict) -> None:
+        self._window = [(loss, norm) for loss, norm in state["window"]]
+        self.trained_seconds = state["trained_seconds"]
+        self._window_start = time.perf_counter()
 
-    def stepped(self, step, loss, norm, lr):
-        self.window.append((loss, norm))
-        now, ended = time.perf_counter(), step == self.steps
-        if step % self.log_every == 0 or ended:
+    def stepped(self, step: int, loss: float, norm: float, lr: float) -> None:
+        now = time.perf_counter()
+        is_last = step == self.steps
+        self._window.append((loss, norm))
+        if step % self.log_every == 0 or is_last:
             self._log(step, lr, now)
-        if ended:
-            usage = {"train_seconds": self.trained_seconds, "peak_memory_gib": peak_gib()}
-            self.tracker.metrics({f"usage/{name}": value for name, value in usage.items()}, step)
-        if ended or now - self.shown > (BAR_SECONDS if self.console.is_terminal else LINE_SECONDS):
-            self.shown = now
-            if self.console.is_terminal:
-                self.bar.update(self.task, completed=step, facts=self.facts + self.score, refresh=True)
-            else:
-                self.console.print(f"step {step}/{self.steps}  {self.facts}", highlight=False)
+        if is_last:
+            usage = {"usage/train_seconds": self.trained_seconds, "usage/peak_memory_gib": peak_gib()}
+            self.record.log_metrics(usage, step)
+
+        pause = BAR_SECONDS if self.console.is_terminal else LINE_SECONDS
+        if is_last or now - self._last_shown > pause:
+            self._last_shown = now
+            self._show(step)
 
     def _log(self, step: int, lr: float, now: float) -> None:
-        losses, norms = zip(*self.window, strict=True)
-        loss, rate = sum(losses) / len(losses), len(losses) * self.batch_size / (now - self.since)
-        means = {"loss": loss, "grad_norm": sum(norms) / len(norms), "lr": lr, "samples_per_second": rate}
-        self.tracker.metrics({f"train/{name}": value for name, value in means.items()}, step)
-        self.facts = f"loss {loss:.4f}  lr {lr:.2e}  {rate:,.0f} samples/s"
-        self.trained_seconds += now - self.since
-        self.window, self.since = [], now
+        count = len(self._window)
+        seconds = now - self._window_start
+        loss = sum(loss for loss, _ in self._window) / count
+        norm = sum(norm for _, norm in self._window) / count
+        rate = count * self.batch_size / seconds
+        metrics = {"loss": loss, "grad_norm": norm, "lr": lr, "samples_per_second": rate}
+        self.record.log_metrics({f"train/{name}": value for name, value in metrics.items()}, step)
 
-    def validated(self, step, errors, score):
+        self._status = f"loss {loss:.4f}  lr {lr:.2e}  {rate:,.0f} samples/s"
+        self.trained_seconds += seconds
+        self._window = []
+        self._window_start = now
+
+    def _show(self, step: int) -> None:
+        if self.console.is_terminal:
+            self._bar.update(self._task, completed=step, status=self._status + self._score, refresh=True)
+        else:
+            self.console.print(f"step {step}/{self.steps}  {self._status}", highlight=False)
+
+    def validated(self, step: int, errors: Mapping[str, Mapping[float, float]], score: float) -> None:
         metrics = {"error/score": score}  # MLflow shows sections by the alphabet: this one first
         for name, by_sigma in errors.items():
-            metrics |= {f"error_{name}/sigma_{_sortable(sigma)}": error for sigma, error in by_sigma.items()}
-        self.tracker.metrics(metrics, step)
-        self.score = f"  score {score:.4f}"
+            for sigma, error in by_sigma.items():
+                metrics[f"error_{name}/sigma_{_sortable(sigma)}"] = error
+        self.record.log_metrics(metrics, step)
+
+        self._score = f"  score {score:.4f}"
         self.console.print(f"step {step}/{self.steps}  validation score {score:.4f}", highlight=False)
-        self.since = time.perf_counter()
+        self._window_start = time.perf_counter()  # the time of a validation is not one of training
 
-    def adapted(self, step, summary):
-        self.tracker.picture("objective", objective_picture({f"after step {step}": summary}), step)
+    def adapted(self, step: int, summary: Summary) -> None:
+        self.record.log_image("objective", objective_picture({f"after step {step}": summary}), step)
 
-    def sampled(self, step, pictures):
-        for guidance, picture in pictures.items():
-            self.tracker.picture(f"samples/guidance {guidance:g}", picture, step)
+    def sampled(self, step: int, images: Mapping[float, Image]) -> None:
+        for guidance, image in images.items():
+            self.record.log_image(f"samples/guidance {guidance:g}", image, step)
 
-    def measured(self, step, metrics):
+    def measured(self, step: int, metrics: Mapping[str, float]) -> None:
         if metrics:
-            self.tracker.metrics(dict(metrics), step)
-        self.since = time.perf_counter()
+            self.record.log_metrics(metrics, step)
+        self._window_start = time.perf_counter()
 
 
 def _sortable(sigma: float) -> str:
+    """By the alphabet as by value."""
     return "inf" if sigma == math.inf else f"{sigma:06.2f}"
-
-
-def make_console() -> Console:
-    """Standard error, so that standard output holds the result alone."""
-    return Console(file=sys.stderr, soft_wrap=True)

@@ -10,7 +10,9 @@ from pathlib import Path
 
 from ztsnr.core import checks
 from ztsnr.core.errors import ConfigError, TrackingError
-from ztsnr.tracking.tracker import MLflow, Tracker
+from ztsnr.tracking.mlflow_tracker import MLflowTracker
+from ztsnr.tracking.store import is_server
+from ztsnr.tracking.tracker import Tracker
 
 START_SECONDS = 60
 """How long a server may take to start on an idle machine; 7 to 15 seconds are usual."""
@@ -22,22 +24,22 @@ def show_runs(tracker: Tracker, port: int, sweep: str) -> None:
     A local database needs a server: one runs on loopback until Ctrl-C or SIGTERM. Raises ConfigError for a port in
     use, TrackingError where there are no runs or the server does not start.
     """
-    if not isinstance(tracker, MLflow):
+    if not isinstance(tracker, MLflowTracker):
         raise ConfigError("The UI shows runs that MLflow recorded, so tracking must be mlflow.")
     checks.integer("port", port, at_least=1)
     tracker.check()
-    if tracker.uri.startswith("http"):  # a server that runs already
-        print(tracker.address(tracker.uri, sweep))
+    if is_server(tracker.uri):  # a server that runs already
+        print(tracker.charts_url(tracker.uri, sweep))
         return
 
     require_free_port(port)
-    address = tracker.address(f"http://127.0.0.1:{port}", sweep)
+    url = tracker.charts_url(f"http://127.0.0.1:{port}", sweep)
     log = tracker.folder / "mlflow-server.log"
     signal.signal(signal.SIGTERM, lambda *_: sys.exit())  # so that the server ends with this command
     server = start_server(tracker.uri, port, log)
     try:
         wait_for_server(server, port, log)
-        print(f"{address}\nCtrl-C stops it.", flush=True)
+        print(f"{url}\nCtrl-C stops it.", flush=True)
         server.wait()
     finally:
         server.terminate()

@@ -1,6 +1,9 @@
-"""A run's record on the disk, before anything is sent: RUN/tracking/events.jsonl, to which lines are only added.
+"""A run's record on the disk, before anything is sent to MLflow.
 
-delivered.json beside it says up to which byte the events have arrived, and files/ holds the pictures that wait.
+RUN/tracking/events.jsonl: the events, a JSON object a line; lines are only appended
+RUN/tracking/delivered.json: the cursor, up to which byte the events have arrived
+RUN/tracking/files/: the images that wait
+RUN/tracking/lock: held by the process that trains or delivers
 """
 
 import contextlib
@@ -8,28 +11,53 @@ import json
 import os
 import time
 import uuid
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
+from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any
 
 from filelock import FileLock, Timeout
 from PIL.Image import Image
 
 from ztsnr.core.errors import TrackingError
+from ztsnr.io.atomic import write_whole
 
 LOCK_SECONDS = 5.0
-"""For one that is just ending."""
+"""How long to wait for a process that is just ending."""
+
+
+@dataclass
+class Cursor:
+    """What has been delivered."""
+
+    position: int = 0
+    """Bytes of events.jsonl."""
+    run_id: str = ""
+    """MLflow's, once there is a run."""
+    experiment_id: str = ""
 
 
 class Spool:
-    """Of one run, RUN/tracking; one process at a time may have it. After a kill it goes on behind the last whole line.
+    """Of one run, and only of one process at a time. After a kill it continues behind the last complete line.
 
-    What was put down once is not put down again: a resumed run repeats the steps since its checkpoint.
-    Writing never raises: what a full disk does not take waits in memory, and `lost` says why.
+    What was recorded once is not recorded again when a resumed run repeats the steps since its checkpoint.
+    Writing never raises: what a full disk does not take waits in memory, and `write_error` says why.
     """
 
-    def __init__(self, folder: Path):
-        self.run_folder, self.folder = folder.parent, folder
-        self.events = self.folder / "events.jsonl"
+    def __init__(self, folder: Path) -> None:
+        self.run_folder = folder.parent
+        self.folder = folder
+        self.events = folder / "events.jsonl"
+        self.write_error: OSError | None = None
+        self.start_event: dict | None = None
+        """What the run was started with; None for a new one."""
+        self.resume_steps: list[int] = []
+        self._unwritten = b""
+        self._last_step: dict[str, int] = {}  # of each metric and image
+        self._open()
+        self._drop_incomplete_line()
+
+    def _open(self) -> None:
         try:
             (self.folder / "files").mkdir(parents=True, exist_ok=True)
             self._lock = FileLock(self.folder / "lock", thread_local=False)
@@ -38,62 +66,57 @@ class Spool:
         except Timeout as error:
             raise TrackingError(f"{self.folder} is in use by another process that trains or delivers") from error
         except OSError as error:
-            raise TrackingError(f"The record of the run, {self.folder}, cannot be made: {error.strerror}") from error
-        self.lost: OSError | None = None
-        self._waiting = b""
-        self._highest: dict[str, int] = {}
-        self.begun: dict | None = None
-        """What the run was started with; None for a new one."""
-        self.resumed: list[int] = []
-        self._recall()
+            raise TrackingError(f"The run's record {self.folder} cannot be created: {error.strerror}") from error
 
-    def _recall(self) -> None:
-        whole = 0
+    def _drop_incomplete_line(self) -> None:
+        complete = 0
         for end, event in self.read(0):
             self._remember(event)
-            whole = end
-        os.ftruncate(self._file, whole)
+            complete = end
+        os.ftruncate(self._file, complete)
 
     def _remember(self, event: dict) -> None:
-        kind = event["kind"]
-        if kind == "start":
-            self.begun = event
-        elif kind == "resume":
-            self.resumed.append(event["step"])
-        elif kind == "metrics":
-            self._highest |= dict.fromkeys(event["values"], event["step"])
-        elif kind == "picture":
-            self._highest[event["name"]] = event["step"]
+        match event["kind"]:
+            case "start":
+                self.start_event = event
+            case "resume":
+                self.resume_steps.append(event["step"])
+            case "metrics":
+                self._last_step |= dict.fromkeys(event["values"], event["step"])
+            case "image":
+                self._last_step[event["name"]] = event["step"]
 
-    def put(self, kind: str, **content) -> None:
+    def append(self, kind: str, **content: Any) -> None:
         event = {"kind": kind, "time": int(time.time() * 1000)} | content
         self._remember(event)
-        self._waiting += json.dumps(event).encode() + b"\n"
+        self._unwritten += json.dumps(event).encode() + b"\n"
         try:
-            while self._waiting:
-                self._waiting = self._waiting[os.write(self._file, self._waiting) :]
-            self.lost = None
+            while self._unwritten:
+                written = os.write(self._file, self._unwritten)
+                self._unwritten = self._unwritten[written:]
+            self.write_error = None
         except OSError as error:
-            self.lost = error
+            self.write_error = error
 
-    def metrics(self, values: dict[str, float], step: int) -> None:
-        new = {name: value for name, value in values.items() if step > self._highest.get(name, -1)}
+    def add_metrics(self, values: Mapping[str, float], step: int) -> None:
+        new = {name: value for name, value in values.items() if step > self._last_step.get(name, -1)}
         if new:
-            self.put("metrics", step=step, values=new)
+            self.append("metrics", step=step, values=new)
 
-    def picture(self, name: str, picture: Image, step: int) -> None:
-        if step <= self._highest.get(name, -1):
+    def add_image(self, name: str, image: Image, step: int) -> None:
+        if step <= self._last_step.get(name, -1):
             return
-        file = f"{name.replace('/', '~')}+step+{step}+timestamp+{int(time.time() * 1000)}+{uuid.uuid4()}.png"
+        milliseconds = int(time.time() * 1000)
+        file = f"{name.replace('/', '~')}+step+{step}+timestamp+{milliseconds}+{uuid.uuid4()}.png"
         try:
-            picture.save(self.folder / "files" / file, compress_level=1)
+            image.save(self.folder / "files" / file, compress_level=1)
         except OSError as error:
-            self.lost = error
+            self.write_error = error
             return
-        self.put("picture", name=name, step=step, file=file)
+        self.append("image", name=name, step=step, file=file)
 
     def read(self, position: int) -> Iterator[tuple[int, dict]]:
-        """The whole lines from this byte on, each with where it ends."""
+        """The complete lines from this byte on, each with where it ends."""
         with open(self.events, "rb") as file:
             file.seek(position)
             for line in file:
@@ -106,28 +129,35 @@ class Spool:
                         f"{self.events} is damaged at byte {position}: move {self.folder} away to begin a new record"
                     ) from error
                 position += len(line)
-                yield position, event
+                yield position, _with_current_names(event)
 
-    @property
-    def delivered(self) -> dict:
-        """position, and once there is a run, run_id and experiment_id."""
+    def read_cursor(self) -> Cursor:
         try:
-            return json.loads((self.folder / "delivered.json").read_text())
-        except (OSError, ValueError):
-            return {"position": 0}  # what arrives again changes nothing
+            return Cursor(**json.loads((self.folder / "delivered.json").read_text()))
+        except (OSError, ValueError, TypeError):
+            return Cursor()  # what is delivered again changes nothing
 
-    def mark(self, **delivered) -> None:
-        temporary = self.folder / ".delivered"
-        temporary.write_text(json.dumps(delivered))
-        temporary.replace(self.folder / "delivered.json")
+    def save_cursor(self, cursor: Cursor) -> None:
+        text = json.dumps(asdict(cursor))
+        write_whole(self.folder / "delivered.json", lambda temporary: temporary.write_text(text))
 
-    def undelivered(self) -> int:
-        return sum(1 for _ in self.read(self.delivered["position"]))
+    def undelivered_count(self) -> int:
+        return sum(1 for _ in self.read(self.read_cursor().position))
 
-    def to_disk(self) -> None:
-        with contextlib.suppress(OSError):  # put has told of it, or will
+    def flush(self) -> None:
+        """To the disk itself, so that it survives a loss of power."""
+        with contextlib.suppress(OSError):  # append has noted it, or will
             os.fsync(self._file)
 
     def close(self) -> None:
         os.close(self._file)
         self._lock.release()
+
+
+def _with_current_names(event: dict) -> dict:
+    """Spools written up to 0de1f9a say "picture" for image."""
+    if event["kind"] == "picture":
+        return event | {"kind": "image"}
+    if event["kind"] == "describe" and "pictures" in event:
+        return event | {"images": event["pictures"]}
+    return event

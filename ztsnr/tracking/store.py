@@ -1,91 +1,80 @@
-"""Where MLflow keeps records: addresses, clients, and the delivery of what waits."""
+"""The MLflow store that a URI names: whether it can be used, a client of it, and addresses in it."""
 
 import logging
 import os
 import re
 from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
-from urllib.parse import quote
+from typing import TYPE_CHECKING
+from urllib.parse import quote, urlsplit
 
 from filelock import FileLock
 
 from ztsnr.core.errors import TrackingError
-from ztsnr.tracking.delivery import Delivery
-from ztsnr.tracking.spool import Spool
+
+if TYPE_CHECKING:
+    from mlflow import MlflowClient
+
+DATABASES = ("sqlite", "postgresql", "mysql", "mssql")
+
+MLFLOW_ENVIRONMENT = {
+    "MLFLOW_DISABLE_TELEMETRY": "true",
+    "MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR": "false",
+    "MLFLOW_LOGGING_LEVEL": "WARNING",  # information lines would break the progress bar
+    "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "1",  # deliveries are tried again anyway, and can be asked to end
+    "MLFLOW_HTTP_REQUEST_TIMEOUT": "30",  # seconds
+}
+"""How we run MLflow, where the user's environment does not say otherwise."""
 
 
-def alone(uri: str) -> AbstractContextManager:
-    """Inside, no other process makes the same SQLite database: two at once leave it broken."""
-    path = sqlite_path(uri)
-    return FileLock(path.with_name(f"{path.name}.lock")) if path else nullcontext()
-
-
-def send(folder: Path, uri: str | None) -> str:
-    """Delivers what waits in a run's spool, to `uri` or to where the run began; returns what became of it."""
-    spool = Spool(folder)
-    try:
-        waiting = spool.undelivered()
-        if not waiting or spool.begun is None:
-            return "nothing waits"
-        uri = uri or os.environ.get("MLFLOW_TRACKING_URI") or spool.begun["uri"]
-        Delivery(spool, lambda: make_client(uri), lambda: alone(uri)).deliver()
-        return f"{waiting} events delivered to {without_secrets(uri)}"
-    except TrackingError:
-        raise
-    except Exception as error:  # of MLflow, its database or its server
-        raise TrackingError(f"{folder}: {spool.undelivered()} events wait, since {in_short(error)}") from error
-    finally:
-        spool.close()
-
-
-def send_all(folder: Path, uri: str | None) -> None:
-    """Sends the spools of all runs in `folder` or below it, and prints a line for each.
-
-    Raises TrackingError where there is none, or, after all were tried, for those that could not be delivered.
-    """
-    spools = sorted({file.parent for file in folder.rglob("events.jsonl")})
-    if not spools:
-        raise TrackingError(f"run={folder} has no tracking/events.jsonl in it or below it")
-    failures = []
-    for spool in spools:
-        try:
-            print(f"{spool}: {send(spool, uri)}", flush=True)
-        except TrackingError as error:
-            failures.append(str(error))
-    if failures:
-        raise TrackingError("\n".join(failures))
-
-
-def make_client(uri: str):
-    os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
-    os.environ.setdefault("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")
-    os.environ.setdefault("MLFLOW_LOGGING_LEVEL", "WARNING")  # information lines would break the progress bar
-    os.environ.setdefault(
-        "MLFLOW_HTTP_REQUEST_MAX_RETRIES", "1"
-    )  # whoever delivers tries again, and can be asked to end
-    os.environ.setdefault("MLFLOW_HTTP_REQUEST_TIMEOUT", "30")
+def make_client(uri: str) -> "MlflowClient":
+    for name, value in MLFLOW_ENVIRONMENT.items():
+        os.environ.setdefault(name, value)
     logging.getLogger("alembic").setLevel(logging.WARNING)
     from mlflow import MlflowClient
 
     return MlflowClient(tracking_uri=uri)
 
 
-def in_short(error: Exception | None) -> str:
-    """The first line, which is the cause in those of SQLAlchemy, of hundreds of characters."""
-    first = (str(error).splitlines() or [repr(error)])[0]
-    return f"{first[:200].rstrip('.')}."
+def store_lock(uri: str) -> AbstractContextManager:
+    """Held while a SQLite database may be created: two processes at once would leave it broken."""
+    path = sqlite_path(uri)
+    return FileLock(path.with_name(f"{path.name}.lock")) if path else nullcontext()
 
 
-def without_secrets(uri: str) -> str:
-    """The URI as it may stand in a file: without a user's name and password."""
-    return re.sub(r"//[^/@]*@", "//", uri)
+def is_server(uri: str) -> bool:
+    return _scheme(uri) in ("http", "https")
 
 
 def sqlite_path(uri: str) -> Path | None:
     return Path(uri.removeprefix("sqlite:///")) if uri.startswith("sqlite:///") else None
 
 
-def charts_address(server: str, experiment_id: str, sweep: str = "") -> str:
+def check_store(uri: str, require_server: bool) -> None:
+    """Raises TrackingError where runs cannot be recorded at `uri`."""
+    if is_server(uri):
+        if require_server:
+            _require_answer(uri)
+    elif path := sqlite_path(uri):
+        _require_writable(path.parent)
+    elif _scheme(uri) not in (*DATABASES, "databricks") and uri != "databricks":
+        raise TrackingError(
+            f"tracking.uri must begin with sqlite:///, http(s):// or another database's scheme, got {uri!r}. "
+            f"MLflow no longer keeps runs in plain folders."
+        )
+
+
+def find_or_create_experiment(client: "MlflowClient", name: str, artifacts: str | None) -> str:
+    """Its id; `artifacts` is where a new one keeps its files, null for the store's own choice."""
+    experiment = client.get_experiment_by_name(name)
+    if experiment is None:
+        return client.create_experiment(name, artifact_location=artifacts)
+    if experiment.lifecycle_stage == "deleted":
+        raise TrackingError(f"tracking.experiment={name} was deleted in this store: restore it, or choose another name")
+    return experiment.experiment_id
+
+
+def charts_url(server: str, experiment_id: str, sweep: str = "") -> str:
     """The experiment's charts, of all runs or of those of a sweep."""
     query = "workflowType=machine_learning&compareRunsMode=CHART"
     if sweep:
@@ -93,7 +82,23 @@ def charts_address(server: str, experiment_id: str, sweep: str = "") -> str:
     return f"{server.rstrip('/')}/#/experiments/{experiment_id}/runs?{query}"
 
 
-def refuse_absent_server(uri: str) -> None:
+def redact_credentials(uri: str) -> str:
+    """The URI as it may be written to a file: without a user's name and password."""
+    return re.sub(r"//[^/@]*@", "//", uri)
+
+
+def first_line(error: Exception | None) -> str:
+    """Of an error's text: SQLAlchemy's are hundreds of characters long and begin with the cause."""
+    lines = str(error).splitlines() or [repr(error)]
+    return f"{lines[0][:200].rstrip('.')}."
+
+
+def _scheme(uri: str) -> str:
+    """http, sqlite, postgresql, ..., without the name of a driver."""
+    return urlsplit(uri).scheme.split("+")[0]
+
+
+def _require_answer(uri: str) -> None:
     import requests
 
     try:
@@ -105,11 +110,11 @@ def refuse_absent_server(uri: str) -> None:
         ) from error
 
 
-def refuse_unwritable(folder: Path) -> None:
+def _require_writable(folder: Path) -> None:
     try:
         folder.mkdir(parents=True, exist_ok=True)
         writable = os.access(folder, os.W_OK)
     except OSError as error:
-        raise TrackingError(f"The folder of the record, {folder}, cannot be made: {error.strerror}") from error
+        raise TrackingError(f"The folder of the record, {folder}, cannot be created: {error.strerror}") from error
     if not writable:
-        raise TrackingError(f"The folder of the record, {folder}, cannot be written. Choose another tracking.folder.")
+        raise TrackingError(f"The folder of the record, {folder}, is not writable. Choose another tracking.folder.")
