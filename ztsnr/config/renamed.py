@@ -11,6 +11,8 @@ from hydra.core.override_parser.overrides_parser import OverridesParser
 from ztsnr.core.errors import ConfigError
 
 RENAMED_KEYS: dict[str, str] = {
+    "tracking.must_answer": "tracking.require_server",
+    "tracking.patience": "tracking.final_flush_seconds",
     "trainer.accumulate": "trainer.gradient_accumulation_steps",
     "trainer.clip": "trainer.max_grad_norm",
     "trainer.precision": "trainer.mixed_precision",
