@@ -138,7 +138,7 @@ def test_bfloat16_weights_are_for_optimizers_whose_small_steps_arrive(option):
     if option in FOR_BFLOAT16:
         check_optimizer(made(option), "bfloat16")
     else:
-        with pytest.raises(ConfigError, match=r"weights=bfloat16 loses the small steps of \w+: \d+% arrive\. Use "):
+        with pytest.raises(ConfigError, match=r"param_dtype=bfloat16 loses the small steps of \w+: \d+% arrive\. Use "):
             check_optimizer(made(option), "bfloat16")
 
 

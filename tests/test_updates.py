@@ -88,7 +88,7 @@ def test_small_steps_arrive_in_bfloat16_by_rounding_at_random(option, backward):
     assert trained.dtype == torch.bfloat16
     moved = (trained.float() - begun.float()).abs().mean().item()
     assert 39e-5 / 6 < moved < 39e-5 * 6  # the rate falls, and a random walk of roundings comes on top
-    with pytest.raises(ConfigError, match=r"weights=bfloat16 loses the small steps of \w+: .* Use trainer\.rounding="):
+    with pytest.raises(ConfigError, match=r"param_dtype=bfloat16 loses the small steps of .* Use trainer\.rounding="):
         fit(*low, "trainer.rounding=nearest")
 
 
