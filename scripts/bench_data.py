@@ -207,7 +207,7 @@ def main() -> None:
             photographs = decoding(make_data(Path(large), given.tiny, cache, 1024), given.rounds)
         tell_decoding("the same, of JPEGs of 12 million pixels for buckets of 1024²", photographs)
         tell("encoding: bare VAE / ours", encoding(data, given.rounds))
-        len(data.train)
+        data.prepare()
         tell("waiting for data, share of a step", waiting(data, 4 * given.rounds))
         for entries in ENTRIES:
             opened, first, memory = opening(data, entries)

@@ -38,3 +38,9 @@ def composed():
 def make_data(root, cache, *overrides):
     places = f"data.root={root}", f"data.cache={cache}", f"model.pretrained={tiny_sdxl()}"
     return build(OmegaConf.merge(composed(), OmegaConf.from_dotlist([*places, *overrides])).data)
+
+
+def prepare_data(root, cache, *overrides):
+    data = make_data(root, cache, *overrides)
+    data.prepare()
+    return data

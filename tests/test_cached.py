@@ -8,7 +8,7 @@ import torch
 from PIL import Image
 
 from tests.helpers import load_script
-from tests.photos import SHAPES, make_data, make_photos, picture
+from tests.photos import SHAPES, make_data, make_photos, picture, prepare_data
 from tests.tiny import tiny_sdxl
 from ztsnr.caching.decode import decode
 from ztsnr.caching.encode import LatentEncoder
@@ -29,7 +29,7 @@ def place(tmp_path_factory):
     """A folder of photos and its filled cache, which tests must leave as they are."""
     folder = tmp_path_factory.mktemp("data")
     root = make_photos(folder / "photos")
-    assert len(make_data(root, folder / "cache").train) > 8
+    assert len(prepare_data(root, folder / "cache").train) > 8
     return root, folder / "cache"
 
 
@@ -69,7 +69,7 @@ def samples_of(data, steps):
 
 
 def test_a_batch_has_what_sdxl_is_told(place):
-    data = make_data(*place)
+    data = prepare_data(*place)
     for step in range(4):
         x0, cond = whole(data, step)
         assert x0.shape[:2] == (2, 4)
@@ -82,7 +82,7 @@ def test_a_batch_has_what_sdxl_is_told(place):
 
 def test_latents_texts_and_sizes_belong_to_the_same_picture(place):
     """Each is computed anew from the picture that the original size and the latent point to."""
-    data = make_data(*place, "data.encoding.kind=mean", "data.encoding.dtype=float32", "data.caption_dropout=0")
+    data = prepare_data(*place, "data.encoding.kind=mean", "data.encoding.dtype=float32", "data.caption_dropout=0")
     vae, encoders = load_vae(tiny_sdxl()), TextEncoders(tiny_sdxl())
     pictures = Preparation(data, make_progress(True)).examine().pictures
     made = Preparation(data, make_progress(True)).plan(pictures, np.zeros(len(pictures), dtype=bool))
@@ -106,7 +106,7 @@ def test_latents_texts_and_sizes_belong_to_the_same_picture(place):
 
 
 def test_an_epoch_shows_every_sample_and_held_out_ones_never(place):
-    data = make_data(*place)
+    data = prepare_data(*place)
     trained = {row.numpy().tobytes() for row in samples_of(data, 2 * len(data.train))}
     with torch.autocast("cpu", torch.bfloat16):  # as a run with precision=bf16 validates
         held_out = {row.numpy().tobytes() for _, x0, _ in data.held_out_batches(100, 3) for row in x0}
@@ -118,11 +118,11 @@ def test_an_epoch_shows_every_sample_and_held_out_ones_never(place):
 def test_of_few_pictures_one_is_held_out_where_chance_spares_all(own):
     fractions = [p.fraction for p in Preparation(make_data(*own), make_progress(True)).examine().pictures]
     assert 0.5 / 16 < 0.05 < min(fractions)
-    assert make_data(*own, "data.held_out=0.05").train.counts.sum(0).tolist() == [15, 1]
+    assert prepare_data(*own, "data.held_out=0.05").train.counts.sum(0).tolist() == [15, 1]
 
 
 def test_rows_are_the_same_in_whole_and_in_part_and_in_another_process(place):
-    data, other = make_data(*place), make_data(*place, "data.refresh=false")
+    data, other = prepare_data(*place), prepare_data(*place, "data.refresh=false")
     x0, cond = whole(data, 5)
     part, part_cond = other.batch(5, range(1, 2), 2)
     assert torch.equal(part, x0[1:])
@@ -130,18 +130,18 @@ def test_rows_are_the_same_in_whole_and_in_part_and_in_another_process(place):
 
 
 def test_nothing_is_encoded_twice(place, encoded):
-    make_data(*place, "trainer.batch_size=3", "data.leftovers=repeat", "seed=5").train  # noqa: B018 (it prepares)
+    prepare_data(*place, "trainer.batch_size=3", "data.leftovers=repeat", "seed=5")
     assert encoded == {"latents": [], "texts": []} or len(encoded["latents"]) < 8  # those that were merged elsewhere
     assert not encoded["texts"]
 
 
 def test_what_changes_is_encoded_again_and_nothing_else(own, encoded):
     root, _ = own
-    before = make_data(*own).train.facts
+    before = prepare_data(*own).train.facts
     picture(77, (64, 64)).save(root / "000.png")
     (root / "001.txt").write_text("another caption")
     make_photos(root, 1, start=40)
-    data = make_data(*own)
+    data = prepare_data(*own)
     assert len(data.train) + data.train.counts[:, 1].sum() == 17
     assert sorted(encoded["latents"]) == ["000.png", "040.png"]
     assert sorted(encoded["texts"]) == ["another caption", "picture, number 40, small"]
@@ -162,23 +162,23 @@ def test_what_changes_is_encoded_again_and_nothing_else(own, encoded):
     ],
 )
 def test_each_setting_redoes_what_depends_on_it(own, encoded, override, latents, texts):
-    make_data(*own, override).train  # noqa: B018 (it prepares)
+    prepare_data(*own, override)
     assert (len(encoded["latents"]), len(encoded["texts"])) == (latents, texts)
 
 
 def test_two_resolutions_share_a_cache_and_each_steps_batch_is_its_own(own, encoded):
     larger = "data.sizes.resolution=96"
-    through = make_data(*own, larger)
+    through = prepare_data(*own, larger)
     for step in range(6):
         last = whole(through, step)[0]
     assert (len(encoded["latents"]), encoded["texts"]) == (16, [])
-    assert torch.equal(whole(make_data(*own, larger), 5)[0], last)  # as one that begins there has it
-    assert len(make_data(*own).train)
+    assert torch.equal(whole(prepare_data(*own, larger), 5)[0], last)  # as one that begins there has it
+    assert len(prepare_data(*own).train)
     assert len(encoded["latents"]) == 16
 
 
 def test_more_crops_are_encoded_of_those_that_have_other_parts(own, encoded):
-    make_data(*own, "data.crops=3").train  # noqa: B018 (it prepares)
+    prepare_data(*own, "data.crops=3")
     square = {f"{number:03}.png" for number in range(16) if number % 6 in (0, 3)}
     assert encoded["latents"]
     assert not square & set(encoded["latents"])
@@ -187,7 +187,7 @@ def test_more_crops_are_encoded_of_those_that_have_other_parts(own, encoded):
 def test_other_weights_are_another_cache(own, encoded, tmp_path):
     other = tmp_path / "other"
     load_script("make_tiny_sdxl").make_pipeline(seed=1).save_pretrained(other)
-    make_data(*own, f"data.pretrained={other}").train  # noqa: B018 (it prepares)
+    prepare_data(*own, f"data.pretrained={other}")
     assert (len(encoded["latents"]), len(encoded["texts"])) == (16, 17)
 
 
@@ -195,7 +195,7 @@ def test_repeats_weights_and_crops(own):
     root, _ = own
     make_photos(root / "few", 4, start=50)
     few = "data.folders=[{path: few, repeats: 3, weight: 0.5, trigger: sks}]"
-    data = make_data(*own, few, "data.crops=3", "data.flip=true")
+    data = prepare_data(*own, few, "data.crops=3", "data.flip=true")
     index = data.train
     assert index.arrays["crop"].shape[1] == 6
     assert (index.arrays["weight"] == 0.5).sum() % 3 + (index.arrays["weight"] == 0.5).sum() // 3 >= 4
@@ -204,30 +204,32 @@ def test_repeats_weights_and_crops(own):
 
 
 def test_statistics_are_those_of_the_trained_latents_and_are_undone(place):
-    data = make_data(*place, "data.normalise=channel", "data.encoding.kind=mean", "data.encoding.dtype=float32")
+    data = prepare_data(*place, "data.normalise=channel", "data.encoding.kind=mean", "data.encoding.dtype=float32")
     rows = {row.numpy().tobytes(): row for row in samples_of(data, 2 * len(data.train))}.values()
     flat = torch.cat([row.flatten(1) for row in rows], 1)
     torch.testing.assert_close(flat.mean(1), torch.zeros(4), atol=1e-4, rtol=0)
     torch.testing.assert_close(flat.std(1, correction=0), torch.ones(4), atol=1e-4, rtol=0)
-    plain = make_data(*place, "data.encoding.kind=mean", "data.encoding.dtype=float32")
+    plain = prepare_data(*place, "data.encoding.kind=mean", "data.encoding.dtype=float32")
     x0, latents = whole(data, 3)[0], whole(plain, 3)[0] / load_vae(tiny_sdxl()).config.scaling_factor
     torch.testing.assert_close(data.to_latents(x0), latents)
     torch.testing.assert_close(plain.to_latents(whole(plain, 3)[0]), latents)
     assert plain.facts["latents"]["mean"] == [0.0] * 4
-    scalar = make_data(*place, "data.normalise=scalar", "data.encoding.kind=mean", "data.encoding.dtype=float32")
+    scalar = prepare_data(*place, "data.normalise=scalar", "data.encoding.kind=mean", "data.encoding.dtype=float32")
     assert len(set(scalar.facts["latents"]["std"])) == 1
     told = {
         "config": {"data": {"normalise": "channel", "pretrained": tiny_sdxl()}},
         "data": {"latents": {"mean": [1.0]}},
     }
-    assert plain.going_on(told) is plain
-    assert scalar.going_on(told) is scalar
-    assert data.going_on(told | {"data": scalar.facts}).facts == scalar.facts
+    assert plain.with_statistics_from(told) is plain
+    assert scalar.with_statistics_from(told) is scalar
+    resumed = data.with_statistics_from(told | {"data": scalar.facts})
+    resumed.prepare()
+    assert resumed.facts == scalar.facts
 
 
 def test_a_distribution_is_drawn_anew_and_validated_by_its_mean(place):
     settings = "data.encoding.dtype=float32", "data.caption_dropout=0"
-    data, mean = (make_data(*place, f"data.encoding.kind={kind}", *settings) for kind in ("distribution", "mean"))
+    data, mean = (prepare_data(*place, f"data.encoding.kind={kind}", *settings) for kind in ("distribution", "mean"))
     steps = [step for step in range(60) if whole(mean, step)[0].shape == whole(mean, 0)[0].shape]
     gaps = torch.stack([whole(data, step)[0] - whole(mean, step)[0] for step in steps])
     assert gaps.std() > 1e-4
@@ -237,7 +239,7 @@ def test_a_distribution_is_drawn_anew_and_validated_by_its_mean(place):
 
 
 def test_captions_are_dropped_at_the_given_rate(place):
-    data = make_data(*place, "data.caption_dropout=0.4")
+    data = prepare_data(*place, "data.caption_dropout=0.4")
     empty = TextEncoders(tiny_sdxl()).encode([""])["pooled"].half().float()
     pooled = torch.cat([whole(data, step)[1]["pooled"] for step in range(100)])
     assert (pooled == empty).all(1).double().mean().item() == pytest.approx(0.4, abs=0.06)
@@ -245,7 +247,7 @@ def test_captions_are_dropped_at_the_given_rate(place):
 
 @pytest.mark.parametrize("leftovers", ["repeat", "partial", "drop"])
 def test_every_policy_trains(place, leftovers):
-    data = make_data(*place, f"data.leftovers={leftovers}", "trainer.batch_size=3", "data.max_aspect=1.2")
+    data = prepare_data(*place, f"data.leftovers={leftovers}", "trainer.batch_size=3", "data.max_aspect=1.2")
     sizes = data.batch_sizes(3)
     assert sizes == {3} if leftovers != "partial" else {3} < sizes
     assert {data.size(step, 3) for step in range(12)} <= sizes
@@ -254,13 +256,15 @@ def test_every_policy_trains(place, leftovers):
 
 
 def test_smaller_buckets_have_larger_batches_where_that_is_asked(place):
-    data = make_data(*place, "data.level=1", "data.sizes.step=8", "data.sizes.resolution=56", "data.leftovers=repeat")
+    data = prepare_data(
+        *place, "data.level=1", "data.sizes.step=8", "data.sizes.resolution=56", "data.leftovers=repeat"
+    )
     cells = {whole(data, step)[0][:, 0].numel() for step in range(20)}
     assert max(cells) <= 2 * max(whole(data, step)[0][0, 0].numel() for step in range(20))
 
 
 def test_the_plan_is_written_for_the_record(place, tmp_path):
-    plan, latents = make_data(*place).write_report(tmp_path)
+    plan, latents = prepare_data(*place).write_report(tmp_path)
     assert "16 files, 16 pictures used" in plan.read_text()
     assert latents.read_text().count("7.67") == 4
 
@@ -284,14 +288,14 @@ def test_the_plan_is_written_for_the_record(place, tmp_path):
 )
 def test_refusals(place, overrides, error, told):
     with pytest.raises(error, match=told):
-        make_data(*place, *overrides).train  # noqa: B018 (it prepares)
+        prepare_data(*place, *overrides)
 
 
 def test_a_bad_picture_stops_where_that_is_asked(own):
     (own[0] / "bad.png").write_bytes(b"x")
     with pytest.raises(BadPicture, match=r"bad\.png: it is no picture"):
-        make_data(*own, "data.on_bad=stop").train  # noqa: B018 (it prepares)
-    assert len(make_data(*own).train) > 8
+        prepare_data(*own, "data.on_bad=stop")
+    assert len(prepare_data(*own).train) > 8
 
 
 def test_what_overflows_in_bfloat16_is_done_again_in_float32(own, monkeypatch):
@@ -305,9 +309,9 @@ def test_what_overflows_in_bfloat16_is_done_again_in_float32(own, monkeypatch):
             redone.append(len(x))
         return answer
 
-    plain = [row.clone() for row in samples_of(make_data(*own, "data.encoding.kind=mean"), 6)]
+    plain = [row.clone() for row in samples_of(prepare_data(*own, "data.encoding.kind=mean"), 6)]
     monkeypatch.setattr(LatentEncoder, "_said", overflowing)
-    data = make_data(*own, "data.encoding.kind=mean", "data.encoding.precision=bfloat16")
+    data = prepare_data(*own, "data.encoding.kind=mean", "data.encoding.precision=bfloat16")
     again = samples_of(data, 6)
     assert sum(redone) >= 8
     assert max((a - b).abs().max() for a, b in zip(plain, again, strict=True)) < 0.02
@@ -335,11 +339,11 @@ def test_rare_tags_weigh_more_in_the_loss(own):
         (root / f"{number:03}.txt").write_text("common, everyday")
     for number in range(12, 16):
         (root / f"{number:03}.txt").write_text(f"rare {number}")
-    data = make_data(*own, "data.rarity.strength=0.5", "data.rarity.high=4.0")
+    data = prepare_data(*own, "data.rarity.strength=0.5", "data.rarity.high=4.0")
     weights = torch.cat([whole(data, step)[1]["weight"] for step in range(len(data.train))])
     assert weights.min() < 1 < weights.max()
     assert "common" in data.train.facts["report"]
-    assert make_data(*own).train.is_weighted is False
+    assert prepare_data(*own).train.is_weighted is False
 
 
 def add_masks(root, numbers, left=0):
@@ -359,8 +363,8 @@ def masks_of(data, steps):
 def test_masks_are_cached_beside_the_latents_and_nothing_else_is_redone(own, encoded):
     root, _ = own
     add_masks(root, range(8))
-    data = make_data(*own, "data.masks=files")
-    assert len(data.train) == len(make_data(*own).train)
+    data = prepare_data(*own, "data.masks=files")
+    assert len(data.train) == len(prepare_data(*own).train)
     assert encoded == {"latents": [], "texts": []}
     found = masks_of(data, 2 * len(data.train))
     whole_ones = sum(bool((mask == 1).all()) for mask in found.values())
@@ -378,10 +382,10 @@ def test_a_changed_mask_is_redone_and_no_other(own, encoded, monkeypatch):
     add_masks(root, range(8))
     redone, cells = [], MaskEncoder._cells
     monkeypatch.setattr(MaskEncoder, "_cells", lambda self, s: redone.append(s.picture.found.name) or cells(self, s))
-    before = masks_of(make_data(*own, "data.masks=files"), 40)
+    before = masks_of(prepare_data(*own, "data.masks=files"), 40)
     redone.clear()
     add_masks(root, [3], left=100)
-    after = masks_of(make_data(*own, "data.masks=files"), 40)
+    after = masks_of(prepare_data(*own, "data.masks=files"), 40)
     assert redone == ["003.png"]
     assert sum(not torch.equal(before[latent], after[latent]) for latent in before) <= 1
     assert not encoded["latents"]
@@ -389,7 +393,7 @@ def test_a_changed_mask_is_redone_and_no_other(own, encoded, monkeypatch):
 
 def test_a_flipped_view_has_a_flipped_mask(own):
     add_masks(own[0], range(16))
-    data = make_data(*own, "data.masks=files", "data.flip=true")
+    data = prepare_data(*own, "data.masks=files", "data.flip=true")
     masks = list(masks_of(data, 8 * len(data.train)).values())
     assert {(mask[0, 0, 0] == 0).item() for mask in masks} == {True, False}
     assert all((mask[..., 0] == 0).all() != (mask[..., -1] == 0).all() for mask in masks)
@@ -403,6 +407,6 @@ def test_what_is_transparent_is_not_trained(own, encoded):
         alpha.paste(0, (0, 0, image.width // 2, image.height))
         image.putalpha(alpha)
         image.save(root / f"{number:03}.png")
-    data = make_data(*own, "data.masks=alpha")
+    data = prepare_data(*own, "data.masks=alpha")
     assert "with a mask: 4" in data.train.facts["report"]
     assert {mask[..., 0].max().item() for mask in masks_of(data, 2 * len(data.train)).values()} == {0.0, 1.0}

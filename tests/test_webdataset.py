@@ -9,7 +9,7 @@ from pathlib import Path
 import fsspec
 import pytest
 
-from tests.photos import make_data, make_photos
+from tests.photos import make_data, make_photos, prepare_data
 from ztsnr.caching.folder import FolderImages
 from ztsnr.caching.webdataset import WebDataset
 from ztsnr.core.errors import CacheError, ConfigError
@@ -125,10 +125,11 @@ def test_shards_elsewhere(shards, tmp_path, scheme, request):
 @pytest.mark.slow
 def test_shards_and_the_folder_share_their_cache_and_one_elsewhere_is_read(shards, tmp_path):
     cache = tmp_path / "cache"
-    folder = make_data(tmp_path / "photos", cache)
+    folder = prepare_data(tmp_path / "photos", cache)
     assert isinstance(folder, FolderImages)
-    written = len(folder.train) and {path.name for path in (cache / "latents").iterdir()}
+    written = {path.name for path in (cache / "latents").iterdir()}
     data = of_shards(f"{shards}/*.tar", cache)
+    data.prepare()
     assert isinstance(data, WebDataset)
     assert len(data.train) == len(folder.train)
     assert {path.name for path in (cache / "latents").iterdir()} == written
@@ -136,9 +137,10 @@ def test_shards_and_the_folder_share_their_cache_and_one_elsewhere_is_read(shard
     elsewhere.put(str(cache), "/lake/cache", recursive=True)
     copies = f"data.copies={tmp_path / 'copies'}"
     remote = of_shards(f"{shards}/*.tar", "memory://lake/cache", "data.refresh=false", copies)
+    remote.prepare()
     assert (remote.batch(0, range(2), 2)[0] == data.batch(0, range(2), 2)[0]).all()
     assert list((tmp_path / "copies").iterdir())
     with pytest.raises(ConfigError, match=r"can be read alone: data\.refresh=false"):
         of_shards(f"{shards}/*.tar", "memory://lake/cache")
     with pytest.raises(CacheError, match="cannot be read"):
-        len(of_shards(f"{shards}/*.tar", "memory://lake/cache", "data.refresh=false", copies, "data.crops=5").train)
+        of_shards(f"{shards}/*.tar", "memory://lake/cache", "data.refresh=false", copies, "data.crops=5").prepare()

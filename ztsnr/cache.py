@@ -14,6 +14,7 @@ def main(composed: DictConfig) -> None:
     data = build(composed, "data")
     if not isinstance(data, CachedImages):
         raise ConfigError(f"{type(data).__name__} has nothing to cache. Choose data=folder data.root=FOLDER.")
+    data.prepare()
     print(data.train.facts["report"])
     print(data.index_path)
 

@@ -73,11 +73,11 @@ def run(composed: DictConfig, tracker: "Tracker", title: str, tags: dict[str, st
     console.print(f"[bold]{title}[/]  {told}", highlight=False)
     if state is not None:
         console.print(f"resumed after step {state.step}, from {state.path}", highlight=False)
-        parts["data"] = parts["data"].going_on(state.facts)
+        parts["data"] = parts["data"].with_statistics_from(state.facts)
 
     torch.manual_seed(composed.seed)
     network = build(composed, "model")
-    len(parts["data"].train)  # loads it, so that the record is opened only for what can be trained
+    parts["data"].prepare()  # so that the record is opened only for what can be trained
     config, folder = science(composed), run_folder()
     with recorded(tracker, title, flatten(composed), tags | code_version(), folder, state, config) as record:
         if not console.quiet:

@@ -14,22 +14,34 @@ __all__ = ["Data", "Digits", "LabelledImages", "Mnist", "Split"]
 class Data(Protocol):
     """What a trainer and a validation ask of a data set. `cond` are the network's conditions, each (B, ...)."""
 
+    def prepare(self) -> None:
+        """Does, before anything else is asked for, the work that takes time: reading, downloading, encoding.
+
+        Raises ConfigError where there is nothing to train on.
+        """
+        ...
+
     @property
     def train(self) -> Sized:
-        """The samples of an epoch; loads or prepares them."""
+        """The samples of an epoch."""
+        ...
 
     @property
     def facts(self) -> dict:
         """What decoding x0 needs to know."""
+        ...
 
-    def going_on(self, told: Mapping) -> "Data":
-        """The data of a run that goes on from a state with these facts: x0 keeps its scale."""
+    def with_statistics_from(self, state_facts: Mapping) -> "Data":
+        """The data of a run that resumes from a state with these facts: x0 keeps its scale."""
+        ...
 
     def batch_sizes(self, batch_size: int) -> set[int]:
-        """All that `size` may say."""
+        """All that `size` may return."""
+        ...
 
     def size(self, step: int, batch_size: int) -> int:
-        """Samples in this step's whole batch, `batch_size` if nothing speaks against it."""
+        """Samples in this step's whole batch: `batch_size`, unless this bucket has a size of its own."""
+        ...
 
     def batch(self, step: int, rows: range, batch_size: int) -> tuple[Tensor, dict[str, Tensor]]:
         """These rows of the step's batch, whose size `batch_size` is: x0 (len(rows), C, H, W) and cond.
@@ -37,9 +49,12 @@ class Data(Protocol):
         All rows of a step have one shape. Among the conditions, a `weight` (len(rows),) multiplies their losses, and a
         `mask` (len(rows), 1, H, W) in [0, 1] their distances, element by element.
         """
+        ...
 
     def held_out_batches(self, samples: int, batch_size: int) -> Iterator[tuple[range, Tensor, dict[str, Tensor]]]:
-        """About so many held-out samples at most, always the same: their numbers, x0 and cond."""
+        """At most about `samples` held-out samples, always the same: their numbers, x0 and cond."""
+        ...
 
     def write_report(self, folder: Path) -> list[Path]:
         """Files for the run's record."""
+        ...

@@ -6,6 +6,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
+from typing import ClassVar
 
 import numpy as np
 import torch
@@ -18,7 +19,7 @@ from ztsnr.caching.encode import Encoding
 from ztsnr.caching.listing import Found, folders_from
 from ztsnr.caching.rarity import Rarity
 from ztsnr.core import checks
-from ztsnr.core.errors import ConfigError
+from ztsnr.core.errors import CacheError, ConfigError
 from ztsnr.data.batches import Ahead, Batch, Samples
 from ztsnr.data.index import Index, hashed, open_index
 from ztsnr.data.order import LEFTOVERS, Order
@@ -67,6 +68,8 @@ class CachedImages:
     statistics: dict | None
     held_out: float
     seed: int
+    _index: ClassVar[Index | None] = None
+    """Set by `prepare`."""
 
     def __post_init__(self):
         choices = {"on_bad": ("skip", "stop"), "leftovers": LEFTOVERS, "normalise": NORMALISE, "masks": MASKS}
@@ -130,28 +133,37 @@ class CachedImages:
     def index_path(self) -> Path:
         return self.cache_folder / self.index_name
 
-    @cached_property
-    def train(self) -> Index:
-        """Its length is the number of samples in an epoch. Makes or opens the index when it is first asked for."""
+    def prepare(self) -> None:
+        """Encodes what is missing where `refresh` is true, then opens the index. Raises CacheError, ConfigError."""
         if self.refresh:
             from ztsnr.caching.prepare import Preparation
             from ztsnr.caching.progress import make_progress
 
             Preparation(self, make_progress(int(os.environ.get("RANK", 0)) > 0)).run(self.index_path)
-        return open_index(self.cache, self.copies, self.index_name)
+        object.__setattr__(self, "_index", open_index(self.cache, self.copies, self.index_name))
+
+    @property
+    def train(self) -> Index:
+        """Its length is the number of samples in an epoch. Raises CacheError before `prepare`."""
+        if self._index is None:
+            raise CacheError(f"data.cache={self.cache} is not open yet: call prepare() before train")
+        return self._index
 
     @property
     def facts(self) -> dict:
         """What a checkpoint must know of the latents: VAE's latent = x0 * std + mean, by channel."""
         return {"latents": latent_scale(self.normalise, self.statistics, self.train.facts)}
 
-    def going_on(self, told: Mapping) -> "CachedImages":
-        """With the statistics of the run before, unless it had none of this kind or others are set."""
-        then = told["config"]["data"]
-        same = all(then.get(name) == getattr(self, name) for name in ("normalise", "pretrained"))
+    def with_statistics_from(self, state_facts: Mapping) -> "CachedImages":
+        """With the latent statistics of an earlier run, unless it had none of this kind or others are set.
+
+        What it returns is prepared anew.
+        """
+        before = state_facts["config"]["data"]
+        same = all(before.get(name) == getattr(self, name) for name in ("normalise", "pretrained"))
         if not same or self.normalise == "none" or self.statistics is not None:
             return self
-        return replace(self, statistics=told["data"]["latents"])
+        return replace(self, statistics=state_facts["data"]["latents"])
 
     def to_latents(self, x0: Tensor) -> Tensor:
         """x0 (B, C, h, w) -> what the VAE decodes."""

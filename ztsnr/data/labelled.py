@@ -55,6 +55,10 @@ class LabelledImages:
     def null_label(self) -> int:
         return self.classes
 
+    def prepare(self) -> None:
+        """Loads the images. Raises ConfigError where `shape` or `classes` do not fit them."""
+        _ = self._splits
+
     @property
     def train(self) -> Split:
         return self._splits[0]
@@ -93,7 +97,7 @@ class LabelledImages:
         """What decoding x0 needs to know: of pixels, nothing."""
         return {}
 
-    def going_on(self, told: Mapping) -> "LabelledImages":
+    def with_statistics_from(self, state_facts: Mapping) -> "LabelledImages":
         """Itself: pixels have one scale."""
         return self
 
