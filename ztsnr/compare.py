@@ -25,9 +25,9 @@ def with_quotes(word: str) -> str:
 
 @command("compare")
 def compare_runs(composed: DictConfig) -> None:
-    from ztsnr.analysis.tables import make_console
     from ztsnr.comparison.compare import compare
     from ztsnr.comparison.options import MEASURES
+    from ztsnr.io.console import make_console
 
     checks.one_of("rank_by", composed.rank_by, MEASURES)
     checks.one_of("format", composed.format, ("table", "json", "csv"))

@@ -46,7 +46,8 @@ def preview(composed: DictConfig) -> None:
         raise ConfigError(f"output must be a .png, .svg or .pdf file in an existing folder, got {composed.output!r}")
     from ztsnr.analysis.plots import objective_figure
     from ztsnr.analysis.summary import Summary
-    from ztsnr.analysis.tables import make_console, tell_many, tell_one
+    from ztsnr.analysis.tables import tell_many, tell_one
+    from ztsnr.io.console import make_console
 
     summaries, refused = {}, {}
     for name, config in combinations_of(composed).items():

@@ -70,9 +70,9 @@ def run(composed: DictConfig, tracker: "Tracker", title: str, tags: dict[str, st
     if state is None:
         tracker.check()
     told = "  ".join(f"{name}={choice}" for name, choice in choices(TOLD).items())
-    console.print(f"[bold]{title}[/]  {told}", highlight=False)
+    console.print(f"[bold]{title}[/]  {told}")
     if state is not None:
-        console.print(f"resumed after step {state.step}, from {state.path}", highlight=False)
+        console.print(f"resumed after step {state.step}, from {state.path}")
         parts["data"] = parts["data"].with_statistics_from(state.facts)
 
     torch.manual_seed(composed.seed)
@@ -97,12 +97,12 @@ def run(composed: DictConfig, tracker: "Tracker", title: str, tags: dict[str, st
             keep(trained, objective, composed, title, record, parts["data"].facts)
     weights = folder / "final.safetensors"
     if record.undelivered():
-        console.print(record.undelivered(), highlight=False)
-    console.print(f"took    {time.perf_counter() - began:.0f} s", highlight=False)
-    console.print(f"weights {weights}", highlight=False)
+        console.print(record.undelivered())
+    console.print(f"took    {time.perf_counter() - began:.0f} s")
+    console.print(f"weights {weights}")
     if "ztsnr.sweep" not in tags:
-        console.print(f"draw    python -m ztsnr.sample checkpoint={weights}{to_draw(composed)}", highlight=False)
-        console.print(f"compare {tracker.open_hint()}" if tracker.open_hint() else "", highlight=False)
+        console.print(f"draw    python -m ztsnr.sample checkpoint={weights}{to_draw(composed)}")
+        console.print(f"compare {tracker.open_hint()}" if tracker.open_hint() else "")
     return trained.score
 
 

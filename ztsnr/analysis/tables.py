@@ -4,16 +4,14 @@ import math
 import sys
 from collections.abc import Mapping
 from itertools import pairwise
-from typing import TextIO
 
 import torch
 from rich.console import Console
 from rich.table import Table
 
 from ztsnr.analysis.summary import BASES, SDXL_MAX, Summary, percent, same_objectives
+from ztsnr.io.console import make_console
 
-WIDTH = 120
-"""Of the output where it is no terminal."""
 EDGES = (0, 0.01, 0.1, 1, 10, 100, 1000, sys.float_info.max)
 
 
@@ -80,11 +78,6 @@ def tell_sweep(results: Mapping[str, dict], seconds: float) -> str:
     console.print(table)
     console.print(f"{len(ranked)} runs in {seconds:.0f} s")
     return "\n".join(["| run | score | seconds | |", "|---|---|---|---|", *rows])
-
-
-def make_console(stream: TextIO) -> Console:
-    """One for tables: as wide as the terminal, or of a fixed width in a file or a pipe."""
-    return Console(file=stream, highlight=False, width=None if stream.isatty() else WIDTH)
 
 
 def make_table(*heads: str) -> Table:

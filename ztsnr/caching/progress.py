@@ -10,6 +10,8 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeRemainingColumn
 from rich.progress import Progress as Bar
 
+from ztsnr.io.console import make_console
+
 QUIET_SECONDS = 1.0
 """Work that takes less is not told of."""
 Tell = Callable[..., None]
@@ -39,8 +41,8 @@ class Progress:
             yield tell
         seconds = time.perf_counter() - began
         if done and seconds > QUIET_SECONDS:
-            self.console.print(f"{what}: {done} in {seconds:.0f} s, {done / seconds:.1f} {unit}/s", highlight=False)
+            self.console.print(f"{what}: {done} in {seconds:.0f} s, {done / seconds:.1f} {unit}/s")
 
 
 def make_progress(quiet: bool) -> Progress:
-    return Progress(Console(stderr=True, quiet=quiet, width=None if sys.stderr.isatty() else 120))
+    return Progress(make_console(sys.stderr, quiet=quiet))

@@ -67,9 +67,9 @@ def command(config: str) -> Callable[[Callable[[DictConfig], object]], Callable[
 
 def tell(error: Exception, config: str) -> int:
     """Prints what the user can do about it; returns the exit code."""
-    from rich.console import Console
+    from ztsnr.io.console import make_console
 
-    Console(stderr=True, soft_wrap=True).print("[bold red]error:[/] ", end="")
+    make_console(sys.stderr, wrap=False).print("[bold red]error:[/] ", end="")
     print(explain(error, config), *getattr(error, "__notes__", ()), sep="\n", file=sys.stderr)
     return USER_ERROR
 

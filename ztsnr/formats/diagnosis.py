@@ -7,6 +7,7 @@ eps.
 
 import json
 import math
+import sys
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -54,10 +55,11 @@ def diagnose(path: Path) -> Diagnosis:
 
 
 def print_diagnosis(diagnosis: Diagnosis) -> None:
-    from rich.console import Console
     from rich.table import Table
 
-    console = Console(highlight=False, soft_wrap=True)
+    from ztsnr.io.console import make_console
+
+    console = make_console(sys.stdout, wrap=False)
     table = Table(box=None, pad_edge=False, show_header=False)
     for name, text in diagnosis.properties.items():
         table.add_row(f"[bold]{name}[/]", text)

@@ -84,8 +84,8 @@ class SweepRecord(Callback):
             sys.exit(1)
 
     def _compare(self) -> None:
-        from ztsnr.analysis.tables import make_console
         from ztsnr.comparison.compare import compare
+        from ztsnr.io.console import make_console
 
         report, page = compare(self.tracker, sweep=self.sweep["id"])
         report.tell(make_console(sys.stderr))

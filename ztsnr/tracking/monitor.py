@@ -123,7 +123,7 @@ class RunMonitor(Monitor):
         if self.console.is_terminal:
             self._bar.update(self._task, completed=step, status=self._status + self._score, refresh=True)
         else:
-            self.console.print(f"step {step}/{self.steps}  {self._status}", highlight=False)
+            self.console.print(f"step {step}/{self.steps}  {self._status}")
 
     def validated(self, step: int, errors: Mapping[str, Mapping[float, float]], score: float) -> None:
         metrics = {"error/score": score}  # MLflow shows sections by the alphabet: this one first
@@ -133,7 +133,7 @@ class RunMonitor(Monitor):
         self.record.log_metrics(metrics, step)
 
         self._score = f"  score {score:.4f}"
-        self.console.print(f"step {step}/{self.steps}  validation score {score:.4f}", highlight=False)
+        self.console.print(f"step {step}/{self.steps}  validation score {score:.4f}")
         self._window_start = time.perf_counter()  # the time of a validation is not one of training
 
     def adapted(self, step: int, summary: Summary) -> None:
