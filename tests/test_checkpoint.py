@@ -10,7 +10,7 @@ from torch import nn
 from ztsnr.checkpoints.weights import read_checkpoint, save_checkpoint
 from ztsnr.core.errors import CheckpointError
 
-CONFIG = {"target": {"_target_": "ztsnr.core.target.V"}, "seed": 0}
+CONFIG = {"target": {"_class_": "target.v"}, "seed": 0}
 
 
 def network(seed=0, width=4):

@@ -77,7 +77,7 @@ def test_metadata_is_plain_enough_for_readers_without_our_classes(tmp_path):
     assert told["modelspec.prediction_type"] == "v"
     assert told["modelspec.architecture"] == "stable-diffusion-xl-v1-base"
     assert "ztsnr.latents" not in told
-    assert json.loads(told["ztsnr.config"])["schedule"]["_target_"] == "ztsnr.core.schedule.Schedule"
+    assert json.loads(told["ztsnr.config"])["schedule"]["_class_"] == "schedule"
 
 
 def test_a_unet_alone_keeps_its_markers_where_comfyui_looks(tmp_path):

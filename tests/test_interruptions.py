@@ -108,7 +108,7 @@ def test_a_runs_folder_alone_is_enough_to_go_on(tmp_path):
     assert kill_runs.end_of(kill_runs.start(tmp_path, "resume=first")) == 0, output(tmp_path)
     assert (tmp_path / "first" / "final.safetensors").is_file()
     newest = file_of(tmp_path / "first" / "checkpoints", 200)
-    target = read_state(newest).facts["config"]["target"]["_target_"]
+    target = read_state(newest).facts["config"]["target"]["_class_"]
     assert target.endswith("Eps")
     branch = ("trainer.steps=210", "allow_changes=true", "hydra.run.dir=branch", f"resume={newest}")
     assert kill_runs.end_of(kill_runs.start(tmp_path, *branch)) == 0, output(tmp_path)

@@ -60,3 +60,15 @@ def test_upgrading_moves_values_and_leaves_the_given_config(tables):
         "objective": {"new": [1]},
     }
     assert config["trainer"] == {"old": 3, "rounding": "old"}
+
+
+def test_recorded_overrides_are_upgraded(tables):
+    words = ["trainer.old=3", "+quality=old", "trainer.rounding=old", "seed=1", "~trainer.old", "samples.file='a=b'"]
+    assert renamed.upgrade_overrides(words) == [
+        "trainer.steps=3",
+        "+quality=none",
+        "trainer.rounding=nearest",
+        "seed=1",
+        "~trainer.steps",
+        "samples.file='a=b'",
+    ]

@@ -102,7 +102,7 @@ def test_the_record_holds_every_run_and_a_summary(swept):
         "comparison/table.csv",
     }
     refused = [run for run in runs if run.data.tags.get("ztsnr.outcome") == "incompatible"]
-    assert all(run.data.params["weighting"] == "Unit" for run in refused)
+    assert all(run.data.params["weighting"] == "unit" for run in refused)
     assert json.loads(refused[0].data.tags["ztsnr.axes"]).keys() == {"schedule", "loss", "trainer.batch_size"}
     statuses = sorted(run.info.status for run in runs)
     assert statuses == ["FAILED"] * 3 + ["FINISHED"] * 6

@@ -145,8 +145,8 @@ def test_parameters_are_readable_and_a_checkpoints_config_is_resolved_and_neithe
     assert "${" not in str(config)
     assert "secret" not in str(config)
     assert config["schedule"]["density"]["table"] == config["schedule"]["table"]
-    assert flat["target"] == "V"
-    assert flat["weighting"] == "MinSNR"
+    assert flat["target"] == "v"
+    assert flat["weighting"] == "min_snr"
     assert flat["weighting.gamma"] == 5.0
     assert flat["schedule.table.terminal"] == math.inf
     assert flat["trainer.noise_seed"] == 0

@@ -9,6 +9,8 @@ from pathlib import Path
 from torch import Tensor
 
 from ztsnr.checkpoints.state import unpack
+from ztsnr.config.names import upgrade
+from ztsnr.config.renamed import upgrade_overrides
 from ztsnr.core.errors import CheckpointError
 from ztsnr.io.tensors import checksum, open_tensors, write_tensors
 
@@ -50,6 +52,10 @@ def read_facts(path: Path) -> tuple[int, dict, dict[str, str]]:
         step, facts = int(metadata["ztsnr.step"]), json.loads(metadata["ztsnr.facts"])
         if step < 0 or not isinstance(facts, dict):
             raise ValueError("no step or no facts")
+        if "config" in facts:
+            facts["config"] = upgrade(facts["config"])
+        if isinstance(facts.get("overrides"), list):
+            facts["overrides"] = upgrade_overrides(facts["overrides"])
         return step, facts, metadata
     except (KeyError, ValueError, RecursionError) as error:
         raise CheckpointError(f"{path} has broken metadata: {error}") from error

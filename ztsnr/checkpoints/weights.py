@@ -9,6 +9,7 @@ from types import MappingProxyType
 from safetensors import SafetensorError
 from torch import Tensor, nn
 
+from ztsnr.config.names import upgrade
 from ztsnr.core.errors import CheckpointError
 from ztsnr.io.tensors import checksum, open_tensors, write_tensors
 
@@ -106,10 +107,11 @@ def read_checkpoint(path: str | Path) -> Checkpoint:
         for name, kind in (("config", dict), ("networks", list), ("facts", dict), ("checksums", dict)):
             if not isinstance(named[name], kind):
                 raise ValueError(f"ztsnr.{name} is a {type(named[name]).__name__}")
+        config = upgrade(named["config"])
     except (KeyError, ValueError, RecursionError) as error:
         raise CheckpointError(f"{path} has broken metadata: {error}") from error
     names = tuple(map(str, named["networks"]))
-    return Checkpoint(path, named["config"], step, score, names, named["facts"], named["checksums"])
+    return Checkpoint(path, config, step, score, names, named["facts"], named["checksums"])
 
 
 def _state(network: nn.Module) -> dict[str, Tensor]:

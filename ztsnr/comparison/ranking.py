@@ -13,6 +13,7 @@ from ztsnr.analysis.summary import Summary, same_objectives
 from ztsnr.comparison import figures
 from ztsnr.comparison.options import MEASURES, Estimate, Measure, Option, Row, options_of, rank, refuse_mixed
 from ztsnr.comparison.runs import Point, Record, Run
+from ztsnr.config.names import upgrade
 from ztsnr.config.registry import build_from_file
 from ztsnr.core.errors import ConfigError, ZtsnrError
 from ztsnr.core.objective import Objective
@@ -130,7 +131,7 @@ def same_options(options: Sequence[Option], record: Record, folder: Path) -> lis
         file = record.file(option.finished[0], "config.yaml", folder) if option.finished else None
         if file is None:
             continue
-        config = yaml.safe_load(file.read_text())
+        config = upgrade(yaml.safe_load(file.read_text()))
         try:
             objective = Objective(**{part: build_from_file(config[part], file) for part in PARTS}, normalise=False)
         except ZtsnrError:  # a plug-in that is not here: of it nothing is known

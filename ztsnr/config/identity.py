@@ -4,6 +4,8 @@ from collections.abc import Iterator
 
 from omegaconf import DictConfig, OmegaConf
 
+from ztsnr.config.names import CLASS, NAMES, TARGET, encode
+
 SCIENCE = ("schedule", "target", "weighting", "distance", "model", "data", "optimizer", "lr_schedule", "trainer")
 SCIENCE += ("sampler", "samples", "validation", "seed")
 RECORDED = (*SCIENCE, "quality")
@@ -20,8 +22,8 @@ ADDRESSES = ("cache", "copies")
 
 
 def science(config: DictConfig) -> dict:
-    """All that made the weights; a run is resumed and told apart by what is important of it."""
-    return {name: _plain(config[name]) for name in SCIENCE}
+    """All that made the weights, as files hold it; a run is resumed and told apart by what is important of it."""
+    return encode({name: _plain(config[name]) for name in SCIENCE})
 
 
 def published(science: dict) -> dict:
@@ -36,7 +38,7 @@ def important(science: dict) -> dict:
 
 
 def differences(then: dict, now: dict) -> list[str]:
-    """What differs between two configs of `science`, a line each."""
+    """What differs between two configs of `science`, a line each. One from a file must be upgraded first."""
     old, new = (dict(_leaves(important(config))) for config in (then, now))
     told = ((key, old.get(key, "(absent)"), new.get(key, "(absent)")) for key in sorted(old.keys() | new.keys()))
     return [f"{key}: {before} -> {after}" for key, before, after in told if before != after]
@@ -47,21 +49,25 @@ def _leaves(node, prefix: str = "") -> Iterator[tuple[str, object]]:
         yield prefix, node
         return
     for key, value in node.items():
-        yield from _leaves(value, f"{prefix}.{key}" if prefix else key)
+        if key == CLASS:
+            yield prefix, value
+        else:
+            yield from _leaves(value, f"{prefix}.{key}" if prefix else key)
 
 
 def flatten(config: DictConfig) -> dict[str, object]:
     """The science's values, and how quality is measured, under dotted names, each once.
 
-    What refers to another node is left out. A node's class stands under the node's own name, without its module.
+    What refers to another node is left out. A node's class is recorded under the node's own key, by its name in files
+    without the group.
     """
     flat: dict[str, object] = {}
 
     def walk(node: DictConfig, names, prefix: str) -> None:
         for key in names:
             value = node[key]
-            if key == "_target_":
-                flat[prefix.removesuffix(".")] = value.rsplit(".", 1)[-1]
+            if key == TARGET:
+                flat[prefix.removesuffix(".")] = NAMES.get(value, value).rpartition(".")[2]
             elif OmegaConf.is_dict(value):
                 if not OmegaConf.is_interpolation(node, key):
                     walk(value, value, f"{prefix}{key}.")

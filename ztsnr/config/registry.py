@@ -24,6 +24,7 @@ from hydra.version import setbase
 from omegaconf import DictConfig, ListConfig, OmegaConf
 
 import ztsnr
+from ztsnr.config.names import decode
 from ztsnr.config.renamed import refuse_renamed
 from ztsnr.core.checks import constructing
 from ztsnr.core.errors import CheckpointError, ConfigError, ZtsnrError
@@ -120,16 +121,20 @@ def _locate(path: str, key: str) -> Callable[..., Any]:
         raise ConfigError(f"{key + '.' if key else ''}_target_={path} cannot be used: {cause}") from error
 
 
-def build_from_file(node: dict, source: Path):
-    """Like build, for configs that come with a file: only classes that some option of the registry names are called."""
+def build_from_file(node: dict, source: Path) -> Any:
+    """Like build, for a node of a config in a file: only classes that some option of the registry names are called."""
+    try:
+        decoded = decode(node)
+    except CheckpointError as error:
+        raise CheckpointError(f"{source}: {error}") from error
     known = known_targets()
-    for target in _targets(node):
+    for target in _targets(decoded):
         if target not in known:
             raise CheckpointError(
                 f"{source} names the class {target!r}, which no option in conf/ does, so it is not called. "
                 f"If you trust it, add its YAML by --config-dir."
             )
-    return build(node)
+    return build(decoded)
 
 
 def known_targets() -> set[str]:

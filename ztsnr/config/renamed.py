@@ -7,6 +7,7 @@ from collections.abc import Iterable
 from copy import deepcopy
 
 from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.core.override_parser.types import Override
 
 from ztsnr.core.errors import ConfigError
 
@@ -36,17 +37,35 @@ def refuse_renamed(overrides: Iterable[str]) -> None:
         key = override.get_key_element().lstrip("+~")
         if key in RENAMED_KEYS:
             raise ConfigError(f"{key} is now {RENAMED_KEYS[key]}")
-
-        if override.is_discrete_sweep():
-            values = list(override.sweep_string_iterator())
-        elif override.is_sweep_override():
-            values = []  # an interval
-        else:
-            values = [override.get_value_element_as_str()]
-        for value in values:
-            new = RENAMED_OPTIONS.get((key, value), RENAMED_VALUES.get((key, value)))
+        for value in _values(override):
+            new = _new_value(key, value)
             if new is not None:
                 raise ConfigError(f"{key}={value} is now {key}={new}")
+
+
+def upgrade_overrides(overrides: Iterable[object]) -> list[str]:
+    """Words with which a run of an older version was started, in today's names."""
+    upgraded = []
+    for word in map(str, overrides):
+        name, equals, value = word.partition("=")
+        bare = name.lstrip("+~")
+        key = RENAMED_KEYS.get(bare, bare)
+        new = _new_value(key, value)
+        upgraded.append(f"{name.removesuffix(bare)}{key}{equals}{value if new is None else new}")
+    return upgraded
+
+
+def _values(override: Override) -> list[str]:
+    if override.is_discrete_sweep():
+        return list(override.sweep_string_iterator())
+    if override.is_sweep_override():  # an interval
+        return []
+    return [override.get_value_element_as_str()]
+
+
+def _new_value(key: str, value: str) -> object:
+    """Today's name of an option or value, or None where it has not changed."""
+    return RENAMED_OPTIONS.get((key, value), RENAMED_VALUES.get((key, value)))
 
 
 def upgrade_keys(config: dict) -> dict:
