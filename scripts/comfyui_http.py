@@ -24,7 +24,8 @@ WORKFLOWS = ROOT / "nodes" / "example_workflows" / "api"
 PORT, STEPS, SMALLER, NAME, TOLERANCE = 8399, 4, 8, "ztsnr.safetensors", 5e-4
 TRAIN = (
     "model=sdxl", "model/train=lora", "model.train.rank=4", "data=folder", "data.root=pictures", "data.held_out=0.5",
-    "data.sizes.resolution=128", "data.normalise=channel", "schedule=ztsnr", "loss=vpred", "optimizer.lr=1e-2",
+    "data.sizes.resolution=128", "data.latent_normalisation=channel", "schedule=ztsnr", "loss=vpred",
+    "optimizer.lr=1e-2",
     "trainer=smoke", "trainer.steps=1", "trainer.batch_size=1", "trainer.ema=null", f"samples.steps={STEPS}",
     "validation.sigmas=[1.0]", "validation.samples=1",
 )  # fmt: skip

@@ -155,10 +155,10 @@ def test_what_changes_is_encoded_again_and_nothing_else(own, encoded):
         ("data.encoding.dtype=bfloat16", 16, 17),
         ("data.flip=true", 16, 0),
         ("data.background=[0,0,0]", 16, 0),
-        ("data.windows=2", 0, 17),
+        ("data.text_windows=2", 0, 17),
         ("data.captions.prefix=my", 0, 16),
         ("data.caption_dropout=0.5", 0, 0),
-        ("data.normalise=channel", 0, 0),
+        ("data.latent_normalisation=channel", 0, 0),
     ],
 )
 def test_each_setting_redoes_what_depends_on_it(own, encoded, override, latents, texts):
@@ -204,7 +204,9 @@ def test_repeats_weights_and_crops(own):
 
 
 def test_statistics_are_those_of_the_trained_latents_and_are_undone(place):
-    data = prepare_data(*place, "data.normalise=channel", "data.encoding.kind=mean", "data.encoding.dtype=float32")
+    data = prepare_data(
+        *place, "data.latent_normalisation=channel", "data.encoding.kind=mean", "data.encoding.dtype=float32"
+    )
     rows = {row.numpy().tobytes(): row for row in samples_of(data, 2 * len(data.train))}.values()
     flat = torch.cat([row.flatten(1) for row in rows], 1)
     torch.testing.assert_close(flat.mean(1), torch.zeros(4), atol=1e-4, rtol=0)
@@ -214,10 +216,12 @@ def test_statistics_are_those_of_the_trained_latents_and_are_undone(place):
     torch.testing.assert_close(data.to_latents(x0), latents)
     torch.testing.assert_close(plain.to_latents(whole(plain, 3)[0]), latents)
     assert plain.facts["latents"]["mean"] == [0.0] * 4
-    scalar = prepare_data(*place, "data.normalise=scalar", "data.encoding.kind=mean", "data.encoding.dtype=float32")
+    scalar = prepare_data(
+        *place, "data.latent_normalisation=scalar", "data.encoding.kind=mean", "data.encoding.dtype=float32"
+    )
     assert len(set(scalar.facts["latents"]["std"])) == 1
     told = {
-        "config": {"data": {"normalise": "channel", "pretrained": tiny_sdxl()}},
+        "config": {"data": {"latent_normalisation": "channel", "pretrained": tiny_sdxl()}},
         "data": {"latents": {"mean": [1.0]}},
     }
     assert plain.with_statistics_from(told) is plain
@@ -257,7 +261,7 @@ def test_every_policy_trains(place, leftovers):
 
 def test_smaller_buckets_have_larger_batches_where_that_is_asked(place):
     data = prepare_data(
-        *place, "data.level=1", "data.sizes.step=8", "data.sizes.resolution=56", "data.leftovers=repeat"
+        *place, "data.batch_size_step=1", "data.sizes.step=8", "data.sizes.resolution=56", "data.leftovers=repeat"
     )
     cells = {whole(data, step)[0][:, 0].numel() for step in range(20)}
     assert max(cells) <= 2 * max(whole(data, step)[0][0, 0].numel() for step in range(20))
@@ -278,9 +282,17 @@ def test_the_plan_is_written_for_the_record(place, tmp_path):
         (["data.max_upscale=0.1"], ConfigError, "no picture to train on: all are left out.*\n  000.png: too small"),
         (["data.leftovers=drop", "trainer.batch_size=99"], ConfigError, "No bucket fills a batch"),
         (["data.refresh=false", "data.crops=7"], CacheError, r"data\.refresh=true makes it"),
-        (["data.normalise=both"], ConfigError, r"data\.normalise must be one of channel, scalar, none"),
-        (["data.statistics={mean: [0], std: [1]}"], ConfigError, r"data\.normalise=channel or scalar"),
-        (["data.statistics={mean: [0]}", "data.normalise=scalar"], ConfigError, "must be a mean and a std of each"),
+        (
+            ["data.latent_normalisation=both"],
+            ConfigError,
+            r"data\.latent_normalisation must be one of channel, scalar, none",
+        ),
+        (["data.statistics={mean: [0], std: [1]}"], ConfigError, r"data\.latent_normalisation=channel or scalar"),
+        (
+            ["data.statistics={mean: [0]}", "data.latent_normalisation=scalar"],
+            ConfigError,
+            "must be a mean and a std of each",
+        ),
         (["data.workers=-1"], ConfigError, r"data\.workers must be an integer of 0"),
         (["data.encoding.kind=x"], ConfigError, r"data\.encoding\.kind must be one of"),
         (["data.folders=[{repeats: 2}]"], ConfigError, r"data\.folders must be a list of entries"),

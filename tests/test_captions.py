@@ -3,7 +3,7 @@ import pytest
 from ztsnr.caching.captions import Captions
 from ztsnr.core.errors import ConfigError
 
-PLAIN = {"variants": 1, "lines": False, "separator": ", ", "shuffle": False, "keep_tokens": 0}
+PLAIN = {"variants": 1, "split_lines": False, "separator": ", ", "shuffle": False, "keep_tokens": 0}
 PLAIN |= {"keep_separator": None, "tag_dropout": 0.0, "prefix": "", "suffix": ""}
 TAGS = "a, b, c, d, e, f, g, h"
 
@@ -16,7 +16,7 @@ def test_a_plain_caption_is_left_as_it_is():
     assert texts("A photo, of  a cat.\nAsleep.") == ["A photo, of a cat. Asleep."]
     assert texts() == texts("  \n") == [""]
     assert texts("one", "two", "one") == ["one", "two"]
-    assert texts("one\n\ntwo\n", lines=True) == ["one", "two"]
+    assert texts("one\n\ntwo\n", split_lines=True) == ["one", "two"]
 
 
 def test_trigger_prefix_and_suffix():
@@ -59,7 +59,14 @@ def test_content_and_number_alone_decide():
 
 @pytest.mark.parametrize(
     ("key", "value"),
-    [("variants", 0), ("keep_tokens", -1), ("tag_dropout", 1.0), ("shuffle", 1), ("separator", 3), ("lines", "no")],
+    [
+        ("variants", 0),
+        ("keep_tokens", -1),
+        ("tag_dropout", 1.0),
+        ("shuffle", 1),
+        ("separator", 3),
+        ("split_lines", "no"),
+    ],
 )
 def test_refusals_name_the_key(key, value):
     with pytest.raises(ConfigError, match=rf"data\.captions\.{key} must be"):

@@ -88,7 +88,7 @@ def test_pictures_are_cached_then_trained(tmp_path):
         metadata = file.metadata()
     assert set(json.loads(metadata["ztsnr.facts"])["latents"]) == {"mean", "std"}
     for told in (json.loads(metadata["ztsnr.config"]), yaml.safe_load((weights.parent / "config.yaml").read_text())):
-        assert not {"root", "cache", "copies"} & set(told["data"])
+        assert not {"root", "cache", "local_cache"} & set(told["data"])
     refused = run(tmp_path, "cache", "model=mlp", "data=digits", code=2)
     assert "has nothing to cache" in refused.stderr
 
@@ -97,7 +97,7 @@ def test_pictures_are_cached_then_trained(tmp_path):
 def test_a_second_phase_goes_on_at_another_resolution(tmp_path):
     make_photos(tmp_path / "photos")
     model = ["model=sdxl", f"model.pretrained={tiny_sdxl()}", "model/train=lora", "data=folder", "data.root=photos"]
-    model += ["data.normalise=channel", "trainer.checkpoint.every=2", "hydra.run.dir=run"]
+    model += ["data.latent_normalisation=channel", "trainer.checkpoint.every=2", "hydra.run.dir=run"]
     run(tmp_path, "train", *model, *PHOTOS, *TRAIN)
     cache, plan, told = tmp_path / "cache", tmp_path / "run" / "plan.txt", tmp_path / "run" / "latents.json"
     scale = json.loads(told.read_text())

@@ -25,7 +25,15 @@ def folder(tmp_path_factory):
         (folder / "pictures" / f"{number}.txt").write_text(f"a plain picture, number {number}")
     (folder / "prompts.txt").write_text("a plain picture\n")
     model = ["model=sdxl", f"model.pretrained={tiny_sdxl()}", "model/train=lora", "data=folder", "data.root=pictures"]
-    words = [*model, *SMALL, *PREVIEWS, "schedule=ztsnr", "loss=vpred", "data.normalise=channel", "hydra.run.dir=run"]
+    words = [
+        *model,
+        *SMALL,
+        *PREVIEWS,
+        "schedule=ztsnr",
+        "loss=vpred",
+        "data.latent_normalisation=channel",
+        "hydra.run.dir=run",
+    ]
     done = run(folder, "train", *words)
     assert done.stdout.startswith("score ")
     return folder

@@ -58,7 +58,7 @@ def test_the_digest_is_of_what_changes_a_result():
     assert one != digest(science(compose("seed=1", "weighting=min_snr")))
     folder = "data=folder", "model=sdxl", "model.pretrained=sdxl"
     one = digest(science(compose(*folder, "data.root=cats")))
-    assert one == digest(science(compose(*folder, "data.root=cats", "data.cache=/mnt/other", "data.copies=x")))
+    assert one == digest(science(compose(*folder, "data.root=cats", "data.cache=/mnt/other", "data.local_cache=x")))
     assert one != digest(science(compose(*folder, "data.root=dogs")))
 
 

@@ -135,7 +135,7 @@ def test_shards_and_the_folder_share_their_cache_and_one_elsewhere_is_read(shard
     assert {path.name for path in (cache / "latents").iterdir()} == written
     elsewhere = fsspec.filesystem("memory")
     elsewhere.put(str(cache), "/lake/cache", recursive=True)
-    copies = f"data.copies={tmp_path / 'copies'}"
+    copies = f"data.local_cache={tmp_path / 'copies'}"
     remote = of_shards(f"{shards}/*.tar", "memory://lake/cache", "data.refresh=false", copies)
     remote.prepare()
     assert (remote.batch(0, range(2), 2)[0] == data.batch(0, range(2), 2)[0]).all()

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from ztsnr.caching.decode import View
+from ztsnr.caching.keys import KeyText, key_text
 from ztsnr.core import checks
 from ztsnr.core.errors import ConfigError
 
@@ -26,6 +27,10 @@ class Sizes:
             if len(size) != 2 or any(side < 1 or side % self.step for side in size):
                 raise ConfigError(f"data.sizes.sizes must be pairs of multiples of {self.step}, got {size!r}")
 
+    @property
+    def key_text(self) -> KeyText:
+        return key_text("Sizes", step=self.step, sizes=self.sizes)
+
     def all(self) -> list[tuple[int, int]]:
         """Every size once, from the tallest to the widest."""
         return sorted({tuple(size) for size in self.sizes}, key=lambda size: (size[1] / size[0], size[1]))
@@ -43,6 +48,10 @@ class AutoSizes:
         checks.integer("data.sizes.step", self.step, at_least=1)
         checks.integer("data.sizes.resolution", self.resolution, at_least=self.step)
         checks.finite("data.sizes.max_aspect", self.max_aspect, at_least=1)
+
+    @property
+    def key_text(self) -> KeyText:
+        return key_text("AutoSizes", step=self.step, resolution=self.resolution, max_aspect=self.max_aspect)
 
     def all(self) -> list[tuple[int, int]]:
         area, step = self.resolution**2, self.step

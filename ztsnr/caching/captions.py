@@ -5,6 +5,7 @@ from dataclasses import dataclass
 
 import torch
 
+from ztsnr.caching.keys import KeyText, key_text
 from ztsnr.core import checks
 from ztsnr.core.randomness import generator
 
@@ -17,11 +18,12 @@ class Captions:
     """`variants` of each caption are made, each with draws of its own, which a picture's content and their number fix.
 
     Where `keep_separator` stands in a caption, all tags before its first occurrence keep their place, as do the first
-    `keep_tokens`. A dropped tag is one of the others. `lines` takes each line of a caption for a caption of its own.
+    `keep_tokens`. A dropped tag is one of the others. With `split_lines` each line is a
+    caption of its own.
     """
 
     variants: int
-    lines: bool
+    split_lines: bool
     separator: str
     shuffle: bool
     keep_tokens: int
@@ -34,19 +36,34 @@ class Captions:
         checks.integer("data.captions.variants", self.variants, at_least=1)
         checks.integer("data.captions.keep_tokens", self.keep_tokens, at_least=0)
         checks.finite("data.captions.tag_dropout", self.tag_dropout, at_least=0, below=1)
-        for name in ("lines", "shuffle"):
+        for name in ("split_lines", "shuffle"):
             checks.flag(f"data.captions.{name}", getattr(self, name))
         for name in ("separator", "prefix", "suffix"):
             checks.instance(f"data.captions.{name}", getattr(self, name), str)
         if self.keep_separator is not None:
             checks.instance("data.captions.keep_separator", self.keep_separator, str)
 
+    @property
+    def key_text(self) -> KeyText:
+        return key_text(
+            "Captions",
+            variants=self.variants,
+            lines=self.split_lines,
+            separator=self.separator,
+            shuffle=self.shuffle,
+            keep_tokens=self.keep_tokens,
+            keep_separator=self.keep_separator,
+            tag_dropout=self.tag_dropout,
+            prefix=self.prefix,
+            suffix=self.suffix,
+        )
+
     def texts(self, captions: tuple[str, ...], trigger: str, picture: bytes) -> list[str]:
         """What a picture is trained with, each text once; `trigger` comes after the prefix and before the tags.
 
         A picture without a caption has the empty one. `picture` is its content's digest.
         """
-        given = [part for caption in captions for part in (caption.splitlines() if self.lines else [caption])]
+        given = [part for caption in captions for part in (caption.splitlines() if self.split_lines else [caption])]
         given = [" ".join(caption.split()) for caption in given if caption.strip()] or [""]
         made = [
             self._text(caption, trigger, generator(0, f"caption {picture.hex()}", number, variant))

@@ -15,6 +15,7 @@ from torch import Tensor
 from torch.nn.functional import interpolate
 
 from ztsnr.caching.colours import opaque
+from ztsnr.caching.keys import KeyText, key_text
 from ztsnr.core.errors import BadPicture
 
 with suppress(ImportError):
@@ -51,6 +52,10 @@ class View:
     crop: tuple[int, int]
     size: tuple[int, int]
     flip: bool
+
+    @property
+    def key_text(self) -> KeyText:
+        return key_text("View", resized=self.resized, crop=self.crop, size=self.size, flip=self.flip)
 
 
 def examine(content: bytes) -> tuple[int, int]:

@@ -12,6 +12,7 @@ from torch import Tensor
 from ztsnr.caching.adaptive import Adaptive
 from ztsnr.caching.catalogue import Picture, unchanged
 from ztsnr.caching.decode import View, decode
+from ztsnr.caching.keys import KeyText, key_text
 from ztsnr.caching.progress import Tell
 from ztsnr.caching.statistics import all_finite, moments_of
 from ztsnr.core import checks
@@ -55,6 +56,17 @@ class Encoding:
         checks.integer("data.encoding.batch_size", self.batch_size, at_least=1)
         if self.tile is not None:
             checks.integer("data.encoding.tile", self.tile, at_least=64)
+
+    @property
+    def key_text(self) -> KeyText:
+        return key_text(
+            "Encoding",
+            kind=self.kind,
+            precision=self.precision,
+            dtype=self.dtype,
+            tile=self.tile,
+            batch_size=self.batch_size,
+        )
 
     def key(self, size: tuple[int, int]) -> tuple:
         """What a latent of this size depends on here."""

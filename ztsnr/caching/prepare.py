@@ -12,6 +12,7 @@ from ztsnr.caching.buckets import USED, Plan, plan
 from ztsnr.caching.catalogue import Catalogue, Picture, catalogue, threads
 from ztsnr.caching.contents import Contents
 from ztsnr.caching.encode import LatentEncoder, Shown
+from ztsnr.caching.keys import hashed
 from ztsnr.caching.masks import MaskEncoder
 from ztsnr.caching.plan_report import left_out, plan_report, reasons, some, tell_moments
 from ztsnr.caching.progress import Progress
@@ -19,7 +20,7 @@ from ztsnr.caching.shards import Keys, Shelf
 from ztsnr.caching.texts import Text, TextEncoder, Tokenized
 from ztsnr.core.errors import ConfigError
 from ztsnr.core.randomness import generator
-from ztsnr.data.index import hashed, save_index
+from ztsnr.data.index import save_index
 from ztsnr.models.pretrained import fingerprint, load_vae
 from ztsnr.models.source import find_source
 from ztsnr.models.text import TextEncoders, Tokenizers, encoders_of
@@ -145,8 +146,8 @@ class Preparation:
 
     def text_key(self, text: str) -> bytes:
         if self.data.trains_text:
-            return hashed("tokens", text, self.data.windows, self._vocabulary)
-        return hashed("text", text, self.data.windows, self.data.encoding.dtype, self._text_weights)
+            return hashed("tokens", text, self.data.text_windows, self._vocabulary)
+        return hashed("text", text, self.data.text_windows, self.data.encoding.dtype, self._text_weights)
 
     def _views(self, number: int, picture: Picture, made: Plan) -> list[Shown]:
         if made.fate[number] != USED:
@@ -157,13 +158,19 @@ class Preparation:
             place = torch.rand(2, generator=generator(0, f"crop {picture.digest.hex()}", crop)).tolist()
             for flip in (False, True) if data.flip else (False,):
                 view = made.view(number, picture.size, (0.5, 0.5) if crop == 0 else place, flip)
-                depends = picture.digest, view, data.background, data.encoding.key(view.size), self._vae_weights
+                depends = (
+                    picture.digest,
+                    view.key_text,
+                    data.background,
+                    data.encoding.key(view.size),
+                    self._vae_weights,
+                )
                 shown.append(Shown(picture, view, hashed("latent", *depends)))
         return shown
 
     def _mask(self, shown: Shown, factor: int) -> Shown:
         picture, view = shown.picture, shown.view
-        depends = (picture.mask, self.data.masks, view) if picture.mask else (view.size,)
+        depends = (picture.mask, self.data.masks, view.key_text) if picture.mask else (view.size,)
         return Shown(picture, view, hashed("mask", factor, *depends))
 
     @cached_property
@@ -175,8 +182,8 @@ class Preparation:
     def text_encoder(self) -> TextEncoder | Tokenized:
         data = self.data
         if data.trains_text:
-            return Tokenized(self._tokenizers, data.windows)
-        return TextEncoder(TextEncoders(data.pretrained), data.windows, data.encoding.dtype, 64)
+            return Tokenized(self._tokenizers, data.text_windows)
+        return TextEncoder(TextEncoders(data.pretrained), data.text_windows, data.encoding.dtype, 64)
 
     @cached_property
     def _vae_weights(self) -> str:

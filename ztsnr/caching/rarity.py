@@ -5,6 +5,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from ztsnr.caching.keys import KeyText, key_text
 from ztsnr.core import checks
 
 SHOWN = 50
@@ -27,6 +28,10 @@ class Rarity:
         checks.finite("data.rarity.strength", self.strength, at_least=0, at_most=1)
         checks.finite("data.rarity.low", self.low, above=0, at_most=1)
         checks.finite("data.rarity.high", self.high, at_least=1)
+
+    @property
+    def key_text(self) -> KeyText:
+        return key_text("Rarity", strength=self.strength, low=self.low, high=self.high)
 
     def weights(self, tags: list[frozenset[str]], times: np.ndarray) -> tuple[np.ndarray, dict[str, tuple[int, float]]]:
         """tags of each picture, which is trained so many `times` (N,): weights (N,), and tag -> count and weight."""

@@ -17,7 +17,7 @@ FINISHED, INCOMPATIBLE, FAILED, INTERRUPTED = "finished", "incompatible", "faile
 """What becomes of a run."""
 UNIMPORTANT = ("log_every", "checkpoint")
 """Keys of the trainer that change no result."""
-ADDRESSES = ("cache", "copies")
+ADDRESSES = ("cache", "local_cache")
 """Keys of the data that say where what is made of it lies, and change no result."""
 
 

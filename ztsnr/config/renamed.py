@@ -12,6 +12,11 @@ from hydra.core.override_parser.types import Override
 from ztsnr.core.errors import ConfigError
 
 RENAMED_KEYS: dict[str, str] = {
+    "data.captions.lines": "data.captions.split_lines",
+    "data.copies": "data.local_cache",
+    "data.level": "data.batch_size_step",
+    "data.normalise": "data.latent_normalisation",
+    "data.windows": "data.text_windows",
     "tracking.must_answer": "tracking.require_server",
     "tracking.patience": "tracking.final_flush_seconds",
     "trainer.accumulate": "trainer.gradient_accumulation_steps",

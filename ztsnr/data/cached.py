@@ -16,12 +16,13 @@ from ztsnr.caching.buckets import AutoSizes, Sizes
 from ztsnr.caching.captions import Captions
 from ztsnr.caching.decode import MASKS
 from ztsnr.caching.encode import Encoding
+from ztsnr.caching.keys import hashed
 from ztsnr.caching.listing import Found, folders_from
 from ztsnr.caching.rarity import Rarity
 from ztsnr.core import checks
 from ztsnr.core.errors import CacheError, ConfigError
 from ztsnr.data.batches import Ahead, Batch, Samples
-from ztsnr.data.index import Index, hashed, open_index
+from ztsnr.data.index import Index, open_index
 from ztsnr.data.order import LEFTOVERS, Order
 from ztsnr.data.scale import NORMALISE, check_scale, latent_scale
 from ztsnr.io.remote import is_elsewhere
@@ -30,20 +31,20 @@ from ztsnr.models.trainable import Trained
 
 @dataclass(frozen=True, kw_only=True)
 class CachedImages:
-    """Captioned pictures of any sizes, as x0 and the conditions of SDXL. `root` says where they are.
+    """Captioned images of any sizes, as x0 and the conditions of SDXL. `root` says where they are.
 
-    `refresh` looks at the pictures first and encodes what is missing; without it the cache is trained as it was last
-    made with these settings. `normalise` makes x0 of latents: by each channel's mean and standard deviation, by one
-    standard deviation, or by the VAE's own factor alone, as SDXL was trained. `statistics` are a mean and a std of each
-    channel, in place of measured ones. `level` null gives each bucket `batch_size`; a number gives buckets of fewer
-    pixels larger batches, multiples of it, so that memory is level. `train_text` is model.train_text: text encoders
-    that are trained take a caption's tokens, and not what was said of it once.
+    `refresh` looks at the images first and encodes what is missing; without it the cache is trained as it was last made
+    with these settings. `latent_normalisation` makes x0 of latents: by each channel's mean and standard deviation, by
+    one standard deviation, or by the VAE's own factor only, as SDXL was trained. `statistics` are a mean and a std of
+    each channel, in place of measured ones. `batch_size_step` null gives each bucket `batch_size`; a number gives
+    buckets of fewer pixels larger batches, in multiples of it, so that memory is level. `train_text` is
+    model.train_text: text encoders that are trained take a caption's tokens, not its embeddings.
     """
 
     root: str | list[str]
     folders: list[dict]
     cache: str
-    copies: str
+    local_cache: str
     pretrained: str
     refresh: bool
     on_bad: str
@@ -54,17 +55,17 @@ class CachedImages:
     max_upscale: float
     leftovers: str
     batch_size: int
-    level: int | None
+    batch_size_step: int | None
     crops: int
     flip: bool
     sizes: Sizes | AutoSizes
     captions: Captions
     rarity: Rarity
     caption_dropout: float
-    windows: int
+    text_windows: int
     train_text: Trained | None
     encoding: Encoding
-    normalise: str
+    latent_normalisation: str
     statistics: dict | None
     held_out: float
     seed: int
@@ -72,15 +73,20 @@ class CachedImages:
     """Set by `prepare`."""
 
     def __post_init__(self):
-        choices = {"on_bad": ("skip", "stop"), "leftovers": LEFTOVERS, "normalise": NORMALISE, "masks": MASKS}
+        choices = {
+            "on_bad": ("skip", "stop"),
+            "leftovers": LEFTOVERS,
+            "latent_normalisation": NORMALISE,
+            "masks": MASKS,
+        }
         for name, options in choices.items():
             checks.one_of(f"data.{name}", getattr(self, name), options)
-        for name, least in (("workers", 0), ("batch_size", 1), ("crops", 1), ("windows", 1), ("seed", 0)):
+        for name, least in (("workers", 0), ("batch_size", 1), ("crops", 1), ("text_windows", 1), ("seed", 0)):
             checks.integer(f"data.{name}", getattr(self, name), at_least=least)
         for name in ("refresh", "flip"):
             checks.flag(f"data.{name}", getattr(self, name))
-        if self.level is not None:
-            checks.integer("data.level", self.level, at_least=1)
+        if self.batch_size_step is not None:
+            checks.integer("data.batch_size_step", self.batch_size_step, at_least=1)
         checks.numbers("data.background", self.background, at_least=0, at_most=255)
         checks.finite("data.max_aspect", self.max_aspect, at_least=1)
         checks.finite("data.max_upscale", self.max_upscale, above=0)
@@ -93,7 +99,7 @@ class CachedImages:
             checks.instance("data.train_text", self.train_text, Trained)
         object.__setattr__(self, "background", tuple(self.background))
         folders_from(self.folders)
-        check_scale(self.normalise, self.statistics)
+        check_scale(self.latent_normalisation, self.statistics)
         if not self.roots:
             raise ConfigError(f"data.root must be a path or a list of paths, got {self.root!r}")
         if self.refresh and is_elsewhere(self.cache):
@@ -123,10 +129,24 @@ class CachedImages:
     @property
     def index_name(self) -> str:
         """Below the cache: of the index that these settings make."""
-        kept = ("pretrained", "background", "max_aspect", "max_upscale", "crops", "flip", "sizes", "captions")
-        kept += ("windows", "encoding", "held_out", "rarity", "masks")
+        settings = (
+            self.pretrained,
+            self.background,
+            self.max_aspect,
+            self.max_upscale,
+            self.crops,
+            self.flip,
+            self.sizes.key_text,
+            self.captions.key_text,
+            self.text_windows,
+            self.encoding.key_text,
+            self.held_out,
+            self.rarity.key_text,
+            self.masks,
+        )
+        if self.trains_text:
+            settings = (*settings, "tokens")
         merging = self.batch_size if self.leftovers == "merge" else None
-        settings = [getattr(self, name) for name in kept] + ["tokens"] * self.trains_text
         return f"index/{hashed(self.identity(), merging, *settings).hex()}.safetensors"
 
     @property
@@ -140,7 +160,7 @@ class CachedImages:
             from ztsnr.caching.progress import make_progress
 
             Preparation(self, make_progress(int(os.environ.get("RANK", 0)) > 0)).run(self.index_path)
-        object.__setattr__(self, "_index", open_index(self.cache, self.copies, self.index_name))
+        object.__setattr__(self, "_index", open_index(self.cache, self.local_cache, self.index_name))
 
     @property
     def train(self) -> Index:
@@ -152,7 +172,7 @@ class CachedImages:
     @property
     def facts(self) -> dict:
         """What a checkpoint must know of the latents: VAE's latent = x0 * std + mean, by channel."""
-        return {"latents": latent_scale(self.normalise, self.statistics, self.train.facts)}
+        return {"latents": latent_scale(self.latent_normalisation, self.statistics, self.train.facts)}
 
     def with_statistics_from(self, state_facts: Mapping) -> "CachedImages":
         """With the latent statistics of an earlier run, unless it had none of this kind or others are set.
@@ -160,8 +180,8 @@ class CachedImages:
         What it returns is prepared anew.
         """
         before = state_facts["config"]["data"]
-        same = all(before.get(name) == getattr(self, name) for name in ("normalise", "pretrained"))
-        if not same or self.normalise == "none" or self.statistics is not None:
+        same = all(before.get(name) == getattr(self, name) for name in ("latent_normalisation", "pretrained"))
+        if not same or self.latent_normalisation == "none" or self.statistics is not None:
             return self
         return replace(self, statistics=state_facts["data"]["latents"])
 
@@ -188,10 +208,10 @@ class CachedImages:
     def order(self, sizes: np.ndarray, counts: np.ndarray) -> Order:
         """sizes (K, 2), counts (K,): samples to train on."""
         batches = [self.batch_size] * len(sizes)
-        if self.level is not None:
+        if self.batch_size_step is not None:
             areas = sizes.astype(np.int64).prod(1)
             largest = (self.batch_size * areas.max(initial=1) // areas).tolist()
-            batches = [max(self.batch_size, size // self.level * self.level) for size in largest]
+            batches = [max(self.batch_size, size // self.batch_size_step * self.batch_size_step) for size in largest]
         return Order(counts=tuple(counts.tolist()), batches=tuple(batches), leftovers=self.leftovers, seed=self.seed)
 
     def write_report(self, folder: Path) -> list[Path]:

@@ -1,6 +1,5 @@
 """What a training reads of a cache: one file of arrays, read by memory map, whatever the number of pictures."""
 
-import hashlib
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -16,14 +15,7 @@ from ztsnr.core.errors import CacheError, CheckpointError
 from ztsnr.io.remote import local
 from ztsnr.io.tensors import open_tensors
 
-FORMAT = 2
-"""Of shards and indices, and of the code that decodes and encodes: all is made anew when it is raised."""
 OPEN_SHARDS = 128
-
-
-def hashed(*parts: object) -> bytes:
-    """16 bytes that change with any of the parts."""
-    return hashlib.blake2b(repr((FORMAT, *parts)).encode(), digest_size=16).digest()
 
 
 @dataclass(frozen=True)

@@ -13,7 +13,9 @@ def check_scale(normalise: str, statistics: Mapping | None) -> None:
     if statistics is None:
         return
     if normalise == "none":
-        raise ConfigError("data.statistics takes the place of measured ones: data.normalise=channel or scalar")
+        raise ConfigError(
+            "data.statistics replaces measured ones: it needs data.latent_normalisation=channel or scalar"
+        )
     names = set(statistics) if isinstance(statistics, Mapping) else None
     if names != {"mean", "std"} or len(statistics["mean"]) != len(statistics["std"]):
         raise ConfigError(f"data.statistics must be a mean and a std of each channel, got {statistics!r}")
