@@ -1,12 +1,15 @@
-"""What the tests share: SDXL's table, plain and zero-terminal, and schedules on a table."""
+"""Fixtures of SDXL's table and of schedules on a table, and pytest --changed."""
 
 import math
 import os
+import time
 
 import pytest
 import torch
 from hypothesis import settings
 
+from tests.changed import changed_files, touched_tests
+from tests.helpers import ROOT
 from ztsnr.core.schedule import Schedule
 from ztsnr.core.schedule.density import TableUniform
 from ztsnr.core.schedule.grid import Trailing
@@ -42,3 +45,65 @@ def make_schedule():
         return Schedule(table=table, **own | parts)
 
     return make
+
+
+CHANGED_SECONDS = 35
+"""No test of --changed starts later than this after the first; imports and the last tests take the rest of a minute."""
+TOUCHED = pytest.StashKey[dict[str, int]]()
+FIRST = pytest.StashKey[float]()
+
+
+def pytest_addoption(parser):
+    parser.addoption(
+        "--changed", action="store_true", help="only tests of what changed since main or HEAD, in about a minute"
+    )
+
+
+def pytest_configure(config):
+    if config.getoption("--changed"):
+        config.stash[TOUCHED] = touched_tests(ROOT, changed_files(ROOT))
+
+
+def pytest_ignore_collect(collection_path, config):
+    touched = config.stash.get(TOUCHED, None)
+    if touched is not None and collection_path.is_file() and collection_path.name not in touched:
+        return True  # not even imported, which takes seconds
+    return None
+
+
+def pytest_collection_modifyitems(config, items):
+    """The closest first; of what is not the change's own, no slow ones."""
+    touched = config.stash.get(TOUCHED, None)
+    if touched is None:
+        return
+    items.sort(key=lambda item: touched[item.path.name])
+    slow = [item for item in items if item.get_closest_marker("slow") and touched[item.path.name] > 0]
+    if slow:
+        config.hook.pytest_deselected(items=slow)
+        items[:] = [item for item in items if item not in set(slow)]
+
+
+def pytest_runtest_setup(item):
+    if TOUCHED not in item.config.stash:
+        return
+    now = time.monotonic()
+    if now > item.config.stash.setdefault(FIRST, now) + CHANGED_SECONDS:
+        pytest.skip(f"not started within {CHANGED_SECONDS} s")
+
+
+def pytest_terminal_summary(terminalreporter, config):
+    touched = config.stash.get(TOUCHED, None)
+    if touched is None:
+        return
+    by_distance = sorted(touched, key=lambda name: (touched[name], name))
+    terminalreporter.section("--changed")
+    terminalreporter.line(f"Ran: {', '.join(by_distance) or 'nothing, since nothing changed'}.")
+    terminalreporter.line("Left out: slow tests of other modules than the changed ones, and all further test files.")
+    late = len(terminalreporter.stats.get("skipped", []))
+    if late:
+        terminalreporter.line(f"Skipped: {late}, of which -rs tells why.")
+
+
+def pytest_sessionfinish(session, exitstatus):
+    if session.config.stash.get(TOUCHED, None) == {} and exitstatus == pytest.ExitCode.NO_TESTS_COLLECTED:
+        session.exitstatus = pytest.ExitCode.OK
