@@ -16,10 +16,11 @@ HERE = Path(__file__).resolve().parent
 
 
 def find_core(folder: Path) -> Path | None:
-    """The core that the nodes' folder came with."""
-    return next(
-        (place for place in (folder / "ztsnr", folder.parent / "ztsnr") if (place / "noise.py").is_file()), None
-    )
+    """The ztsnr package in the nodes' folder or beside it, of which its core/ is enough."""
+    for package in (folder / "ztsnr", folder.parent / "ztsnr"):
+        if (package / "core" / "noise.py").is_file():
+            return package
+    return None
 
 
 def _use_core() -> None:

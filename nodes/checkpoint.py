@@ -11,15 +11,17 @@ import folder_paths  # pyright: ignore[reportMissingImports]
 
 from ztsnr.core import checks
 from ztsnr.core.errors import CheckpointError, ConfigError
+from ztsnr.core.format_names import TARGET_NAMES, decode_timesteps
 from ztsnr.core.schedule.grid import Explicit, FromTerminal, Grid
 from ztsnr.core.schedule.table import SigmaTable
-from ztsnr.core.schedule.timesteps import FlowTime, LogSigma, TableIndex, TimestepMap
+from ztsnr.core.schedule.timesteps import TimestepMap
+from ztsnr.core.target import EDM, X0, Eps, V
 
 from .tables import CEILING, Levels
 
 FOLDERS = ("checkpoints", "diffusion_models", "loras")
-TARGETS = ("v", "eps", "x0", "edm")
-TIMESTEPS = {"tableindex": TableIndex, "logsigma": LogSigma, "flowtime": FlowTime}
+TARGETS = [TARGET_NAMES[kind] for kind in (V, Eps, X0, EDM)]
+"""Those that ComfyUI knows."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -73,7 +75,7 @@ def _facts(told: dict[str, str]) -> Facts:
     return Facts(
         target=told["ztsnr.target"],
         table=table,
-        timesteps=_timesteps(table, **json.loads(told["ztsnr.timesteps"])),
+        timesteps=decode_timesteps(json.loads(told["ztsnr.timesteps"]), table),
         sigma_data=float(told["ztsnr.sigma_data"]) if told["ztsnr.target"] == "edm" else 1.0,
         grid=_grid(_levels(told["ztsnr.grid"])) if "ztsnr.grid" in told else None,
         latents=_latents(json.loads(told["ztsnr.latents"])) if "ztsnr.latents" in told else None,
@@ -92,11 +94,6 @@ def _table(levels: list[float]) -> Levels:
     if not levels[0] > 0 or not all(low < high for low, high in pairwise(levels)):
         raise ConfigError(f"ztsnr.sigmas must ascend from above 0, all but the last below {CEILING:g}")
     return Levels(levels=tuple(levels))
-
-
-def _timesteps(table: SigmaTable, name: str, **numbers) -> TimestepMap:
-    checks.one_of("ztsnr.timesteps", name, TIMESTEPS)
-    return TIMESTEPS[name](**numbers, **({"table": table} if name == "tableindex" else {}))
 
 
 def _grid(levels: list[float]) -> Grid:

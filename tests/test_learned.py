@@ -318,10 +318,10 @@ WITH_MASS = TerminalMass(density=infonoise(), terminal=math.inf, mass=0.1)
         (uncertainty, {"features": 0}, r"weighting\.features must be an integer of 1 or more, got 0"),
         (uncertainty, {"bandwidth": 0.0}, r"weighting\.bandwidth must be a number above 0, got 0"),
         (uncertainty, {"weighting": "unit"}, r"weighting\.weighting must be a Weighting, got 'unit'"),
-        (uncertainty, {"weighting": uncertainty()}, r"weighting\.weighting must not be learned itself, got Unc"),
-        (infonoise, {"weighting": IMPORTANT}, r"density\.weighting must not be learned itself, got Uncertainty"),
-        (infonoise, {"prior": infonoise()}, r"density\.prior must not be learned itself, got InfoNoise"),
-        (infonoise, {"prior": WITH_MASS}, r"density\.prior must not be learned itself, got InfoNoise"),
+        (uncertainty, {"weighting": uncertainty()}, r"weighting\.weighting must not be learned itself"),
+        (infonoise, {"weighting": IMPORTANT}, r"density\.weighting must not be learned itself"),
+        (infonoise, {"prior": infonoise()}, r"density\.prior must not be learned itself"),
+        (infonoise, {"prior": WITH_MASS}, r"density\.prior must not be learned itself"),
         (infonoise, {"prior": "laplace"}, r"density\.prior must be a Density, got 'laplace'"),
         (infonoise, {"sigma_min": 20.0}, r"density\.sigma_min must be below density\.sigma_max=14\.6, got 20"),
         (infonoise, {"sigma_max": math.inf}, r"density\.sigma_max must be finite, got inf"),
@@ -335,7 +335,7 @@ WITH_MASS = TerminalMass(density=infonoise(), terminal=math.inf, mass=0.1)
         (
             lambda drawn: Importance(weighting=Unit(base=V()), intended=LAPLACE, drawn=drawn),
             {"drawn": infonoise()},
-            r"weighting\.drawn needs a density with a log_prob, but InfoNoise changes",
+            r"weighting\.drawn needs a density with a log_prob, but this density changes",
         ),
     ],
 )

@@ -463,7 +463,7 @@ def drive(coroutine):
 
 
 def test_without_the_core_one_node_says_what_to_do(nodes, monkeypatch, caplog):
-    monkeypatch.setitem(sys.modules, "ztsnr.sampling", None)
+    monkeypatch.setitem(sys.modules, "ztsnr.core.sampling", None)
     loaded = load_nodes(name="custom_nodes_without_core")
     assert list(loaded.NODE_DISPLAY_NAME_MAPPINGS.values()) == ["ZTSNR: core not found"]
     assert "pip install --no-deps" in caplog.text
@@ -475,8 +475,8 @@ def test_without_the_core_one_node_says_what_to_do(nodes, monkeypatch, caplog):
 def test_core_is_found_in_the_folder_or_beside_it(nodes, tmp_path):
     assert nodes.find_core(NODES) == NODES.parent / "ztsnr"
     assert nodes.find_core(tmp_path / "nodes") is None
-    (tmp_path / "nodes" / "ztsnr").mkdir(parents=True)
-    (tmp_path / "nodes" / "ztsnr" / "noise.py").touch()
+    (tmp_path / "nodes" / "ztsnr" / "core").mkdir(parents=True)
+    (tmp_path / "nodes" / "ztsnr" / "core" / "noise.py").touch()
     assert nodes.find_core(tmp_path / "nodes") == tmp_path / "nodes" / "ztsnr"
 
 

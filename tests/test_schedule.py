@@ -224,7 +224,7 @@ def test_schedule_knows_its_highest_level_and_which_parts_reach_inf(sdxl, zero_t
 @pytest.mark.parametrize("part", ["density", "grid"])
 def test_a_level_that_the_network_cannot_be_told_is_refused(sdxl, zero_terminal, make_schedule, part):
     at_inf = {"density": TableUniform(table=zero_terminal), "grid": Trailing(table=zero_terminal)}[part]
-    with pytest.raises(ConfigError, match=rf"LogSigma has no finite timestep .* its {part} reaches"):
+    with pytest.raises(ConfigError, match=rf"schedule\.timesteps has no finite timestep .* its {part} reaches"):
         make_schedule(sdxl, timesteps=LogSigma(scale=0.25), **{part: at_inf})
     make_schedule(sdxl, timesteps=LogSigma(scale=0.25))
 

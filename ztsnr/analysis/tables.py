@@ -10,6 +10,7 @@ from rich.console import Console
 from rich.table import Table
 
 from ztsnr.analysis.summary import BASES, SDXL_MAX, Summary, percent, same_objectives
+from ztsnr.core.format_names import target_name
 from ztsnr.io.console import make_console
 
 EDGES = (0, 0.01, 0.1, 1, 10, 100, 1000, sys.float_info.max)
@@ -17,7 +18,7 @@ EDGES = (0, 0.01, 0.1, 1, 10, 100, 1000, sys.float_info.max)
 
 def tell_one(console: Console, name: str, summary: Summary) -> None:
     objective = summary.objective
-    console.print(f"[bold]{name}[/]  target {type(objective.target).__name__}")
+    console.print(f"[bold]{name}[/]  target {target_name(objective.target)}")
     table = make_table("level σ", "draws", "weight", *(f"w({base})" for base in BASES), "t")
     for low, high in [*pairwise(EDGES), (math.inf, math.inf)]:
         shares = summary.share_at(low) if low == high else summary.share(low, high)

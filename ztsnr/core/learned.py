@@ -28,8 +28,8 @@ def modules_in(part) -> list[nn.Module]:
 
 
 def _refuse_learned(name: str, part) -> None:
-    for module in modules_in(part):
-        raise ConfigError(f"{name} must not be learned itself, got {type(module).__name__}. Choose a fixed one.")
+    if modules_in(part):
+        raise ConfigError(f"{name} must not be learned itself. Choose a fixed one.")
 
 
 class Uncertainty(Weighting, nn.Module):
@@ -115,7 +115,7 @@ class InfoNoise(Density, nn.Module):
         if not (self.allocation.isfinite().all() and self.allocation.sum() > 0):
             raise ConfigError(
                 f"density.weighting must be above 0 and finite from density.sigma_min={sigma_min} to "
-                f"density.sigma_max={sigma_max}, got {type(weighting).__name__}, which is not"
+                f"density.sigma_max={sigma_max}"
             )
         self.of_gaussian = sigma.square() / (1 + sigma.square())
         self.register_buffer("error", torch.zeros_like(sigma))
@@ -138,7 +138,7 @@ class InfoNoise(Density, nn.Module):
         return _interpolate(sigma.log().clamp(self.edges[0], self.edges[-1]), self.edges, self.quantile)
 
     def log_prob(self, sigma: Tensor) -> Tensor:
-        raise NotImplementedError("InfoNoise changes as it trains, so it has no log_prob")
+        raise NotImplementedError("this density changes as it trains, so it has no log_prob")
 
     @property
     def highest(self) -> float:

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from ztsnr.core import checks
 from ztsnr.core.distance import MSE, Distance
 from ztsnr.core.errors import ConfigError, IncompatibleObjective
+from ztsnr.core.format_names import TARGET_NAMES
 from ztsnr.core.learned import modules_in
 from ztsnr.core.noise import add_noise, expand
 from ztsnr.core.schedule import Schedule
@@ -48,8 +49,9 @@ class Objective:
             checks.instance(name, getattr(self, name), kind)
         checks.flag("objective.normalise", self.normalise)
         if self.schedule.parts_at_inf and not self.target.finite_at_inf:
+            name = TARGET_NAMES.get(type(self.target), repr(self.target))
             raise IncompatibleObjective(
-                f"target={type(self.target).__name__.lower()} cannot be used at sigma = inf, which is reached by the "
+                f"target={name} cannot be used at sigma = inf, which is reached by the "
                 f"schedule's {self.schedule.parts_at_inf}: there z holds no x0 to recover. Choose target=v, x0, edm or "
                 f"flow, or a schedule with a finite terminal level (schedule=sdxl, schedule=laplace)."
             )

@@ -5,9 +5,9 @@ from collections.abc import Mapping
 
 import torch
 
+from ztsnr.core.format_names import encode_timesteps, target_name
 from ztsnr.core.objective import Objective
 from ztsnr.core.schedule.table import ScaledLinear
-from ztsnr.core.schedule.timesteps import TimestepMap
 from ztsnr.core.target import EDM, Eps, V
 from ztsnr.formats.ldm import State
 
@@ -27,14 +27,14 @@ def metadata_of(objective: Objective, config: Mapping, steps: int, family: str, 
         "modelspec.sai_model_spec": "1.0.1",
         "modelspec.architecture": ARCHITECTURES[family] + kind,
         "modelspec.implementation": "https://github.com/Stability-AI/generative-models",
-        "modelspec.title": f"ztsnr {type(objective.target).__name__}",
+        "modelspec.title": f"ztsnr {target_name(objective.target)}",
         "modelspec.resolution": RESOLUTIONS[family],
         "ztsnr.format": FORMAT,
         "ztsnr.config": json.dumps(config),
-        "ztsnr.target": type(objective.target).__name__.lower(),
+        "ztsnr.target": target_name(objective.target),
         "ztsnr.grid": _numbers(schedule.grid.sigmas(steps)),
         "ztsnr.sigmas": _numbers(schedule.table.sigmas),
-        "ztsnr.timesteps": _timesteps(schedule.timesteps),
+        "ztsnr.timesteps": json.dumps(encode_timesteps(schedule.timesteps)),
     }
     if isinstance(objective.target, EDM):
         told["ztsnr.sigma_data"] = str(objective.target.sigma_data)
@@ -62,7 +62,7 @@ def is_zero_terminal(objective: Objective) -> bool:
 
 def scheduler_config(objective: Objective) -> dict:
     """Of diffusers' DDIMScheduler, in which sigma = inf is exact. Raises KeyError for a target that it lacks."""
-    word = {"v": "v_prediction", "eps": "epsilon", "x0": "sample"}[type(objective.target).__name__.lower()]
+    word = {"v": "v_prediction", "eps": "epsilon", "x0": "sample"}[target_name(objective.target)]
     return {
         "_class_name": "DDIMScheduler",
         "prediction_type": word,
@@ -88,12 +88,6 @@ def _betas(objective: Objective) -> dict:
                 return {**named, "rescale_betas_zero_snr": rescaled}
     betas = 1 - alpha_bar / torch.cat([torch.ones(1, dtype=alpha_bar.dtype), alpha_bar[:-1]])
     return {"trained_betas": betas.tolist(), "rescale_betas_zero_snr": False}
-
-
-def _timesteps(timesteps: TimestepMap) -> str:
-    """Its class and its fields; its table is told as ztsnr.sigmas."""
-    fields = {name: value for name, value in vars(timesteps).items() if name != "table"}
-    return json.dumps({"name": type(timesteps).__name__.lower(), **fields}, default=str)
 
 
 def _numbers(sigmas: torch.Tensor) -> str:

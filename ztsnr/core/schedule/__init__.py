@@ -29,7 +29,7 @@ class Schedule:
             checks.instance(f"schedule.{name}", getattr(self, name), kind)
         if self.sigma_max == math.inf and not self.timesteps.finite_at_inf:
             raise ConfigError(
-                f"schedule.timesteps={type(self.timesteps).__name__} has no finite timestep at sigma = inf, which "
+                f"schedule.timesteps has no finite timestep at sigma = inf, which "
                 f"its {self.parts_at_inf} reaches. Choose schedule/timesteps=table, "
                 f"or a finite schedule.table.terminal such as 20000."
             )

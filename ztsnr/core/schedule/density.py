@@ -32,7 +32,7 @@ class Density:
 
     def log_prob(self, sigma: Tensor) -> Tensor:
         """Log density of ln sigma, (B,) -> (B,), -inf where nothing is drawn. Densities with atoms have none."""
-        raise NotImplementedError(f"{type(self).__name__} has atoms, so it has no log_prob")
+        raise NotImplementedError("this density has atoms, so it has no log_prob")
 
     @property
     def highest(self) -> float:

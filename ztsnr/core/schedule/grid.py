@@ -22,7 +22,7 @@ class Grid:
         levels = self.levels(steps)
         sigmas = torch.cat([levels, levels.new_zeros(1)])
         if not (sigmas.diff() < 0).all():
-            raise ConfigError(f"steps={steps} would visit a level twice on this {type(self).__name__} grid. Use fewer.")
+            raise ConfigError(f"steps={steps} would visit a level twice on this grid. Use fewer.")
         return sigmas
 
     @property
