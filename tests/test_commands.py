@@ -50,7 +50,7 @@ def test_sampling_needs_the_file_alone(trained, tmp_path):
     assert done.stdout.strip() == "samples.png"
     assert Image.open(tmp_path / "samples.png").size == (5 * 52 + 4, 2 * 52 + 4)
     refused = run(tmp_path, "sample", f"checkpoint={alone}", "prompts=[a house]", code=2)
-    assert "whose network knows classes. Use classes=[...]" in refused.stderr
+    assert "which takes classes. Use classes=[...]" in refused.stderr
 
 
 @pytest.mark.slow

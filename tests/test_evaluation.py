@@ -10,7 +10,7 @@ from ztsnr.config.registry import build, compose
 from ztsnr.core.errors import ConfigError
 from ztsnr.core.noise import sigma_vp
 from ztsnr.core.sampling import Euler
-from ztsnr.evaluation.samples import SampleGrid, to_picture
+from ztsnr.evaluation.samples import SampleGrid, tile_images
 from ztsnr.evaluation.validation import Validation
 
 SIGMAS = [0.1, 1.0, 10.0]
@@ -76,35 +76,35 @@ def grid(**settings):
 def test_columns_share_their_noise_and_rows_their_class_and_guidance_asks_for_the_null_label_too(run):
     objective, data = run
     network = Answering(0)
-    drawn = grid().draw(objective, network, data.shape, torch.tensor([7, 3]), 10, 1.0)
+    drawn = grid().sample(objective, network, data.shape, torch.tensor([7, 3]), 10, 1.0)
     assert drawn.shape == (8, 1, 8, 8)
     z, _, label = network.calls[0]
     assert label.tolist() == [7] * 4 + [3] * 4
     assert torch.equal(z[:4], z[4:])
     assert not torch.equal(z[0], z[1])
     assert torch.equal(drawn, torch.zeros_like(drawn))  # an x0 network that says 0
-    grid().draw(objective, guided := Answering(0), data.shape, torch.tensor([7]), 10, 2.0)
+    grid().sample(objective, guided := Answering(0), data.shape, torch.tensor([7]), 10, 2.0)
     assert guided.calls[0][2].tolist() == [7] * 4 + [10] * 4
 
 
 def test_picture_holds_the_tiles_in_order():
     x0 = torch.stack([torch.full((1, 8, 8), value) for value in (-1.0, -0.2, 0.2, 1.0)])
-    picture = to_picture(x0, columns=2, tile=16, gap=2)
+    picture = tile_images(x0, columns=2, tile=16, gap=2)
     assert picture.size == (2 * 18 + 2, 2 * 18 + 2)
     centres = [picture.getpixel((2 + 18 * column + 8, 2 + 18 * row + 8)) for row in (0, 1) for column in (0, 1)]
     assert centres == [0, 102, 153, 255]
-    assert to_picture(x0.expand(4, 3, 8, 8), columns=4).mode == "RGB"
+    assert tile_images(x0.expand(4, 3, 8, 8), columns=4).mode == "RGB"
 
 
 @pytest.mark.parametrize(
     ("make", "told"),
     [
-        (lambda: grid(guidances=[]), "samples.guidances must be a list"),
-        (lambda: grid(guidances=[-1]), "samples.guidances"),
-        (lambda: grid(rescale=2), "guidance.rescale"),
-        (lambda: grid(steps=0), "samples.steps"),
-        (lambda: validation(sigmas=[math.inf]), "validation.sigmas must be finite"),
-        (lambda: validation(sigmas=[0]), "validation.sigmas must be a number above 0"),
+        (lambda: grid(guidances=[]), "guidances must be a list of numbers"),
+        (lambda: grid(guidances=[-1]), "guidances must be a number of at least 0, got -1"),
+        (lambda: grid(rescale=2), "rescale must be a number of at least 0 and of at most 1, got 2"),
+        (lambda: grid(steps=0), "steps must be an integer of 1 or more, got 0"),
+        (lambda: validation(sigmas=[math.inf]), "sigmas must be finite"),
+        (lambda: validation(sigmas=[0]), "sigmas must be a number above 0"),
     ],
 )
 def test_refusals(make, told):

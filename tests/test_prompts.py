@@ -47,9 +47,9 @@ def fit(file, *overrides):
 def test_a_picture_of_each_prompt_and_seed(file):
     composed = composed_for(file)
     prompts, objective, network = build(composed.samples), build(composed.objective), build(composed.model).eval()
-    assert prompts.words == ["a red house", "a blue ship at sea"]
+    assert prompts.texts == ["a red house", "a blue ship at sea"]
     with torch.no_grad():
-        drawn = prompts.draw(objective, network, Latents(1).facts["latents"], 3.0)
+        drawn = prompts.sample(objective, network, Latents(1).facts["latents"], 3.0)
         again = prompts(objective, network, Latents(1))
     assert drawn.shape == (4, 3, 64, 64)
     assert drawn.abs().max() <= 1
@@ -114,25 +114,30 @@ def test_lora_training_changes_lora_weights_and_nothing_else(file, overrides):
         ("samples.size=[64,60]", r"samples\.size must be a height and a width, multiples of 8, got \[64, 60\]"),
         ("samples.size=[64]", r"samples\.size must be a height and a width"),
         ("samples.file=absent.txt", r"samples\.file=absent\.txt cannot be read as text"),
-        ("samples.file=/dev/null", r"samples\.file=/dev/null holds no prompt\. Write one a line"),
+        ("samples.file=/dev/null", r"samples\.file=/dev/null has no prompt\. Write one a line"),
         (
             "samples.prompts=[a]",
-            r"samples\.file, which has one prompt a line, or samples\.prompts must be given, not both",
+            r"samples\.file, with one prompt a line, or samples\.prompts must be given, not both",
         ),
         ("samples.rescale=2", r"samples\.rescale must be a number of at least 0 and of at most 1"),
     ],
 )
 def test_refusals(file, override, told):
     with pytest.raises(ConfigError, match=told):
-        build(composed_for(file, override).samples)
+        build(composed_for(file, override), "samples")
 
 
-@pytest.mark.parametrize("prompts", ["[]", "a", "[1]"])
-def test_a_list_that_holds_no_prompts_is_refused(file, prompts):
-    with pytest.raises(ConfigError, match=r"samples\.prompts (must be a list|holds no prompt)"):
-        build(composed_for(file, "samples.file=null", f"samples.prompts={prompts}").samples)
+@pytest.mark.parametrize(
+    ("prompts", "message"), [("[]", "has no prompt"), ("a", "must be a list of"), ("[1]", "must be a text")]
+)
+def test_prompts_reject_what_is_not_a_list_of_texts(file, prompts, message):
+    with pytest.raises(ConfigError, match=rf"samples\.prompts {message}"):
+        build(composed_for(file, "samples.file=null", f"samples.prompts={prompts}"), "samples")
+
+
+def test_prompts_are_those_of_the_list(file):
     given = build(composed_for(file, "samples.file=null", "samples.prompts=[a house]").samples)
-    assert given.words == ["a house"]
+    assert given.texts == ["a house"]
 
 
 def test_a_prompt_of_several_windows_goes_with_a_short_negative(tmp_path):
@@ -140,5 +145,5 @@ def test_a_prompt_of_several_windows_goes_with_a_short_negative(tmp_path):
     path.write_text("x " * 100)
     prompts = build(composed_for(path).samples)
     network = nn.Linear(1, 1)
-    said = prompts._cond(prompts._said(network)["x " * 99 + "x"], network, 2)
+    said = prompts.conditions(prompts.embeddings(network)["x " * 99 + "x"], network, 2)
     assert said["text"].shape == (2, 154, 96)

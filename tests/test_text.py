@@ -81,7 +81,9 @@ def test_training_changes_what_the_gradient_reaches_and_previews_show_it(file, t
     assert changed == {name for name in trained_names(network) if before[name].numel() > 1}
     assert {name.split(".")[2] for name in changed if "text_" in name} == {"text_encoder", "text_encoder_2"}
     assert not any("text_encoder.encoder.layers.2" in name or "text_encoder.final" in name for name in changed)
-    said, at_first = (build(composed.samples)._said(net)["a red house"]["text"] for net in (network, torch.nn.Module()))
+    said, at_first = (
+        build(composed.samples).embeddings(net)["a red house"]["text"] for net in (network, torch.nn.Module())
+    )
     assert not torch.allclose(said, at_first, atol=1e-6)
 
 

@@ -27,7 +27,7 @@ RENAMED_KEYS: dict[str, str] = {
 }
 """Full key of 0de1f9a -> full key of today, as "trainer.clip": "trainer.max_grad_norm". One table for all commands."""
 
-RENAMED_OPTIONS: dict[tuple[str, str], str] = {}
+RENAMED_OPTIONS: dict[tuple[str, str], str] = {("quality", "samples"): "frechet"}
 """(group, option of 0de1f9a) -> option of today, as ("quality", "samples"): "frechet"."""
 
 RENAMED_VALUES: dict[tuple[str, object], object] = {

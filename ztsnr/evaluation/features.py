@@ -1,4 +1,4 @@
-"""What pictures are compared by: features of a network, trained once from the data or read from a user's file."""
+"""What images are compared by: features of a network, trained once from the data or read from a user's file."""
 
 import hashlib
 import os
@@ -11,25 +11,35 @@ import torch
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
-from ztsnr.core import checks
+from ztsnr.core.checks import Count, Index, Part, Positive, key
 from ztsnr.core.errors import ConfigError
 from ztsnr.core.randomness import order
 from ztsnr.data import LabelledImages
+from ztsnr.devices.placement import device_of
 from ztsnr.io.tensors import write_tensors
 
-FORMAT = 1
-"""Of the classifier's file: raised where the network or its training changes."""
+CLASSIFIER_VERSION = 1
+"""Part of the cached file's name: raised where the network or its training changes."""
 
 
-class Features:
+class Extractor(nn.Module):
+    """x0 (B, C, H, W) in [-1, 1] -> features (B, F)."""
+
+    classify: nn.Module | None
+    """features (B, F) -> logits (B, classes); None where the features are not of a classifier."""
+
+
+class Features(Part):
     @abstractmethod
-    def load(self, data: LabelledImages) -> nn.Module:
-        """A frozen network, x0 (B, C, H, W) in [-1, 1] -> features (B, F), whose `classify` makes logits of them or is
-        None."""
+    def load(self, data: LabelledImages) -> Extractor:
+        """A frozen network in eval mode."""
+        raise NotImplementedError
 
 
-class Classifier(nn.Module):
-    def __init__(self, shape: tuple[int, int, int], classes: int, features: int):
+class Classifier(Extractor):
+    classify: nn.Linear
+
+    def __init__(self, shape: tuple[int, int, int], classes: int, features: int) -> None:
         super().__init__()
         channels, height, width = shape
         self.body = nn.Sequential(
@@ -49,28 +59,22 @@ class Classifier(nn.Module):
 
 @dataclass(frozen=True, kw_only=True)
 class ClassifierFeatures(Features):
-    """Those before the last layer of a small classifier of the training pictures.
+    """Those before the last layer of a small classifier of the training images.
 
-    It is trained once for each data set and kept in ~/.cache/ztsnr; it depends on nothing of the run that asks for it.
+    It is trained once for each data set and cached in ~/.cache/ztsnr; it does not depend on the run that uses it.
     """
 
-    features: int
-    steps: int
-    batch_size: int
-    lr: float
-    seed: int
+    features: Count
+    steps: Count
+    batch_size: Count
+    lr: Positive
+    seed: Index
 
-    def __post_init__(self):
-        for name in ("features", "steps", "batch_size"):
-            checks.integer(f"quality.features.{name}", getattr(self, name), at_least=1)
-        checks.finite("quality.features.lr", self.lr, above=0)
-        checks.integer("quality.features.seed", self.seed, at_least=0)
-
-    def load(self, data: LabelledImages) -> nn.Module:
+    def load(self, data: LabelledImages) -> Classifier:
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(self.seed)
             network = Classifier(data.shape, data.classes, self.features)
-        file = cache_folder() / f"classifier-{self._key(data)}.safetensors"
+        file = cache_folder() / f"classifier-{self._hash(data)}.safetensors"
         if file.is_file():
             network.load_state_dict(load_file(file))
         else:
@@ -80,71 +84,80 @@ class ClassifierFeatures(Features):
         return network.requires_grad_(False).eval()
 
     @torch.enable_grad()
-    def _train(self, network: nn.Module, data: LabelledImages) -> None:
+    def _train(self, network: Classifier, data: LabelledImages) -> None:
         optimizer = torch.optim.AdamW(network.parameters(), self.lr)
-        rates = torch.optim.lr_scheduler.OneCycleLR(optimizer, self.lr, total_steps=self.steps)
+        lr_schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, self.lr, total_steps=self.steps)
         for step in range(self.steps):
-            place = range(step * self.batch_size, (step + 1) * self.batch_size)
-            index = order(self.seed, place, len(data.train))
+            positions = range(step * self.batch_size, (step + 1) * self.batch_size)
+            index = order(self.seed, positions, len(data.train))
             logits = network.classify(network(data.train.x0[index]))
             optimizer.zero_grad()
             nn.functional.cross_entropy(logits, data.train.label[index], label_smoothing=0.1).backward()
             optimizer.step()
-            rates.step()
+            lr_schedule.step()
 
-    def _key(self, data: LabelledImages) -> str:
-        content = hashlib.blake2b(repr((FORMAT, asdict(self), data.shape, data.classes)).encode(), digest_size=8)
-        content.update(data.train.x0.numpy().tobytes())
-        content.update(data.train.label.numpy().tobytes())
-        return content.hexdigest()
+    def _hash(self, data: LabelledImages) -> str:
+        """Of all that the trained classifier depends on."""
+        settings = repr((CLASSIFIER_VERSION, asdict(self), data.shape, data.classes))
+        digest = hashlib.blake2b(settings.encode(), digest_size=8)
+        digest.update(data.train.x0.numpy().tobytes())
+        digest.update(data.train.label.numpy().tobytes())
+        return digest.hexdigest()
 
 
-class Pretrained(nn.Module):
-    """Pictures in [-1, 1] as a network for photographs wants them: three channels, its size, its mean and deviation."""
+class Pretrained(Extractor):
+    """Images in [-1, 1] as a network of photographs takes them: three channels, its size, its mean and deviation."""
 
     classify = None
+    mean: Tensor
+    std: Tensor
 
-    def __init__(self, network: nn.Module, size: int, mean: list[float], std: list[float]):
+    def __init__(self, network: nn.Module, size: int, mean: list[float], std: list[float]) -> None:
         super().__init__()
         self.network, self.size = network, size
-        for name, value in (("mean", mean), ("std", std)):
-            self.register_buffer(name, torch.tensor(value)[:, None, None])
+        self.register_buffer("mean", torch.tensor(mean)[:, None, None])
+        self.register_buffer("std", torch.tensor(std)[:, None, None])
 
     def forward(self, x0: Tensor) -> Tensor:
         pixels = (x0.clamp(-1, 1) + 1) / 2
-        pixels = pixels.expand(-1, 3, -1, -1) if pixels.shape[1] == 1 else pixels
+        if pixels.shape[1] == 1:
+            pixels = pixels.expand(-1, 3, -1, -1)
         pixels = nn.functional.interpolate(pixels, (self.size, self.size), mode="bicubic", antialias=True)
-        found = self.network((pixels - self.mean) / self.std)
-        found = getattr(found, "pooler_output", found)
-        if not isinstance(found, Tensor) or found.shape[0] != len(x0):
-            raise ConfigError(f"quality.features must give a tensor of features for each picture, got {type(found)}")
-        return found.flatten(1)
+        output = self.network((pixels - self.mean) / self.std)
+        features = getattr(output, "pooler_output", output)
+        if not isinstance(features, Tensor) or features.shape[0] != len(x0):
+            raise ConfigError(f"quality.features must give a tensor of features for each image, got {type(features)}")
+        return features.flatten(1)
 
 
 @dataclass(frozen=True, kw_only=True)
 class _FromFile(Features):
-    """size: side in pixels that the network wants; mean, std: of its channels, for pixels in [0, 1]."""
+    """size: side in pixels that the network takes; mean, std: of its channels, for pixels in [0, 1]."""
 
     path: str
-    size: int
+    size: Count
     mean: list[float]
     std: list[float]
 
-    def __post_init__(self):
-        checks.integer("quality.features.size", self.size, at_least=1)
+    def __post_init__(self) -> None:
+        super().__post_init__()
         for name in ("mean", "std"):
-            checks.numbers(f"quality.features.{name}", getattr(self, name))
-            if len(getattr(self, name)) != 3:
-                raise ConfigError(f"quality.features.{name} must be three numbers, got {getattr(self, name)}")
+            values = getattr(self, name)
+            if len(values) != 3:
+                raise ConfigError(f"{key(name)} must be three numbers, got {values}")
         if not Path(self.path).exists():
-            raise ConfigError(f"quality.features.path must be the place of the weights, and {self.path!r} is none")
+            raise ConfigError(f"{key('path')} must be the path of the weights, but {self.path!r} does not exist")
 
-    def load(self, data: LabelledImages) -> nn.Module:
+    def load(self, data: LabelledImages) -> Pretrained:
         try:
             network = self._network()
         except (OSError, RuntimeError, ValueError) as error:
             raise ConfigError(f"quality.features.path={self.path} cannot be loaded: {error}") from error
         return Pretrained(network, self.size, self.mean, self.std).requires_grad_(False).eval()
+
+    @abstractmethod
+    def _network(self) -> nn.Module:
+        raise NotImplementedError
 
 
 class TransformersFeatures(_FromFile):
@@ -159,7 +172,7 @@ class TransformersFeatures(_FromFile):
 
 
 class TorchScriptFeatures(_FromFile):
-    """A TorchScript file, such as Inception is published as. Such a file is a program: use those you trust."""
+    """A TorchScript file, such as Inception is published as. Such a file is a program: use only those you trust."""
 
     def _network(self) -> nn.Module:
         return torch.jit.load(self.path, map_location="cpu")
@@ -169,7 +182,8 @@ def cache_folder() -> Path:
     return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "ztsnr"
 
 
-def in_batches(network: nn.Module, pictures: Tensor, size: int = 256) -> Iterator[Tensor]:
-    device = next(network.parameters()).device
-    for part in pictures.split(size):
-        yield network(part.to(device)).double().cpu()
+def in_batches(extractor: nn.Module, images: Tensor, size: int = 256) -> Iterator[Tensor]:
+    """Features in float64, in host memory, of so many images at a time."""
+    device = device_of(extractor)
+    for batch in images.split(size):
+        yield extractor(batch.to(device)).double().cpu()

@@ -2,52 +2,51 @@
 
 import math
 from dataclasses import dataclass
+from typing import Annotated
 
 import torch
 from torch import nn
 
-from ztsnr.core import checks
+from ztsnr.core.checks import Count, Index, NonEmpty, Part, Positive
 from ztsnr.core.noise import add_noise, sigma_vp
 from ztsnr.core.objective import Objective
 from ztsnr.core.randomness import normal
 from ztsnr.data import Data
+from ztsnr.devices.placement import device_of
 
 
 @dataclass(frozen=True, kw_only=True)
-class Validation:
-    """Squared error of v on held-out data: of x0, divided by sigma_vp², which keeps the levels comparable.
+class Validation(Part):
+    """Squared error of v on held-out data: that of x0 divided by sigma_vp², which makes the levels comparable.
 
-    `sigmas` are finite, so that every target can be asked at them; their mean is the score. The error at sigma = inf,
-    which eps has not, is measured beside them. `samples` bounds how many held-out pictures are used.
+    `sigmas` are finite, so that every target can be evaluated there; the mean of their errors is the score. The error
+    at sigma = inf, which eps does not have, is measured beside them. At most `samples` held-out images are used.
     """
 
-    sigmas: tuple[float, ...]
-    samples: int
-    batch_size: int
-    seed: int
-
-    def __post_init__(self):
-        checks.numbers("validation.sigmas", self.sigmas, above=0)
-        checks.integer("validation.samples", self.samples, at_least=1)
-        checks.integer("validation.batch_size", self.batch_size, at_least=1)
-        checks.integer("validation.seed", self.seed, at_least=0)
+    sigmas: Annotated[list[Positive], NonEmpty()]
+    samples: Count
+    batch_size: Count
+    seed: Index
 
     def __call__(self, objective: Objective, network: nn.Module, data: Data) -> dict[float, float]:
         """sigma -> error, with sigma = inf last where the objective is finite there. Needs no_grad and eval mode."""
-        terminal = objective.target.finite_at_inf and objective.schedule.timesteps.finite_at_inf
-        levels = (*self.sigmas, math.inf) if terminal else self.sigmas
+        levels = list(self.sigmas)
+        if objective.target.finite_at_inf and objective.schedule.timesteps.finite_at_inf:
+            levels.append(math.inf)
         return {sigma: self._error(objective, network, data, sigma) for sigma in levels}
 
     def score(self, errors: dict[float, float]) -> float:
         return sum(errors[sigma] for sigma in self.sigmas) / len(self.sigmas)
 
     def _error(self, objective: Objective, network: nn.Module, data: Data, level: float) -> float:
-        device = next(network.parameters()).device
-        sigma, error, total = torch.tensor(level, dtype=torch.float64), 0.0, 0
+        device = device_of(network)
+        sigma = torch.tensor(level, dtype=torch.float64)
+        error, count = 0.0, 0
         for rows, x0, cond in data.held_out_batches(self.samples, self.batch_size):
-            x0, cond = x0.to(device), {name: value.to(device) for name, value in cond.items()}
+            x0 = x0.to(device)
+            cond = {name: value.to(device) for name, value in cond.items()}
             noise = normal(self.seed, "validation", 0, rows, x0.shape[1:]).to(device)
             denoised = objective.denoise(network, add_noise(x0, noise, sigma), sigma, cond)
             error += (denoised - x0).double().square().flatten(1).mean(1).sum().item()
-            total += len(rows)
-        return error / total / sigma_vp(sigma).square().item()
+            count += len(rows)
+        return error / count / sigma_vp(sigma).square().item()

@@ -71,6 +71,11 @@ class PretrainedUNet(Adapted):
             self.text_encoders.freeze_unused()
 
     @property
+    def image_size(self) -> int:
+        """Side in pixels of the images that it was trained on."""
+        return 8 * self.unet.config.sample_size
+
+    @property
     def kind(self) -> torch.dtype:
         """Of the weights; diffusers' own property walks through all modules, a twentieth of a tiny step."""
         return self.unet.conv_in.weight.dtype
