@@ -10,6 +10,7 @@ import runpy
 import subprocess
 import sys
 import tempfile
+import time
 from pathlib import Path
 
 LOADED = (
@@ -31,22 +32,36 @@ SERVER = multiprocessing.get_context("forkserver")
 SERVER.set_forkserver_preload(list(LOADED))
 
 
+def scaled(seconds: float) -> float:
+    """A wait that suffices on an idle machine, times the number of processes that wait for each core."""
+    load, *_ = os.getloadavg()
+    return seconds * max(1.0, 2 * load / (os.cpu_count() or 1))
+
+
+def wait_until(condition, seconds: float = 120) -> None:
+    """AssertionError where it does not become true within `seconds` of an idle machine."""
+    start = time.monotonic()
+    while not condition():
+        assert time.monotonic() < start + scaled(seconds)
+        time.sleep(0.02)
+
+
 def run(folder, module, *arguments, path=(), code=0) -> subprocess.CompletedProcess:
     """python -m ztsnr.MODULE in `folder`, with `path` to import from; AssertionError for another exit code."""
-    with tempfile.TemporaryDirectory() as told:
-        process = SERVER.Process(target=_command, args=(folder, told, f"ztsnr.{module}", arguments, path))
+    with tempfile.TemporaryDirectory() as outputs:
+        process = SERVER.Process(target=_command, args=(folder, outputs, f"ztsnr.{module}", arguments, path))
         process.start()
-        process.join(300)
+        process.join(scaled(300))
         process.kill()
         process.join()
-        stdout, stderr = (Path(told, name).read_text() for name in ("1", "2"))
+        stdout, stderr = (Path(outputs, name).read_text() for name in ("1", "2"))
     assert process.exitcode == code, stderr
     return subprocess.CompletedProcess(arguments, code, stdout, stderr)
 
 
-def _command(folder, told, module, arguments, path) -> None:
+def _command(folder, outputs, module, arguments, path) -> None:
     for stream in (1, 2):
-        os.dup2(os.open(f"{told}/{stream}", os.O_WRONLY | os.O_CREAT), stream)
+        os.dup2(os.open(f"{outputs}/{stream}", os.O_WRONLY | os.O_CREAT), stream)
     for name in [name for name in os.environ if name.startswith("MLFLOW_")]:
         del os.environ[name]
     os.chdir(folder)

@@ -15,7 +15,7 @@ from safetensors import safe_open
 from tests.helpers import GROUPS, ROOT, write_plug_in
 from tests.photos import SMALL as PHOTOS
 from tests.photos import make_photos
-from tests.processes import SMALL_JOB, run
+from tests.processes import SMALL_JOB, run, scaled
 from tests.tiny import tiny_sdxl
 from ztsnr.config.registry import options
 
@@ -57,7 +57,7 @@ def test_sampling_needs_the_file_alone(trained, tmp_path):
 def test_two_processes_are_one_run(trained, tmp_path):
     torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"]
     command = [*torchrun, "-m", "ztsnr.train", *SMALL_JOB, "schedule=ztsnr", "loss=vpred", "tracking=none"]
-    done = subprocess.run(command, cwd=tmp_path, check=True, capture_output=True, text=True, timeout=300)
+    done = subprocess.run(command, cwd=tmp_path, check=True, capture_output=True, text=True, timeout=scaled(300))
     assert done.stdout == trained[1].stdout
     assert [entry.name for entry in tmp_path.iterdir()] == ["runs"]
     assert len(list(tmp_path.glob("runs/*/*"))) == 1
@@ -154,7 +154,7 @@ def test_help_lists_every_group_without_loading_torch(tmp_path):
     code = "import sys, runpy; sys.argv = ['x', '--help']\ntry: runpy.run_module('ztsnr.train', run_name='__main__')\n"
     code += "except SystemExit: pass\nassert 'torch' not in sys.modules"
     command = [sys.executable, "-c", code]
-    told = subprocess.run(command, cwd=tmp_path, check=True, capture_output=True, text=True, timeout=100).stdout
+    told = subprocess.run(command, cwd=tmp_path, check=True, capture_output=True, text=True, timeout=scaled(100)).stdout
     for group in GROUPS:
         assert f"\n{group}: {', '.join(options(group))}\n" in told
 
@@ -165,7 +165,7 @@ def test_the_wheel_runs_from_any_folder(tmp_path):
     kept_out = shutil.ignore_patterns(".git", ".venv", "runs", "*.egg-info", "__pycache__", "build")
     shutil.copytree(ROOT, source, ignore=kept_out)
     pip = [sys.executable, "-m", "pip", "install", "--quiet", "--no-deps", "--no-build-isolation"]
-    subprocess.run([*pip, "--target", tmp_path / "site", source], check=True, capture_output=True, timeout=300)
+    subprocess.run([*pip, "--target", tmp_path / "site", source], check=True, capture_output=True, timeout=scaled(300))
     shutil.rmtree(source)
     empty = tmp_path / "empty"
     empty.mkdir()

@@ -6,6 +6,7 @@ import sys
 
 import pytest
 
+from tests.processes import scaled
 from ztsnr.devices import gpus
 
 TAKE = (
@@ -51,4 +52,4 @@ def test_processes_take_different_gpus_and_leave_them_at_their_end(tmp_path):
     fourth = start()
     assert fourth.stdout.readline().strip() == seen[first]
     for process in (second, third, fourth):
-        process.communicate("", timeout=30)
+        process.communicate("", timeout=scaled(30))

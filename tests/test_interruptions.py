@@ -15,6 +15,7 @@ import torch
 import ztsnr.sync
 import ztsnr.train
 from tests.helpers import load_script
+from tests.processes import wait_until
 from ztsnr.checkpoints.state_file import file_of, read_state, saved_steps
 from ztsnr.tracking.store import make_client
 from ztsnr.training.signals import TOGETHER, Signals
@@ -27,13 +28,6 @@ pytestmark = pytest.mark.slow
 
 def start(folder, *arguments, **options):
     return kill_runs.start(folder, *SHORT, *arguments, **options)
-
-
-def wait_until(true, seconds=120):
-    deadline = time.monotonic() + seconds
-    while not true():
-        assert time.monotonic() < deadline
-        time.sleep(0.05)
 
 
 def output(folder):

@@ -12,6 +12,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
+from tests.processes import scaled
 from ztsnr.caching.shards import Shelf
 from ztsnr.core.errors import CacheError
 
@@ -129,7 +130,7 @@ def test_killed_at_twenty_moments_it_is_what_an_undisturbed_one_is(tmp_path):
 def test_four_processes_share_the_work_without_doing_it_twice(tmp_path):
     processes = [start(tmp_path) for _ in range(4)]
     for process in processes:
-        process.join(60)
+        process.join(scaled(60))
     assert [process.exitcode for process in processes] == [0] * 4
     assert contents(tmp_path) == EXPECTED
     assert sum(len(load_file(path)["key"]) for path in (tmp_path / "things").glob("*.safetensors")) == 60

@@ -9,12 +9,11 @@ import signal
 import socket
 import subprocess
 import sys
-import time
 
 import pytest
 from omegaconf import OmegaConf
 
-from tests.processes import SMALL_JOB, run
+from tests.processes import SMALL_JOB, run, scaled, wait_until
 from ztsnr.compare import compare_runs, with_quotes
 from ztsnr.config.identity import science
 from ztsnr.config.registry import build, compose, conf_folder, options
@@ -190,14 +189,14 @@ def server(tmp_path):
     wait_for_server(process, port, log)
     yield f"http://127.0.0.1:{port}"
     process.terminate()
-    process.wait(timeout=30)
+    process.wait(timeout=scaled(30))
 
 
 @pytest.mark.slow
 def test_processes_share_a_tracking_server_and_give_the_scores_of_one(swept, tmp_path, server):
     launcher = ["hydra/launcher=joblib", "hydra.launcher.n_jobs=2", f"tracking.uri={server}"]
     command = [sys.executable, "-m", "ztsnr.train", "-m", "schedule=ztsnr,laplace", *LAUNCHED, *launcher]
-    done = subprocess.run(command, cwd=tmp_path, check=True, capture_output=True, text=True, timeout=300)
+    done = subprocess.run(command, cwd=tmp_path, check=True, capture_output=True, text=True, timeout=scaled(300))
     assert f"charts  {server}/#/experiments/" in done.stderr
     assert outcomes_of(tmp_path).items() <= outcomes_of(swept[0]).items()
     read = run(tmp_path, "compare", f"tracking.uri={server}", "format=json")
@@ -219,9 +218,7 @@ def test_a_sweep_killed_in_the_middle_and_resumed_ends_in_the_same_table(tmp_pat
     command = [sys.executable, "-m", "ztsnr.train", *words]
     with open(tmp_path / "log", "wb") as log:
         process = subprocess.Popen(command, cwd=tmp_path, env=environment, stdout=log, stderr=log)
-    deadline = time.monotonic() + 200
-    while not len(results_in(tmp_path)) >= 2 and time.monotonic() < deadline:
-        time.sleep(0.02)
+    wait_until(lambda: len(results_in(tmp_path)) >= 2, 200)
     process.send_signal(signal.SIGKILL)
     process.wait()
     assert 2 <= len(results_in(tmp_path)) < 4
@@ -239,11 +236,9 @@ def test_ctrl_c_stops_a_sweep_and_keeps_what_has_finished(tmp_path):
     environment = {name: value for name, value in os.environ.items() if not name.startswith("MLFLOW_")}
     command = [sys.executable, "-m", "ztsnr.train", "-m", "seed=0,1", *SMALL_JOB, "trainer.steps=50"]
     process = subprocess.Popen(command, cwd=tmp_path, env=environment, stderr=subprocess.PIPE, text=True)
-    deadline = time.monotonic() + 200
-    while not results_in(tmp_path) and time.monotonic() < deadline:
-        time.sleep(0.02)
+    wait_until(lambda: results_in(tmp_path), 200)
     process.send_signal(signal.SIGINT)
-    told = process.communicate(timeout=100)[1]
+    told = process.communicate(timeout=scaled(100))[1]
     assert process.returncode == 130
     assert "Interrupted." in told
     assert results_in(tmp_path)[0]["outcome"] == "finished"

@@ -5,7 +5,7 @@ import re
 import pytest
 from PIL import Image
 
-from tests.processes import SERVER
+from tests.processes import SERVER, scaled
 from ztsnr.config.identity import flatten, science
 from ztsnr.config.registry import compose
 from ztsnr.core.errors import TrackingError
@@ -88,7 +88,7 @@ def test_processes_that_start_together_on_an_empty_store_all_succeed(tmp_path):
     for process in started:
         process.start()
     for process in started:
-        process.join(200)
+        process.join(scaled(200))
     assert [process.exitcode for process in started] == [0] * 8
     client = make_client(f"sqlite:///{tmp_path / 'mlflow.db'}")
     runs = client.search_runs([client.get_experiment_by_name("test").experiment_id])
