@@ -12,7 +12,7 @@ import folder_paths  # pyright: ignore[reportMissingImports]
 from ztsnr.core import checks
 from ztsnr.core.errors import CheckpointError, ConfigError
 from ztsnr.core.format_names import TARGET_NAMES, decode_timesteps
-from ztsnr.core.schedule.grid import Explicit, FromTerminal, Grid
+from ztsnr.core.schedule.grid import Grid, SigmaList, WithTerminalStep
 from ztsnr.core.schedule.table import SigmaTable
 from ztsnr.core.schedule.timesteps import TimestepMap
 from ztsnr.core.target import EDM, X0, Eps, V
@@ -101,8 +101,8 @@ def _grid(levels: list[float]) -> Grid:
     first, *rest, last = levels
     if last != 0:
         raise ConfigError(f"ztsnr.grid must decrease to 0, got {last} at its end")
-    below = Explicit(sigma_list=tuple(rest or [first]))
-    return FromTerminal(grid=below, terminal=first) if rest else below
+    below = SigmaList(sigma_list=tuple(rest or [first]))
+    return WithTerminalStep(grid=below, terminal=first) if rest else below
 
 
 def _latents(told: dict) -> dict[str, tuple[float, ...]]:

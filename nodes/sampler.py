@@ -12,7 +12,7 @@ ROUNDING = 1e-5
 """What a scheduler in float32 may lose of the model's highest level, relatively."""
 
 
-class FromTerminal:
+class TerminalStepThenSampler:
     """A sampler function of ComfyUI: one step on z from the model's highest level, then another sampler."""
 
     def __init__(self, inner: comfy.samplers.KSAMPLER):
@@ -58,4 +58,4 @@ class Sampler(io.ComfyNode):
         if not isinstance(sampler, comfy.samplers.KSAMPLER):
             raise ConfigError(f"sampler must be one of ComfyUI's KSAMPLER kind, got {type(sampler).__name__}")
         inpaint = sampler.inpaint_options
-        return io.NodeOutput(comfy.samplers.KSAMPLER(FromTerminal(sampler), sampler.extra_options, inpaint))
+        return io.NodeOutput(comfy.samplers.KSAMPLER(TerminalStepThenSampler(sampler), sampler.extra_options, inpaint))

@@ -4,7 +4,7 @@ from ztsnr.core import checks
 from ztsnr.core.errors import ConfigError
 from ztsnr.core.schedule.combined import Truncated
 from ztsnr.core.schedule.density import Laplace
-from ztsnr.core.schedule.grid import Explicit, FromTerminal, Grid, Karras, Quantiles
+from ztsnr.core.schedule.grid import Grid, KarrasGrid, Quantiles, SigmaList, WithTerminalStep
 
 from .api import io, number, steps_input
 from .tables import CEILING
@@ -29,7 +29,7 @@ def _sigmas(grid: Grid, steps: int, factor: float = 1.0):
 def _entered(grid: Grid, terminal: float, name: str, factor: float = 1.0) -> Grid:
     if terminal <= factor * grid.start:
         raise ConfigError(f"{name} must exceed {factor * grid.start:.6g}, the level after it, got {terminal:.6g}")
-    return FromTerminal(grid=grid, terminal=terminal)
+    return WithTerminalStep(grid=grid, terminal=terminal)
 
 
 class LaplaceScheduler(io.ComfyNode):
@@ -136,9 +136,9 @@ class Sigmas(io.ComfyNode):
         if grid == KARRAS:
             lowest = float(sampling.sigma_min) / factor
             checks.ascending("the model's lowest level", lowest, "start", start)
-            below = Karras(sigma_min=lowest, sigma_max=start, rho=rho)
+            below = KarrasGrid(sigma_min=lowest, sigma_max=start, rho=rho)
         else:
-            below = Explicit(sigma_list=LADDER)
+            below = SigmaList(sigma_list=LADDER)
         entered = _entered(below, float(sampling.sigma_max), "the highest level of the model", factor)
         return io.NodeOutput(_sigmas(entered, steps, factor))
 

@@ -104,14 +104,14 @@ def by_core(patcher, sampler, terminal, guide=None, levels=None, told=None, size
     guide(positive, negative, z, sigma) -> the guided estimate; levels: Karras entered from the terminal one.
     """
     from ztsnr.core.sampling import Guidance
-    from ztsnr.core.schedule.grid import FromTerminal, Karras
+    from ztsnr.core.schedule.grid import KarrasGrid, WithTerminalStep
     from ztsnr.core.schedule.table import ScaledLinear, ZeroTerminal
     from ztsnr.core.schedule.timesteps import TableIndex
     from ztsnr.core.target import V
 
     table = ZeroTerminal(table=ScaledLinear(beta_start=0.00085, beta_end=0.012, steps=1000), terminal=terminal)
-    below = Karras(sigma_min=table.sigmas[0].item(), sigma_max=17.8, rho=7.0)
-    levels = FromTerminal(grid=below, terminal=terminal).sigmas(steps) if levels is None else levels
+    below = KarrasGrid(sigma_min=table.sigmas[0].item(), sigma_max=17.8, rho=7.0)
+    levels = WithTerminalStep(grid=below, terminal=terminal).sigmas(steps) if levels is None else levels
     guide = guide or Guidance(scale=CFG, rescale=RESCALE).combine
     timesteps, model = TableIndex(table=table, quantize=False), patcher.model
     dtype, shape = model.manual_cast_dtype or model.get_dtype(), {"width": 8 * size, "height": 8 * size}

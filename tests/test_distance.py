@@ -6,7 +6,16 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ztsnr.core.distance import MAE, MSE, BySNR, Charbonnier, Constant, Exponential, Huber, PseudoHuber
+from ztsnr.core.distance import (
+    MAE,
+    MSE,
+    Charbonnier,
+    ConstantThreshold,
+    ExponentialThreshold,
+    Huber,
+    PseudoHuber,
+    SNRThreshold,
+)
 from ztsnr.core.errors import ConfigError
 
 C = 0.1
@@ -14,9 +23,9 @@ DISTANCES = [
     MSE(),
     MAE(),
     Huber(delta=C),
-    PseudoHuber(threshold=Constant(c=C)),
-    PseudoHuber(threshold=BySNR(c=C)),
-    Charbonnier(threshold=BySNR(c=C)),
+    PseudoHuber(threshold=ConstantThreshold(c=C)),
+    PseudoHuber(threshold=SNRThreshold(c=C)),
+    Charbonnier(threshold=SNRThreshold(c=C)),
 ]
 SIZE = st.floats(-18, 12).map(math.exp)
 
@@ -51,8 +60,8 @@ def test_mse_mae_and_huber_which_is_half_the_square_and_then_linear(d, delta):
 def test_pseudo_huber_and_charbonnier_keep_their_digits_from_small_errors_to_large(dtype, digits, d, c):
     d = torch.tensor(d, dtype=dtype).item()
     expected = pseudo_huber(d, torch.tensor(c, dtype=dtype).item())
-    assert at(PseudoHuber(threshold=Constant(c=c)), -d, dtype=dtype) == pytest.approx(expected, rel=digits)
-    charbonnier = at(Charbonnier(threshold=Constant(c=c)), d, dtype=dtype)
+    assert at(PseudoHuber(threshold=ConstantThreshold(c=c)), -d, dtype=dtype) == pytest.approx(expected, rel=digits)
+    charbonnier = at(Charbonnier(threshold=ConstantThreshold(c=c)), d, dtype=dtype)
     assert charbonnier == pytest.approx(expected / (2 * c), rel=2 * digits)
 
 
@@ -106,17 +115,17 @@ def threshold_of_diffusers(huber_schedule, huber_c, timestep, alphas_cumprod):
 @pytest.mark.parametrize("huber_schedule", ["exponential", "snr"])
 def test_thresholds_of_each_level_are_those_of_diffusers(huber_schedule, huber_c, sdxl):
     alphas_cumprod = (1 / (1 + sdxl.sigmas.square())).tolist()
-    ours = Exponential(c=huber_c, table=sdxl) if huber_schedule == "exponential" else BySNR(c=huber_c)
+    ours = ExponentialThreshold(c=huber_c, table=sdxl) if huber_schedule == "exponential" else SNRThreshold(c=huber_c)
     theirs = [threshold_of_diffusers(huber_schedule, huber_c, t, alphas_cumprod) for t in range(1000)]
     assert ours(sdxl.sigmas).tolist() == pytest.approx(theirs, rel=1e-9)
 
 
 def test_thresholds_at_both_ends(zero_terminal):
     inf = of(math.inf)
-    assert BySNR(c=C)(inf).item() == C
-    assert Exponential(c=C, table=zero_terminal)(inf).item() == pytest.approx(C**0.999, rel=1e-12)
-    assert Constant(c=C)(inf).item() == C
-    assert BySNR(c=C)(of(0.0)).item() == 1
+    assert SNRThreshold(c=C)(inf).item() == C
+    assert ExponentialThreshold(c=C, table=zero_terminal)(inf).item() == pytest.approx(C**0.999, rel=1e-12)
+    assert ConstantThreshold(c=C)(inf).item() == C
+    assert SNRThreshold(c=C)(of(0.0)).item() == 1
 
 
 # options
@@ -126,9 +135,12 @@ def test_thresholds_at_both_ends(zero_terminal):
     ("make_one", "named"),
     [
         (lambda: Huber(delta=0), r"distance\.delta must be a number above 0, got 0"),
-        (lambda: Constant(c=-0.1), r"distance\.threshold\.c must be a number above 0, got -0\.1"),
-        (lambda: BySNR(c=math.inf), r"distance\.threshold\.c must be finite, got inf"),
-        (lambda: Exponential(c=C, table="sdxl"), r"distance\.threshold\.table must be a SigmaTable, got 'sdxl'"),
+        (lambda: ConstantThreshold(c=-0.1), r"distance\.threshold\.c must be a number above 0, got -0\.1"),
+        (lambda: SNRThreshold(c=math.inf), r"distance\.threshold\.c must be finite, got inf"),
+        (
+            lambda: ExponentialThreshold(c=C, table="sdxl"),
+            r"distance\.threshold\.table must be a SigmaTable, got 'sdxl'",
+        ),
         (lambda: PseudoHuber(threshold=0.1), r"distance\.threshold must be a Threshold, got 0\.1"),
         (lambda: Charbonnier(threshold=0.1), r"distance\.threshold must be a Threshold, got 0\.1"),
     ],

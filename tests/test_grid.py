@@ -17,12 +17,12 @@ from ztsnr.config.registry import make, options
 from ztsnr.core.errors import ConfigError
 from ztsnr.core.schedule.combined import TerminalMass
 from ztsnr.core.schedule.density import Laplace, TableUniform
-from ztsnr.core.schedule.grid import Explicit, FromTerminal, Karras, Leading, Linspace, Quantiles, Trailing
+from ztsnr.core.schedule.grid import KarrasGrid, Leading, Linspace, Quantiles, SigmaList, Trailing, WithTerminalStep
 from ztsnr.core.schedule.table import ScaledLinear
 
 LAPLACE = Laplace(mu=0.0, b=0.5)
-KARRAS = Karras(sigma_min=0.0292, sigma_max=20000.0, rho=7.0)
-AYS = Explicit(sigma_list=(14.615, 6.315, 3.771, 2.181, 1.342, 0.862, 0.555, 0.380, 0.234, 0.113))
+KARRAS = KarrasGrid(sigma_min=0.0292, sigma_max=20000.0, rho=7.0)
+AYS = SigmaList(sigma_list=(14.615, 6.315, 3.771, 2.181, 1.342, 0.862, 0.555, 0.380, 0.234, 0.113))
 STEP_COUNTS = [1, 2, 4, 5, 8, 10, 16, 20, 25, 28, 30, 40, 50, 100, 250]
 STEPS = st.integers(1, 1000)
 preset = cache(partial(make, "schedule/grid"))
@@ -56,7 +56,7 @@ def test_more_steps_than_there_are_levels_are_refused(sdxl):
     for grid, steps, told in (
         (Quantiles(density=to_inf, u_max=0.99), 10, "steps=10 would visit a level twice"),
         (Quantiles(density=TableUniform(table=sdxl), u_max=0.99), 1001, "steps=1001 would visit a level twice"),
-        (Explicit(sigma_list=(2.0,)), 2, "steps=2 would visit a level twice"),
+        (SigmaList(sigma_list=(2.0,)), 2, "steps=2 would visit a level twice"),
         (Trailing(table=sdxl), 1001, "steps must be at most 1000, the length"),
         (Linspace(table=sdxl), 1001, "steps must be at most 1000, the length"),
         (Leading(table=sdxl, offset=0), 1001, "steps must be at most 1000, the length"),
@@ -135,7 +135,7 @@ def test_presets_are_the_published_lists():
     for terminal in (math.inf, 20000.0):
         ladder = [terminal, 17.8, 12.4, 9.2, 7.2, 5.4, 3.9, 2.1, 0.9, 0.0292, 0]
         assert make("schedule/grid", "progressive", terminal=terminal).sigmas(10).tolist() == ladder
-    entered = [math.inf, *Karras(sigma_min=0.0292, sigma_max=17.8, rho=7.0).sigmas(9).tolist()]
+    entered = [math.inf, *KarrasGrid(sigma_min=0.0292, sigma_max=17.8, rho=7.0).sigmas(9).tolist()]
     assert make("schedule/grid", "karras_terminal").sigmas(10).tolist() == entered
 
 
@@ -153,7 +153,7 @@ def test_a_list_at_another_length_is_interpolated_in_log_sigma(steps):
 
 @pytest.mark.parametrize("grid", [KARRAS, Quantiles(density=LAPLACE, u_max=0.99), AYS], ids=repr)
 def test_from_terminal_is_one_step_and_then_the_other_grid(grid):
-    entered = FromTerminal(grid=grid, terminal=math.inf)
+    entered = WithTerminalStep(grid=grid, terminal=math.inf)
     assert entered.sigmas(1).tolist() == [math.inf, 0]
     assert entered.sigmas(8).tolist() == [math.inf, *grid.sigmas(7).tolist()]
 
@@ -166,13 +166,13 @@ SDXL = ScaledLinear(beta_start=0.00085, beta_end=0.012, steps=1000)
 @pytest.mark.parametrize(
     ("make_grid", "key", "value"),
     [
-        (lambda: Karras(sigma_min=0, sigma_max=10.0, rho=7.0), "sigma_min", "0"),
-        (lambda: Karras(sigma_min=10.0, sigma_max=10.0, rho=7.0), "sigma_min", "10.0"),
-        (lambda: Karras(sigma_min=0.03, sigma_max=math.inf, rho=7.0), "sigma_max", "inf"),
-        (lambda: Karras(sigma_min="low", sigma_max=1.0, rho=7.0), "sigma_min", "'low'"),
-        (lambda: Karras(sigma_min=0.03, sigma_max=10.0, rho=-7.0), "rho", "-7.0"),
-        (lambda: Karras(sigma_min=0.03, sigma_max=10.0, rho=0), "rho", "0"),
-        (lambda: Karras(sigma_min=0.03, sigma_max=10.0, rho=math.nan), "rho", "nan"),
+        (lambda: KarrasGrid(sigma_min=0, sigma_max=10.0, rho=7.0), "sigma_min", "0"),
+        (lambda: KarrasGrid(sigma_min=10.0, sigma_max=10.0, rho=7.0), "sigma_min", "10.0"),
+        (lambda: KarrasGrid(sigma_min=0.03, sigma_max=math.inf, rho=7.0), "sigma_max", "inf"),
+        (lambda: KarrasGrid(sigma_min="low", sigma_max=1.0, rho=7.0), "sigma_min", "'low'"),
+        (lambda: KarrasGrid(sigma_min=0.03, sigma_max=10.0, rho=-7.0), "rho", "-7.0"),
+        (lambda: KarrasGrid(sigma_min=0.03, sigma_max=10.0, rho=0), "rho", "0"),
+        (lambda: KarrasGrid(sigma_min=0.03, sigma_max=10.0, rho=math.nan), "rho", "nan"),
         (lambda: Trailing(table="sdxl"), "table", "'sdxl'"),
         (lambda: Linspace(table=None), "table", "None"),
         (lambda: Leading(table=LAPLACE, offset=1), "table", "Laplace"),
@@ -182,24 +182,24 @@ SDXL = ScaledLinear(beta_start=0.00085, beta_end=0.012, steps=1000)
         (lambda: Quantiles(density=LAPLACE, u_max=0), "u_max", "0"),
         (lambda: Quantiles(density=LAPLACE, u_max=math.nan), "u_max", "nan"),
         (lambda: Quantiles(density=None, u_max=0.99), "density", "None"),
-        (lambda: Explicit(sigma_list=()), "sigma_list", "()"),
-        (lambda: Explicit(sigma_list=14.6), "sigma_list", "14.6"),
-        (lambda: Explicit(sigma_list=[2.0, 3.0]), "sigma_list", "[2.0, 3.0]"),
-        (lambda: Explicit(sigma_list=[2.0, 2.0]), "sigma_list", "[2.0, 2.0]"),
-        (lambda: Explicit(sigma_list=[2.0, 0.0]), "sigma_list", "0.0"),
-        (lambda: Explicit(sigma_list=[math.inf, 1.0]), "sigma_list", "inf"),
-        (lambda: Explicit(sigma_list=[2.0, math.nan]), "sigma_list", "nan"),
-        (lambda: Explicit(sigma_list=[2.0, "1"]), "sigma_list", "'1'"),
-        (lambda: FromTerminal(grid=KARRAS, terminal=19999.0), "terminal", "19999.0"),
-        (lambda: FromTerminal(grid=KARRAS, terminal=20000.0), "terminal", "20000.0"),
-        (lambda: FromTerminal(grid=KARRAS, terminal=math.nan), "terminal", "nan"),
+        (lambda: SigmaList(sigma_list=()), "sigma_list", "()"),
+        (lambda: SigmaList(sigma_list=14.6), "sigma_list", "14.6"),
+        (lambda: SigmaList(sigma_list=[2.0, 3.0]), "sigma_list", "[2.0, 3.0]"),
+        (lambda: SigmaList(sigma_list=[2.0, 2.0]), "sigma_list", "[2.0, 2.0]"),
+        (lambda: SigmaList(sigma_list=[2.0, 0.0]), "sigma_list", "0.0"),
+        (lambda: SigmaList(sigma_list=[math.inf, 1.0]), "sigma_list", "inf"),
+        (lambda: SigmaList(sigma_list=[2.0, math.nan]), "sigma_list", "nan"),
+        (lambda: SigmaList(sigma_list=[2.0, "1"]), "sigma_list", "'1'"),
+        (lambda: WithTerminalStep(grid=KARRAS, terminal=19999.0), "terminal", "19999.0"),
+        (lambda: WithTerminalStep(grid=KARRAS, terminal=20000.0), "terminal", "20000.0"),
+        (lambda: WithTerminalStep(grid=KARRAS, terminal=math.nan), "terminal", "nan"),
         (
-            lambda: FromTerminal(grid=FromTerminal(grid=KARRAS, terminal=math.inf), terminal=math.inf),
+            lambda: WithTerminalStep(grid=WithTerminalStep(grid=KARRAS, terminal=math.inf), terminal=math.inf),
             "terminal",
             "inf",
         ),
-        (lambda: FromTerminal(grid=Leading(table=SDXL, offset=1), terminal=9.0), "terminal", "9.0"),
-        (lambda: FromTerminal(grid=LAPLACE, terminal=math.inf), "grid", "Laplace"),
+        (lambda: WithTerminalStep(grid=Leading(table=SDXL, offset=1), terminal=9.0), "terminal", "9.0"),
+        (lambda: WithTerminalStep(grid=LAPLACE, terminal=math.inf), "grid", "Laplace"),
     ],
 )
 def test_an_impossible_grid_is_refused_by_key_and_value(make_grid, key, value):

@@ -15,7 +15,7 @@ from ztsnr.core.objective import Objective
 from ztsnr.core.schedule.combined import TerminalMass
 from ztsnr.core.schedule.density import LAST_U, Laplace, LogUniform
 from ztsnr.core.target import EDM, X0, Eps, Flow, V
-from ztsnr.core.weighting import Importance, MinSNR, OtherTable, SoftMinSNR, Unit
+from ztsnr.core.weighting import Importance, MinSNR, RemappedTable, SoftMinSNR, Unit
 
 TARGETS = [Eps(), X0(), V(), EDM(sigma_data=0.5), Flow()]
 LAPLACE = Laplace(mu=0.0, b=0.5)
@@ -134,7 +134,7 @@ def test_importance_and_another_table_pass_the_penalty_on(sdxl, zero_terminal):
     important = Importance(weighting=learned, intended=LAPLACE, drawn=drawn)
     torch.testing.assert_close(important.penalty(sigma), learned.penalty(sigma) * ratio)
     torch.testing.assert_close(important(sigma, V()), learned(sigma, V()) * ratio)
-    other = OtherTable(weighting=learned, base=V(), table=zero_terminal, read=sdxl)
+    other = RemappedTable(weighting=learned, base=V(), table=zero_terminal, read=sdxl)
     expected = learned.penalty(sdxl.sigmas[[0, 500, 999]])
     torch.testing.assert_close(other.penalty(zero_terminal.sigmas[[0, 500, 999]]), expected, rtol=1e-4, atol=1e-5)
 

@@ -10,14 +10,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from ztsnr.config.registry import build, compose
-from ztsnr.core.distance import MAE, MSE, BySNR, Huber, PseudoHuber
+from ztsnr.core.distance import MAE, MSE, Huber, PseudoHuber, SNRThreshold
 from ztsnr.core.errors import ConfigError, IncompatibleObjective
 from ztsnr.core.learned import InfoNoise, Uncertainty
 from ztsnr.core.noise import add_noise
 from ztsnr.core.objective import Objective
 from ztsnr.core.schedule.combined import Mixture, TerminalMass
 from ztsnr.core.schedule.density import Cosine, Density, Laplace, LogUniform
-from ztsnr.core.schedule.grid import FromTerminal, Karras, Trailing
+from ztsnr.core.schedule.grid import KarrasGrid, Trailing, WithTerminalStep
 from ztsnr.core.target import EDM, X0, Eps, Flow, V
 from ztsnr.core.weighting import P2, Importance, MinSNR, Sigmoid, SoftMinSNR, Unit
 from ztsnr.tracking.monitor import Monitor
@@ -31,7 +31,7 @@ WEIGHTINGS = [
     P2(base=Eps(), k=1.0, gamma=1.0),
     Sigmoid(base=Eps(), bias=2.0),
 ]
-LOW = Karras(sigma_min=0.001, sigma_max=0.01, rho=7.0)  # a grid that any density reaches
+LOW = KarrasGrid(sigma_min=0.001, sigma_max=0.01, rho=7.0)  # a grid that any density reaches
 LAPLACE, COSINE = Laplace(mu=0.0, b=0.5), Cosine(mu=0.0, scale=1.0)
 
 
@@ -105,7 +105,7 @@ def test_loss_is_the_plain_mse_on_the_pieces_of_diffusers(
 
 
 def test_loss_is_unreduced_and_a_function_of_its_arguments_alone(zero_terminal, make_schedule):
-    objective = make_objective(make_schedule(zero_terminal), V(), MIN_SNR, PseudoHuber(threshold=BySNR(c=0.1)))
+    objective = make_objective(make_schedule(zero_terminal), V(), MIN_SNR, PseudoHuber(threshold=SNRThreshold(c=0.1)))
     (x0, noise), u = pair(5), mid_draws(5)
     before = [x0.clone(), noise.clone(), torch.get_rng_state()]
     loss = objective.terms(toy_network, x0, noise, u, {}).loss
@@ -116,7 +116,9 @@ def test_loss_is_unreduced_and_a_function_of_its_arguments_alone(zero_terminal, 
     assert all(torch.equal(old, new) for old, new in zip(before, [x0, noise, torch.get_rng_state()], strict=True))
 
 
-@pytest.mark.parametrize("distance", [MSE(), MAE(), Huber(delta=0.1), PseudoHuber(threshold=BySNR(c=0.1))], ids=repr)
+@pytest.mark.parametrize(
+    "distance", [MSE(), MAE(), Huber(delta=0.1), PseudoHuber(threshold=SNRThreshold(c=0.1))], ids=repr
+)
 def test_a_mask_cuts_the_gradient_off_and_one_of_ones_changes_no_bit(distance, zero_terminal, make_schedule):
     objective = make_objective(make_schedule(zero_terminal), V(), MIN_SNR, distance)
     (x0, noise), u, seen = pair(5), mid_draws(5), []
@@ -136,7 +138,7 @@ def test_a_mask_cuts_the_gradient_off_and_one_of_ones_changes_no_bit(distance, z
     assert (part[:, :, 0] == 0).all()
 
 
-@pytest.mark.parametrize("distance", [MSE(), MAE(), PseudoHuber(threshold=BySNR(c=0.1))], ids=repr)
+@pytest.mark.parametrize("distance", [MSE(), MAE(), PseudoHuber(threshold=SNRThreshold(c=0.1))], ids=repr)
 def test_loss_is_the_distance_at_its_level_times_the_weight_there(distance, sdxl, make_schedule):
     schedule, target = make_schedule(sdxl), Flow()
     x0, noise = pair(8)
@@ -325,7 +327,7 @@ def test_every_pair_trains_with_finite_gradients_or_is_refused(
 def test_eps_is_refused_wherever_inf_is_reached(part, sdxl, make_schedule):
     reach = {
         "density": TerminalMass(density=LAPLACE, terminal=math.inf, mass=0.01),
-        "grid": FromTerminal(grid=Trailing(table=sdxl), terminal=math.inf),
+        "grid": WithTerminalStep(grid=Trailing(table=sdxl), terminal=math.inf),
     }
     parts = {"density": Laplace(mu=0.0, b=0.5)} | {name: reach[name] for name in part.split(" and ")}
     schedule = make_schedule(sdxl, **parts)

@@ -10,7 +10,7 @@ from ztsnr.core.errors import ConfigError
 from ztsnr.core.noise import alpha, sigma_vp
 from ztsnr.core.objective import Objective
 from ztsnr.core.sampling import DPMpp2M, Euler, Guidance, Heun, guided_denoise, step_to
-from ztsnr.core.schedule.grid import FromTerminal, Karras, Trailing
+from ztsnr.core.schedule.grid import KarrasGrid, Trailing, WithTerminalStep
 from ztsnr.core.target import EDM, X0, Eps, Flow, V
 from ztsnr.core.weighting import Unit
 
@@ -204,8 +204,8 @@ def edm_heun(denoise, z, sigmas):
 
 @pytest.mark.parametrize("steps", [10, 40])
 def test_heun_holds_from_the_terminal_level_where_that_of_edm_collapses(steps):
-    narrow = Karras(sigma_min=0.0292, sigma_max=17.8, rho=7.0)
-    ladder = {top: FromTerminal(grid=narrow, terminal=top).sigmas(steps) for top in (20000.0, INF)}
+    narrow = KarrasGrid(sigma_min=0.0292, sigma_max=17.8, rho=7.0)
+    ladder = {top: WithTerminalStep(grid=narrow, terminal=top).sigmas(steps) for top in (20000.0, INF)}
     assert error_on_mixture(Heun(), ladder[INF]) < 0.02
     assert error_on_mixture(Heun(), ladder[20000.0]) < 0.02
     assert error_on_mixture(edm_heun, ladder[20000.0]) > 0.2
@@ -225,9 +225,9 @@ def test_pure_noise_at_the_top_of_sdxl_biases_the_mean_by_the_signal_it_lacks(sa
 
 @every_sampler
 def test_20000_stands_in_for_inf_to_a_thousandth(sampler):
-    narrow = Karras(sigma_min=0.0292, sigma_max=29.0, rho=7.0)
+    narrow = KarrasGrid(sigma_min=0.0292, sigma_max=29.0, rho=7.0)
     finite, limit = (
-        sampler(mixture, normal_quantiles(), FromTerminal(grid=narrow, terminal=top).sigmas(20))
+        sampler(mixture, normal_quantiles(), WithTerminalStep(grid=narrow, terminal=top).sigmas(20))
         for top in (20000.0, INF)
     )
     assert 0 < (finite - limit).abs().max().item() < 1e-3

@@ -15,13 +15,13 @@ from ztsnr.core.errors import ConfigError
 from ztsnr.core.noise import snr
 from ztsnr.core.schedule.combined import TerminalMass
 from ztsnr.core.schedule.density import LogUniform, TableUniform
-from ztsnr.core.schedule.grid import FromTerminal, Karras, Leading, Trailing
-from ztsnr.core.schedule.table import Cosine, Linear, ScaledLinear, ZeroTerminal, sigmas_from_alpha_bar
+from ztsnr.core.schedule.grid import KarrasGrid, Leading, Trailing, WithTerminalStep
+from ztsnr.core.schedule.table import CosineTable, Linear, ScaledLinear, ZeroTerminal, sigmas_from_alpha_bar
 from ztsnr.core.schedule.timesteps import FlowTime, LogSigma, TableIndex
 
-KARRAS = Karras(sigma_min=0.0292, sigma_max=20000.0, rho=7.0)
+KARRAS = KarrasGrid(sigma_min=0.0292, sigma_max=20000.0, rho=7.0)
 DDPM = Linear(beta_start=1e-4, beta_end=0.02, steps=1000)
-COSINE = Cosine(offset=0.008, beta_max=0.999, steps=1000)
+COSINE = CosineTable(offset=0.008, beta_max=0.999, steps=1000)
 SDXL = ScaledLinear(beta_start=0.00085, beta_end=0.012, steps=1000)
 TABLES = {
     "linear": DDPM,
@@ -110,7 +110,7 @@ def betas(make_table, **given):
 
 
 def cosine(**given):
-    return lambda: Cosine(**{"offset": 0.008, "beta_max": 0.999, "steps": 1000} | given)
+    return lambda: CosineTable(**{"offset": 0.008, "beta_max": 0.999, "steps": 1000} | given)
 
 
 @pytest.mark.parametrize(
@@ -195,12 +195,12 @@ def test_impossible_timesteps_are_refused_by_key(make_one, key):
 
 FAR = LogUniform(sigma_min=0.01, sigma_max=1e6)
 UP_TO_1000 = LogUniform(sigma_min=0.01, sigma_max=1000.0)
-LOW = Karras(sigma_min=0.01, sigma_max=1.0, rho=7.0)
+LOW = KarrasGrid(sigma_min=0.01, sigma_max=1.0, rho=7.0)
 
 
 @pytest.mark.parametrize("start", [20000.0, math.inf])
 def test_sampling_from_levels_far_above_all_draws_is_refused(sdxl, make_schedule, start):
-    grid = FromTerminal(grid=Trailing(table=sdxl), terminal=start)
+    grid = WithTerminalStep(grid=Trailing(table=sdxl), terminal=start)
     with pytest.raises(ConfigError, match=r"starts sampling from sigma (20000|inf), but .* no level above 14\.6146"):
         make_schedule(sdxl, grid=grid)
     assert make_schedule(sdxl, grid=grid, density=UP_TO_1000).sigma_max == start

@@ -20,7 +20,7 @@ from ztsnr.core.weighting import (
     Importance,
     MinSNR,
     MinSNRByEps,
-    OtherTable,
+    RemappedTable,
     Sigmoid,
     SoftMinSNR,
     TruncatedSNR,
@@ -177,7 +177,7 @@ def test_min_snr_of_sd_scripts_takes_its_snr_from_before_the_rescale(zero_termin
 
 
 def test_another_table_is_read_at_the_same_place_and_converts_to_every_target(sdxl, zero_terminal):
-    other = OtherTable(weighting=min_snr(), base=V(), table=zero_terminal, read=sdxl)
+    other = RemappedTable(weighting=min_snr(), base=V(), table=zero_terminal, read=sdxl)
     weight = other(zero_terminal.sigmas, V())
     torch.testing.assert_close(weight, min_snr()(sdxl.sigmas, V()), rtol=1e-9, atol=0)
     on_x0 = other(zero_terminal.sigmas[:-1], X0())
@@ -283,7 +283,7 @@ def has_base(make_one):
         (lambda: Importance(weighting="unit", intended=LAPLACE, drawn=LAPLACE), r"weighting must be a W.*, got 'unit'"),
         (lambda: Importance(weighting=min_snr(), intended=LAPLACE, drawn="x"), r"drawn must be a Density, got 'x'"),
         (
-            lambda: OtherTable(weighting=min_snr(), base=V(), table=TABLE, read=replace(TABLE, steps=500)),
+            lambda: RemappedTable(weighting=min_snr(), base=V(), table=TABLE, read=replace(TABLE, steps=500)),
             r"read must have as many levels as weighting\.table, 1000, got 500",
         ),
     ],

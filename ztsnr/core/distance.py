@@ -66,7 +66,7 @@ class Threshold:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Constant(Threshold):
+class ConstantThreshold(Threshold):
     c: float
 
     def __post_init__(self):
@@ -77,7 +77,7 @@ class Constant(Threshold):
 
 
 @dataclass(frozen=True, kw_only=True)
-class Exponential(Threshold):
+class ExponentialThreshold(Threshold):
     """c^(t / T), from 1 without noise towards c (arXiv 2403.16728; huber_schedule=exponential in sd-scripts)."""
 
     c: float
@@ -92,7 +92,7 @@ class Exponential(Threshold):
 
 
 @dataclass(frozen=True, kw_only=True)
-class BySNR(Threshold):
+class SNRThreshold(Threshold):
     """c + (1 - c) / (1 + sigma)², from 1 without noise to c at sigma = inf (huber_schedule=snr in sd-scripts)."""
 
     c: float

@@ -208,7 +208,7 @@ class Importance(Weighting):
 
 
 @dataclass(frozen=True, kw_only=True)
-class OtherTable(Weighting):
+class RemappedTable(Weighting):
     """Another weighting, on the error of `base`, with the levels of `read` taken for those of `table`, by index.
 
     sd-scripts takes its SNR from the table as it was before the zero-terminal rescale.

@@ -32,7 +32,7 @@ class Grid:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Karras(Grid):
+class KarrasGrid(Grid):
     """Equal steps in sigma^(1/rho) (EDM, arXiv 2206.00364, equation 5)."""
 
     sigma_min: float
@@ -131,7 +131,7 @@ class Quantiles(Grid):
 
 
 @dataclass(frozen=True, kw_only=True)
-class Explicit(Grid):
+class SigmaList(Grid):
     """The given levels, in decreasing order; for another number of steps, interpolated in ln sigma along the list.
 
     Align Your Steps (arXiv 2404.14507) publishes such lists and interpolates them so, though on to 0.029 in place of 0.
@@ -153,7 +153,7 @@ class Explicit(Grid):
 
 
 @dataclass(frozen=True, kw_only=True)
-class FromTerminal(Grid):
+class WithTerminalStep(Grid):
     """Another grid, entered by one step from the terminal level: 20000, 17.8, ..., 0.0292, or inf, 17.8, ..."""
 
     grid: Grid

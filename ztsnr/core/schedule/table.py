@@ -85,7 +85,7 @@ class Linear(SigmaTable):
 
 
 @dataclass(frozen=True, kw_only=True)
-class Cosine(SigmaTable):
+class CosineTable(SigmaTable):
     """alpha_bar of a squared cosine, whose betas are clipped (arXiv 2102.09672; diffusers: squaredcos_cap_v2)."""
 
     offset: float
