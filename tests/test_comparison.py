@@ -1,4 +1,4 @@
-"""Statistics against scipy, grouping and refusals on made-up runs, and the report that comes of them."""
+"""Statistics against scipy, and what a comparison and its report make of invented runs."""
 
 import json
 import math
@@ -9,11 +9,16 @@ from hypothesis import strategies as st
 from scipy import stats
 
 from ztsnr.compare import with_quotes
-from ztsnr.comparison.figures import error_by_sigma, errors_of, guidance_curves, heat_map, is_wide, looks_of, scores
-from ztsnr.comparison.options import MEASURES, Estimate, axes_of, estimate, options_of, paired, rank
-from ztsnr.comparison.ranking import Comparison, mean_curve, written
+from ztsnr.comparison.comparison import Comparison
+from ztsnr.comparison.curves import Point, error_by_sigma, mean_curve
+from ztsnr.comparison.figures import line_styles, needs_log_axis, plot_error_by_sigma, plot_guidance, plot_values
+from ztsnr.comparison.heat_map import plot_heat_map
+from ztsnr.comparison.measures import MEASURES
+from ztsnr.comparison.options import axes_of, group_by_option
+from ztsnr.comparison.ranking import rank
 from ztsnr.comparison.report import Report
-from ztsnr.comparison.runs import Point, Run, latest
+from ztsnr.comparison.runs import Run, best_attempts
+from ztsnr.comparison.statistics import Estimate, estimate_mean, format_estimate, paired_difference
 from ztsnr.core.errors import ConfigError
 
 SCORE = MEASURES["score"]
@@ -44,49 +49,58 @@ FLOATS = st.lists(st.floats(-1e3, 1e3), min_size=2, max_size=8)
 
 
 @given(FLOATS, st.floats(0.5, 0.999))
-def test_an_estimate_is_students(values, level):
-    found = estimate(values, level)
+def test_interval_of_a_mean_is_students(values, level):
+    estimate = estimate_mean(values, level)
     spread = stats.sem(values)
     low, high = stats.t.interval(level, len(values) - 1, loc=sum(values) / len(values), scale=spread or 1.0)
-    wanted = (high - low) / 2 if spread else 0.0
-    assert found.mean == pytest.approx(sum(values) / len(values), abs=1e-9)
-    assert found.half == pytest.approx(wanted, rel=1e-6, abs=1e-9)
+    half_width = (high - low) / 2 if spread else 0.0
+    assert estimate.mean == pytest.approx(sum(values) / len(values), abs=1e-9)
+    assert estimate.half_width == pytest.approx(half_width, rel=1e-6, abs=1e-9)
 
 
 @given(FLOATS, st.integers(1, 9))
-def test_a_paired_difference_is_scipys_paired_test(values, comparisons):
+def test_interval_of_a_paired_difference_is_scipys(values, comparisons):
     one = {(seed,): value for seed, value in enumerate(values)}
     other = {(seed,): 0.5 * value + seed for seed, value in enumerate(values)}
-    found = paired(one, other | {("only here",): 7.0}, comparisons)
+    difference = paired_difference(one, other | {("only here",): 7.0}, comparisons)
     if stats.sem([one[key] - other[key] for key in one]) < 1e-9:
         return
     test = stats.ttest_rel(list(one.values()), list(other.values()))
     interval = test.confidence_interval(1 - 0.05 / comparisons)
-    assert (found.mean - found.half, found.mean + found.half) == pytest.approx(tuple(interval), rel=1e-6, abs=1e-6)
-    assert found.is_apart == (test.pvalue < 0.05 / comparisons)
+    low, high = difference.mean - difference.half_width, difference.mean + difference.half_width
+    assert (low, high) == pytest.approx(tuple(interval), rel=1e-6, abs=1e-6)
+    assert difference.excludes_zero == (test.pvalue < 0.05 / comparisons)
 
 
 def test_one_seed_has_no_interval():
-    found = estimate([0.5])
-    assert found.mean == 0.5
-    assert math.isnan(found.half)
-    assert not found.is_apart
-    assert paired({("a",): 1.0}, {("b",): 1.0}, 1).count == 0
+    estimate = estimate_mean([0.5])
+    assert estimate.mean == 0.5
+    assert math.isnan(estimate.half_width)
+    assert not estimate.excludes_zero
 
 
-def test_axes_are_the_fewest_settings_that_tell_options_apart_and_a_run_without_settings_makes_none():
+def test_difference_without_a_common_seed_has_no_value():
+    difference = paired_difference({("a",): 1.0}, {("b",): 1.0}, 1)
+    assert difference.count == 0
+    assert math.isnan(difference.mean)
+
+
+def test_axes_are_the_fewest_settings_that_tell_options_apart():
     assert axes_of(GRID) == ["schedule", "loss"]  # an option's own gamma follows from it
     assert axes_of([scored(1, loss="eps", seed=0), scored(1, loss="eps", seed=1)]) == []
     swept = [scored(1, loss="min_snr", weighting__gamma=gamma, samples__steps=gamma) for gamma in (1, 5)]
     assert axes_of(swept) == ["weighting.gamma"]
+
+
+def test_a_failed_run_without_parameters_belongs_to_its_option():
     broken = run(outcome="failed", schedule="sdxl", loss="eps", seed=3)
-    options = options_of([*GRID, broken])
+    options = group_by_option([*GRID, broken])
     assert [option.name for option in options] == ["sdxl eps", "sdxl vpred", "ztsnr vpred", "ztsnr eps"]
     assert options[0].outcome == "1 of 4 failed"
     assert options[3].outcome == "incompatible"
 
 
-def test_of_several_attempts_the_finished_one_counts_and_else_the_newest():
+def test_best_attempt_is_the_finished_one_or_else_the_newest():
     attempts = [
         run("a", "failed", started=1, identity="x"),
         run("b", "finished", started=2, identity="x"),
@@ -94,24 +108,24 @@ def test_of_several_attempts_the_finished_one_counts_and_else_the_newest():
         run("d", "failed", started=4, identity="y"),
         run("e", "interrupted", started=5, identity="y"),
     ]
-    assert [attempt.name for attempt in latest(attempts)] == ["b", "e"]
+    assert [attempt.name for attempt in best_attempts(attempts)] == ["b", "e"]
 
 
-def test_the_ranking_its_differences_and_its_words():
+def test_comparison_ranks_options_and_answers_its_question():
     comparison = Comparison(GRID, SCORE, None)
-    assert [row.option.name for row in comparison.rows] == ["ztsnr vpred", "sdxl vpred", "sdxl eps"]
+    assert [row.option.name for row in comparison.ranked] == ["ztsnr vpred", "sdxl vpred", "sdxl eps"]
     assert comparison.baseline.name == "sdxl eps"
-    best, second, base = comparison.rows
+    best, second, base = comparison.ranked
     assert best.difference.mean == pytest.approx(-0.2)
-    assert best.lag is None
+    assert best.gap_to_best is None
     assert base.difference is None
-    assert second.lag.mean == pytest.approx(0.1)
+    assert second.gap_to_best.mean == pytest.approx(0.1)
     assert comparison.question == "Which schedule and loss?"
     assert comparison.answer == "ztsnr vpred: held-out error of v 0.3100 ± 0.0248. All others are worse"
     assert [option.name for option in comparison.unranked] == ["ztsnr eps"]
 
 
-def test_more_is_better_where_it_is():
+def test_rank_puts_the_highest_accuracy_first_at_its_best_guidance():
     runs = [
         run(
             metrics={"quality_accuracy/guidance_01.00": low, "quality_accuracy/guidance_02.00": high}, loss=loss, seed=0
@@ -119,74 +133,98 @@ def test_more_is_better_where_it_is():
         for loss, low, high in (("eps", 0.9, 0.5), ("vpred", 0.1, 0.95))
     ]
     accuracy = MEASURES["accuracy"]
-    options = options_of(runs)
+    options = group_by_option(runs)
     assert [row.option.name for row in rank(options, accuracy, options[0])] == ["vpred", "eps"]
     assert options[0].metric_of(accuracy) == "quality_accuracy/guidance_01.00"
     assert options[1].metric_of(accuracy) == "quality_accuracy/guidance_02.00"
 
 
-def test_a_baseline_that_is_not_there_and_runs_of_which_none_finished_are_refused():
+def test_comparison_refuses_a_baseline_that_did_not_finish():
     with pytest.raises(ConfigError, match="'sdxl eps', 'sdxl vpred', 'ztsnr vpred', got 'ztsnr eps'"):
-        _ = Comparison(GRID, SCORE, "ztsnr eps").rows
+        Comparison(GRID, SCORE, "ztsnr eps")
+
+
+def test_comparison_refuses_runs_of_which_none_finished():
     with pytest.raises(ConfigError, match=r"None of 1 runs has a held-out error of v to be ranked by: it cannot be"):
         Comparison(GRID[-1:], SCORE, None)
 
 
-def test_runs_that_were_measured_differently_are_not_ranked_together():
+def test_comparison_refuses_runs_that_were_measured_differently():
     for key in ("validation.samples", "data", "data.held_out"):
         mixed = [scored(1, loss="eps", **{key.replace(".", "__"): value}) for value in (1, 2)]
         with pytest.raises(ConfigError, match=rf"{key} is 1 in 'run' and 2 in 'run'"):
             Comparison(mixed, SCORE, None)
+
+
+def test_quality_settings_must_be_equal_only_to_rank_by_quality():
     metric = {"quality_frechet/guidance_01.00": 1.0, "error/score": 1.0}
     mixed = [run(metrics=metric, loss="eps", seed=seed, quality__samples=seed) for seed in (1, 2)]
-    assert len(Comparison(mixed, SCORE, None).rows) == 1
+    assert len(Comparison(mixed, SCORE, None).ranked) == 1
     with pytest.raises(ConfigError, match=r"quality\.samples is 1"):
         Comparison(mixed, MEASURES["frechet"], None)
 
 
-def test_a_mean_curve_has_the_steps_of_all_seeds():
+def test_mean_curve_has_the_steps_that_all_seeds_have():
     one = [Point(0, 0.0, 1.0), Point(10, 1.0, 0.5), Point(20, 2.0, 0.4)]
     other = [Point(0, 0.0, 3.0), Point(10, 3.0, 0.7)]
     assert mean_curve([one, other]) == [Point(0, 0.0, 2.0), Point(10, 2.0, pytest.approx(0.6))]
 
 
-def test_numbers_of_a_column_have_one_number_of_digits():
-    assert written(Estimate(0.30211, 0.00425, 3), 4) == "0.3021 ± 0.0043"
-    assert written(Estimate(0.30211, math.nan, 1), 4) == "0.3021"
-    assert written(Estimate(0.02, 0.01, 3), 2, "+") == "+0.02 ± 0.01"
-    assert written(Estimate(math.nan, math.nan, 0), 4) == "-"
+def test_format_estimate_writes_the_interval_where_there_is_one():
+    assert format_estimate(Estimate(0.30211, 0.00425, 3), 4) == "0.3021 ± 0.0043"
+    assert format_estimate(Estimate(0.30211, math.nan, 1), 4) == "0.3021"
+    assert format_estimate(Estimate(0.02, 0.01, 3), 2, "+") == "+0.02 ± 0.01"
+    assert format_estimate(Estimate(math.nan, math.nan, 0), 4) == "-"
 
 
-def test_an_option_has_one_look_and_no_other_shares_it():
-    rows = Comparison(GRID, SCORE, None).rows
-    looks = looks_of(rows)
-    assert looks["sdxl eps"]["color"] == looks["sdxl vpred"]["color"] != looks["ztsnr vpred"]["color"]
-    assert looks["sdxl vpred"]["linestyle"] == looks["ztsnr vpred"]["linestyle"]
-    many = [scored(1 + i / 100, optimizer=f"o{i}", seed=0) for i in range(40)]
-    drawn = [tuple(look.values()) for look in looks_of(Comparison(many, SCORE, None).rows).values()]
-    assert len(set(drawn)) == len(drawn) == 32
+def test_line_styles_share_colour_by_the_first_axis_and_dashes_by_the_second():
+    styles = line_styles(Comparison(GRID, SCORE, None).ranked)
+    assert styles["sdxl eps"]["color"] == styles["sdxl vpred"]["color"] != styles["ztsnr vpred"]["color"]
+    assert styles["sdxl vpred"]["linestyle"] == styles["ztsnr vpred"]["linestyle"]
 
 
-def test_figures_hold_what_the_runs_have():
+def test_line_styles_of_many_options_all_differ():
+    runs = [scored(1 + i / 100, optimizer=f"o{i}", seed=0) for i in range(40)]
+    styles = [tuple(style.values()) for style in line_styles(Comparison(runs, SCORE, None).ranked).values()]
+    assert len(set(styles)) == len(styles) == 32
+
+
+def test_plot_of_values_has_the_best_option_on_top():
     comparison = Comparison(GRID, SCORE, None)
-    drawn = scores(comparison.rows, SCORE, comparison.baseline)
-    assert drawn.figure.axes[0].get_yticklabels()[0].get_text() == "ztsnr vpred"
-    shown = {text.get_text() for text in heat_map(comparison.options, SCORE).figure.axes[0].texts}
-    assert shown == {"0.51", "0.41", "0.31", "incompatible"}
-    assert heat_map(options_of(GRID[:6]), SCORE) is None  # of one axis
-    assert errors_of(comparison.options[0]) == {0.1: pytest.approx(0.51), math.inf: pytest.approx(1.02)}
-    ratio = error_by_sigma(comparison.rows, comparison.baseline).figure.axes[1].lines[0]
+    figure = plot_values(comparison.ranked, SCORE, comparison.baseline).figure
+    assert figure.axes[0].get_yticklabels()[0].get_text() == "ztsnr vpred"
+
+
+def test_heat_map_has_a_value_or_an_outcome_in_each_cell():
+    figure = plot_heat_map(group_by_option(GRID), SCORE).figure
+    assert {text.get_text() for text in figure.axes[0].texts} == {"0.51", "0.41", "0.31", "incompatible"}
+
+
+def test_heat_map_needs_two_axes():
+    assert plot_heat_map(group_by_option(GRID[:6]), SCORE) is None
+
+
+def test_error_by_sigma_is_relative_to_the_baseline_on_the_right():
+    comparison = Comparison(GRID, SCORE, None)
+    assert error_by_sigma(comparison.options[0]) == {0.1: pytest.approx(0.51), math.inf: pytest.approx(1.02)}
+    ratio = plot_error_by_sigma(comparison.ranked, comparison.baseline).figure.axes[1].lines[0]
     assert list(ratio.get_ydata()) == [pytest.approx(0.31 / 0.51)]
-    assert guidance_curves(comparison.rows) is None
-    assert not is_wide([1.0, 7.0])
-    assert is_wide([1.0, 9.0])
 
 
-def test_a_report_is_one_page_a_table_and_files_for_scripts(tmp_path):
+def test_guidance_is_not_plotted_where_no_quality_was_measured():
+    assert plot_guidance(Comparison(GRID, SCORE, None).ranked) is None
+
+
+def test_axis_is_logarithmic_from_a_ratio_of_8():
+    assert not needs_log_axis([1.0, 7.0])
+    assert needs_log_axis([1.0, 9.0])
+
+
+def test_report_writes_one_page_and_tables_for_scripts(tmp_path):
     comparison = Comparison(GRID, SCORE, "sdxl vpred")
-    same = [["sdxl vpred", "ztsnr vpred"]]
-    drawn = {"options": scores(comparison.rows, SCORE, comparison.baseline)}
-    report = Report(comparison, comparison.table(same), same, drawn, None, "command")
+    table = comparison.table(same_objectives=[["sdxl vpred", "ztsnr vpred"]])
+    figures = {"options": plot_values(comparison.ranked, SCORE, comparison.baseline)}
+    report = Report(comparison, table, figures, samples=None, command="command")
     page = report.write(tmp_path).read_text()
     assert "<title>Which schedule and loss? ztsnr vpred: held-out error" in page
     assert page.count("<tr>") == 5

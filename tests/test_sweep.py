@@ -273,9 +273,9 @@ def test_compare_reads_the_record_alone(swept, tmp_path, monkeypatch, capsys):
 @pytest.mark.parametrize(
     ("words", "told"),
     [
-        (["filter=tags.loss = 'no_such'"], "there is no run with tags.loss = 'no_such'"),
+        (["filter=tags.loss = 'no_such'"], "has no run with tags.loss = 'no_such'"),
         (["filter=nonsense"], "filter is not one that MLflow understands"),
-        (["sweep=no_such"], "there is no run with sweep=no_such"),
+        (["sweep=no_such"], "has no run with sweep=no_such"),
         (["baseline=no_such"], "baseline must be one of the options that finished"),
         (["rank_by=beauty"], "rank_by must be one of score, frechet"),
         (["tracking=none"], "tracking must be mlflow"),

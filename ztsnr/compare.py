@@ -26,18 +26,25 @@ def with_quotes(word: str) -> str:
 @command("compare")
 def compare_runs(composed: DictConfig) -> None:
     from ztsnr.comparison.compare import compare
-    from ztsnr.comparison.options import MEASURES
+    from ztsnr.comparison.measures import MEASURES
     from ztsnr.io.console import make_console
 
     checks.one_of("rank_by", composed.rank_by, MEASURES)
     checks.one_of("format", composed.format, ("table", "json", "csv"))
     for name in ("attach", "all"):
         checks.flag(name, composed[name])
-    words = ("sweep", "filter", "baseline", "rank_by", "output")
-    asked = {name: None if composed[name] is None else str(composed[name]) for name in words}
-    report, page = compare(build(composed, "tracking"), **asked, every_run=composed.all, attach=composed.attach)
+    texts = {}
+    for name in ("sweep", "filter", "baseline", "output"):
+        texts[name] = None if composed[name] is None else str(composed[name])
+    report, page = compare(
+        build(composed, "tracking"),
+        **texts,
+        rank_by=composed.rank_by,
+        every_run=composed.all,
+        attach=composed.attach,
+    )
     if composed.format == "table":
-        report.tell(make_console(sys.stdout))
+        report.print_to(make_console(sys.stdout))
     else:
         print(report.as_json() if composed.format == "json" else report.as_csv(), end="")
     print(f"report {page}", file=sys.stderr)

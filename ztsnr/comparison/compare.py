@@ -3,11 +3,24 @@
 import tempfile
 from pathlib import Path
 
-from ztsnr.comparison.options import MEASURES
-from ztsnr.comparison.ranking import Comparison
-from ztsnr.comparison.report import Report, make_report
-from ztsnr.comparison.runs import Record
+from ztsnr.comparison.comparison import Comparison
+from ztsnr.comparison.curves import learning_curve
+from ztsnr.comparison.figures import (
+    MAX_LINES,
+    CaptionedFigure,
+    plot_error_by_sigma,
+    plot_guidance,
+    plot_learning_curves,
+    plot_values,
+)
+from ztsnr.comparison.heat_map import plot_heat_map
+from ztsnr.comparison.measures import MEASURES
+from ztsnr.comparison.report import Report
+from ztsnr.comparison.runs import newest_sweep, read_runs, sweep_summary
+from ztsnr.comparison.same_objectives import same_objective_options
+from ztsnr.comparison.samples import read_samples
 from ztsnr.core.errors import ConfigError, TrackingError
+from ztsnr.tracking.experiment import Experiment
 from ztsnr.tracking.mlflow_tracker import MLflowTracker
 from ztsnr.tracking.tracker import Tracker
 
@@ -23,23 +36,58 @@ def compare(
     every_run: bool = False,
     attach: bool = True,
 ) -> tuple[Report, Path]:
-    """Writes the report on a sweep (by default the newest) or on all runs; returns it and the path of its page."""
+    """Writes the report on a sweep (by default the newest) or on all runs; returns it and the path of its page.
+
+    attach: adds it to the sweep's summary run too.
+    """
     if not isinstance(tracker, MLflowTracker):
-        raise ConfigError("Runs are compared as MLflow has them, so tracking must be mlflow.")
-    record = Record(tracker)
+        raise ConfigError("Only runs recorded in MLflow can be compared, so tracking must be mlflow.")
+    experiment = Experiment(tracker)
     if not sweep and not filter and not every_run:
-        sweep = record.newest_sweep()
-    comparison = Comparison(record.runs(sweep or "", filter or ""), MEASURES[rank_by], baseline)
+        sweep = newest_sweep(experiment)
+    comparison = Comparison(read_runs(experiment, sweep or "", filter or ""), MEASURES[rank_by], baseline)
+
+    command = ["python -m ztsnr.compare"]
+    for name, value in {"sweep": sweep, "filter": filter, "baseline": baseline, "rank_by": rank_by}.items():
+        if value:
+            command.append(f"'{name}={value}'")
     folder = Path(output) if output else tracker.folder / "comparisons" / (sweep or tracker.experiment)
-    words = {"sweep": sweep, "filter": filter, "baseline": baseline, "rank_by": rank_by}
-    source = " ".join(["python -m ztsnr.compare", *(f"'{name}={value}'" for name, value in words.items() if value)])
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryDirectory(dir=folder) as place:
-            report = make_report(comparison, record, Path(place), source)
+        report = make_report(comparison, experiment, " ".join(command), folder)
         page = report.write(folder)
     except OSError as error:
         raise TrackingError(f"output={folder} cannot be written: {error.strerror}") from error
+
     if sweep and attach:
-        record.attach(sweep, folder, report.markdown())
+        summary = sweep_summary(experiment, sweep)
+        experiment.attach(summary.id, folder, "comparison", report.markdown())
     return report, page
+
+
+def make_report(comparison: Comparison, experiment: Experiment, command: str, folder: Path) -> Report:
+    """Reads what the comparison needs besides its runs; a temporary folder in `folder` holds what is downloaded."""
+    with tempfile.TemporaryDirectory(dir=folder) as temporary:
+        same_objectives = same_objective_options(comparison.options, experiment, Path(temporary))
+        samples = read_samples(comparison.ranked[:MAX_LINES], experiment, Path(temporary))
+    return Report(
+        comparison=comparison,
+        table=comparison.table(same_objectives),
+        figures=plot_figures(comparison, experiment),
+        samples=samples,
+        command=command,
+    )
+
+
+def plot_figures(comparison: Comparison, experiment: Experiment) -> dict[str, CaptionedFigure]:
+    """By the name of the file; those that these runs have."""
+    ranked, baseline = comparison.ranked, comparison.baseline
+    curves = {entry.option.name: learning_curve(entry.option, experiment) for entry in ranked[:MAX_LINES]}
+    figures = {
+        "options": plot_values(ranked, comparison.measure, baseline),
+        "heat_map": plot_heat_map(comparison.options, comparison.measure),
+        "error_by_sigma": plot_error_by_sigma(ranked, baseline),
+        "learning_curves": plot_learning_curves(ranked, curves),
+        "guidance": plot_guidance(ranked),
+    }
+    return {name: figure for name, figure in figures.items() if figure is not None}

@@ -2,20 +2,14 @@
 
 import json
 import re
-import tempfile
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from pathlib import Path
-from typing import NamedTuple
-
-from mlflow.entities import Run as Entry
-from mlflow.exceptions import MlflowException
 
 from ztsnr.config.identity import CHOICES, FAILED, FINISHED, INCOMPATIBLE, INTERRUPTED
-from ztsnr.core.errors import ConfigError, TrackingError
-from ztsnr.tracking.mlflow_tracker import MLflowTracker
+from ztsnr.core.errors import ConfigError
+from ztsnr.tracking.experiment import Experiment, RecordedRun
 
-BY_STATUS = {"FINISHED": FINISHED, "FAILED": FAILED, "KILLED": INTERRUPTED}
+OUTCOME_OF_STATUS = {"FINISHED": FINISHED, "FAILED": FAILED, "KILLED": INTERRUPTED}
 
 
 @dataclass(frozen=True)
@@ -33,93 +27,71 @@ class Run:
     """Equal for runs of which one is another attempt at the other."""
 
 
-class Point(NamedTuple):
-    step: int
-    seconds: float
-    value: float
+def newest_sweep(experiment: Experiment) -> str:
+    """Its id. Raises ConfigError where there is none."""
+    sweeps = experiment.search("tags.`ztsnr.role` = 'sweep'")
+    if not sweeps:
+        raise ConfigError(f"{experiment} has no sweeps yet. With all=true, all its runs are compared.")
+    return max(sweeps, key=lambda run: run.start_time).tags["ztsnr.sweep"]
 
 
-class Record:
-    """Reads the experiment that a tracker writes to. Raises TrackingError where there is none."""
-
-    def __init__(self, tracker: MLflowTracker):
-        tracker.check()
-        self.uri = tracker.uri
-        self.client, self.experiment = tracker.open_experiment()
-
-    def newest_sweep(self) -> str:
-        found = self._search("tags.`ztsnr.role` = 'sweep'", "is none yet")
-        return max(found, key=lambda entry: entry.info.start_time).data.tags["ztsnr.sweep"]
-
-    def summary(self, sweep: str) -> Entry:
-        """The run that stands for a sweep."""
-        where = f"tags.`ztsnr.sweep` = '{sweep}' and tags.`ztsnr.role` = 'sweep'"
-        return self._search(where, f"is no sweep={sweep}")[0]
-
-    def runs(self, sweep: str, where: str) -> list[Run]:
-        """Those of a sweep, or all, that MLflow's filter `where` lets through; of several attempts, the best."""
-        of_sweep = f"tags.`ztsnr.sweep` = '{sweep}'" if sweep else ""
-        parts = filter(None, (of_sweep, "tags.`ztsnr.role` = 'run'", where))
-        entries = self._search(" and ".join(parts), "is no run with " + (where or f"sweep={sweep}"))
-        return latest(map(_run, entries))
-
-    def curve(self, run: Run, metric: str) -> list[Point]:
-        history = self.client.get_metric_history(run.id, metric)
-        return [Point(entry.step, (entry.timestamp - run.started) / 1000, entry.value) for entry in history]
-
-    def file(self, run: Run, name: str, folder: Path) -> Path | None:
-        """Brings one of the run's files into `folder`."""
-        if name not in {entry.path for entry in self.client.list_artifacts(run.id)}:
-            return None
-        with tempfile.TemporaryDirectory(dir=folder) as place:
-            return Path(self.client.download_artifacts(run.id, name, place)).replace(folder / f"{run.id}-{name}")
-
-    def attach(self, sweep: str, folder: Path, text: str) -> None:
-        """Puts the files of a report into the summary run of a sweep, and `text`, Markdown, where it is seen first."""
-        summary = self.summary(sweep).info.run_id
-        self.client.log_artifacts(summary, str(folder), "comparison")
-        self.client.set_tag(summary, "mlflow.note.content", text)
-
-    def _search(self, where: str, none: str) -> list[Entry]:
-        """Raises ConfigError where nothing matches, or where the filter is none of MLflow's."""
-        entries, token = [], None
-        while token != "":
-            try:
-                page = self.client.search_runs([self.experiment.experiment_id], where, page_token=token)
-            except MlflowException as error:
-                if error.error_code == "INVALID_PARAMETER_VALUE":
-                    raise ConfigError(f"filter is not one that MLflow understands: {error.message}") from error
-                raise TrackingError(f"{self.uri} cannot be read: {error.message}") from error
-            entries, token = entries + list(page), page.token or ""
-        if not entries:
-            raise ConfigError(f"In experiment {self.experiment.name!r} of {self.uri} there {none}.")
-        return entries
+def sweep_summary(experiment: Experiment, sweep: str) -> RecordedRun:
+    """The run that sums up a sweep. Raises ConfigError where there is none."""
+    summaries = experiment.search(f"tags.`ztsnr.sweep` = '{sweep}' and tags.`ztsnr.role` = 'sweep'")
+    if not summaries:
+        raise ConfigError(f"{experiment} has no sweep={sweep}")
+    return summaries[0]
 
 
-def _run(entry: Entry) -> Run:
-    tags, info = entry.data.tags, entry.info
-    axes = json.loads(tags.get("ztsnr.axes", "{}"))
-    settings = axes | {name: tags[name] for name in CHOICES if name in tags and name not in axes}
-    settings |= {name: value for name, value in sorted(entry.data.params.items()) if name not in settings}
-    note = tags.get("mlflow.note.content", "").split("\n")[0]
-    outcome = BY_STATUS.get(info.status, INTERRUPTED)
+def read_runs(experiment: Experiment, sweep: str = "", where: str = "") -> list[Run]:
+    """The runs of a sweep, or all, that MLflow's filter `where` lets through; of several attempts, the best.
+
+    Raises ConfigError where there is none.
+    """
+    conditions = ["tags.`ztsnr.role` = 'run'"]
+    if sweep:
+        conditions.insert(0, f"tags.`ztsnr.sweep` = '{sweep}'")
+    if where:
+        conditions.append(where)
+    recorded = experiment.search(" and ".join(conditions))
+    if not recorded:
+        searched = where or f"sweep={sweep}"
+        raise ConfigError(f"{experiment} has no run with {searched}" if where or sweep else f"{experiment} has no runs")
+    return best_attempts(map(_interpret, recorded))
+
+
+def best_attempts(runs: Iterable[Run]) -> list[Run]:
+    """One run for each identity, in the order of their starts: a finished one where there is one, else the newest."""
+    best: dict[str, Run] = {}
+    for run in sorted(runs, key=lambda run: (run.outcome == FINISHED, run.started)):
+        best[run.identity] = run
+    return sorted(best.values(), key=lambda run: run.started)
+
+
+def _interpret(recorded: RecordedRun) -> Run:
+    tags = recorded.tags
+
+    settings: dict[str, str] = json.loads(tags.get("ztsnr.axes", "{}"))
+    options = {group: tags[group] for group in CHOICES if group in tags}
+    for more in (options, dict(sorted(recorded.params.items()))):
+        for key, value in more.items():
+            settings.setdefault(key, value)
+
+    outcome = OUTCOME_OF_STATUS.get(recorded.status, INTERRUPTED)
     if outcome == FINISHED and tags.get("ztsnr.outcome") == INCOMPATIBLE:
         outcome = INCOMPATIBLE
+    message = ""
+    if outcome != FINISHED:
+        note = tags.get("mlflow.note.content", "").split("\n")[0]
+        message = re.sub(r"^(\w+Error|\w*Objective|NonFinite): ", "", note)
+
     return Run(
-        id=info.run_id,
-        name=info.run_name,
+        id=recorded.id,
+        name=recorded.name,
         outcome=outcome,
-        message="" if outcome == FINISHED else re.sub(r"^(\w+Error|\w*Objective|NonFinite): ", "", note),
-        started=info.start_time,
+        message=message,
+        started=recorded.start_time,
         settings=settings,
-        metrics=entry.data.metrics,
-        identity=tags.get("ztsnr.config") or tags.get("ztsnr.axes") or info.run_id,
+        metrics=recorded.metrics,
+        identity=tags.get("ztsnr.config") or tags.get("ztsnr.axes") or recorded.id,
     )
-
-
-def latest(runs: Iterable[Run]) -> list[Run]:
-    """One run for each identity, in the order of their starts: a finished one where there is one, else the newest."""
-    chosen: dict[str, Run] = {}
-    for run in sorted(runs, key=lambda run: (run.outcome == FINISHED, run.started)):
-        chosen[run.identity] = run
-    return sorted(chosen.values(), key=lambda run: run.started)

@@ -103,7 +103,7 @@ CLASSES: dict[str, str] = {
     "timesteps.flow_time": "ztsnr.core.schedule.timesteps.FlowTime",
     "timesteps.log_sigma": "ztsnr.core.schedule.timesteps.LogSigma",
     "timesteps.table_index": "ztsnr.core.schedule.timesteps.TableIndex",
-    "tracking.mlflow": "ztsnr.tracking.tracker.MLflow",
+    "tracking.mlflow": "ztsnr.tracking.mlflow_tracker.MLflowTracker",
     "tracking.none": "ztsnr.tracking.tracker.NoTracker",
     "train.full": "ztsnr.models.trainable.Weights",
     "train.lora": "ztsnr.models.trainable.LoRA",

@@ -88,7 +88,7 @@ class SweepRecord(Callback):
         from ztsnr.io.console import make_console
 
         report, page = compare(self.tracker, sweep=self.sweep["id"])
-        report.tell(make_console(sys.stderr))
+        report.print_to(make_console(sys.stderr))
         print(f"report  {page}", file=sys.stderr)
 
 
