@@ -8,7 +8,6 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scipy import stats
 
-from ztsnr.compare import with_quotes
 from ztsnr.comparison.comparison import Comparison
 from ztsnr.comparison.curves import Point, error_by_sigma, mean_curve
 from ztsnr.comparison.figures import line_styles, needs_log_axis, plot_error_by_sigma, plot_guidance, plot_values
@@ -238,18 +237,3 @@ def test_report_writes_one_page_and_tables_for_scripts(tmp_path):
     assert (tmp_path / "table.csv").read_text().count("\n") == 5
     assert "| ztsnr vpred | 0.3100 ± 0.0248 | -0.1000 ± 0.0000 * |" in report.markdown()
     assert "same as sdxl vpred" in report.markdown()
-
-
-@pytest.mark.parametrize(
-    ("word", "wanted"),
-    [
-        ("filter=tags.loss = 'vpred'", "filter=\"tags.loss = 'vpred'\""),
-        ("baseline=v trainer.steps=5", 'baseline="v trainer.steps=5"'),
-        ('baseline="v"', 'baseline="v"'),
-        ("sweep=null", "sweep=null"),
-        ("rank_by=frechet", "rank_by=frechet"),
-        ("-h", "-h"),
-    ],
-)
-def test_texts_need_no_second_quotes(word, wanted):
-    assert with_quotes(word) == wanted

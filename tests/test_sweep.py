@@ -14,7 +14,8 @@ import pytest
 from omegaconf import OmegaConf
 
 from tests.processes import SMALL_JOB, run, scaled, wait_until
-from ztsnr.compare import compare_runs, with_quotes
+from ztsnr import compare
+from ztsnr.config.arguments import Grammar, as_override
 from ztsnr.config.identity import science
 from ztsnr.config.registry import build, compose, conf_folder, options
 from ztsnr.core.errors import ConfigError, ZtsnrError
@@ -247,7 +248,9 @@ def test_ctrl_c_stops_a_sweep_and_keeps_what_has_finished(tmp_path):
 
 def compared(*words):
     """compare, in this process."""
-    compare_runs.__wrapped__(compose(*map(with_quotes, words), config="compare"))
+    grammar = Grammar("compare", text_keys=compare.TEXT_KEYS)
+    overrides = [as_override(word, grammar) for word in words]
+    compare.main.__wrapped__(compose(*overrides, config="compare"))
 
 
 @pytest.mark.slow

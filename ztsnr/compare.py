@@ -4,27 +4,15 @@ import sys
 
 from omegaconf import DictConfig
 
-from ztsnr.config.command import command, quoted
+from ztsnr.config.command import command
 from ztsnr.config.registry import build
 from ztsnr.core import checks
 
-TEXTS = ("sweep", "filter", "baseline", "output")
+TEXT_KEYS = ("sweep", "filter", "baseline", "output")
 
 
-def main() -> None:
-    sys.argv[1:] = map(with_quotes, sys.argv[1:])
-    compare_runs()
-
-
-def with_quotes(word: str) -> str:
-    """Puts the quotes around a text, such as baseline=v trainer.steps=5, that Hydra's grammar wants."""
-    key, _, value = word.partition("=")
-    plain = key in TEXTS and value not in ("", "null") and value[0] not in "'\""
-    return f"{key}={quoted(value)}" if plain else word
-
-
-@command("compare")
-def compare_runs(composed: DictConfig) -> None:
+@command("compare", text_keys=TEXT_KEYS)
+def main(composed: DictConfig) -> None:
     from ztsnr.comparison.compare import compare
     from ztsnr.comparison.measures import MEASURES
     from ztsnr.io.console import make_console

@@ -10,7 +10,7 @@ from ztsnr.core import checks
 from ztsnr.core.errors import CheckpointError, ConfigError
 
 
-@command("ema")
+@command("ema", text_keys=("run", "output"))
 def main(composed: DictConfig) -> None:
     from ztsnr.checkpoints.weights import read_checkpoint, write_checkpoint
     from ztsnr.training.posthoc import LONGEST, combination, combine, gamma_of

@@ -1,15 +1,14 @@
 """Writes a checkpoint as other programs read it: python -m ztsnr.export checkpoint=FILE output=model.safetensors"""
 
-from pathlib import Path
-
 from omegaconf import DictConfig
 
 from ztsnr.config.command import command
+from ztsnr.config.outputs import new_folder, output_file
 from ztsnr.core import checks
 from ztsnr.core.errors import ConfigError
 
 
-@command("export")
+@command("export", text_keys=("checkpoint", "output", "pretrained"))
 def main(composed: DictConfig) -> None:
     from ztsnr.checkpoints.load import load_model
     from ztsnr.checkpoints.weights import read_checkpoint
@@ -18,7 +17,10 @@ def main(composed: DictConfig) -> None:
 
     checks.one_of("format", composed.format, FORMATS)
     checks.one_of("dtype", composed.dtype, DTYPES)
-    output = checked_output(str(composed.output), composed.format)
+    if composed.format == "diffusers":
+        output = new_folder(composed.output)
+    else:
+        output = output_file(composed.output, (".safetensors",))
     read = read_checkpoint(composed.checkpoint)
     model = read.config.get("model", {})
     if "pretrained" not in model:
@@ -30,17 +32,6 @@ def main(composed: DictConfig) -> None:
     export.write(composed.format, output)
     print(output)
     print_diagnosis(diagnose(output))
-
-
-def checked_output(output: str, format: str) -> Path:
-    path = Path(output)
-    wanted = "" if format == "diffusers" else ".safetensors"
-    if (path.suffix != wanted and wanted) or not path.parent.is_dir():
-        kind = "a .safetensors file" if wanted else "a folder's name"
-        raise ConfigError(f"output must be {kind} in an existing folder for format={format}, got {output!r}")
-    if path.exists() and not wanted:
-        raise ConfigError(f"output={output} is there already. Give the name of a new folder")
-    return path
 
 
 if __name__ == "__main__":

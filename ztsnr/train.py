@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING
 from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig, OmegaConf
 
-from ztsnr.checkpoints.find import changes, find_state, to_repeat, with_earlier
+from ztsnr.checkpoints.find import changes, find_state
+from ztsnr.checkpoints.overrides import overrides_to_record, with_recorded_overrides
 from ztsnr.config.command import command
 from ztsnr.config.identity import CHOICES, flatten, published, science
 from ztsnr.config.registry import build
@@ -30,13 +31,8 @@ PARTS = ("data", "lr_schedule", "validation", "samples", "quality", "trainer", "
 TOLD = ("target", "weighting", "model", "data", "optimizer")
 
 
-def main() -> None:
-    sys.argv[1:] = with_earlier(sys.argv[1:])
-    train()
-
-
-@command("train")
-def train(composed: DictConfig) -> float:
+@command("train", text_keys=("resume",), expand=with_recorded_overrides)
+def main(composed: DictConfig) -> float:
     """Returns the validation score, which sweeps rank and optimise; nan where a run of a sweep has none."""
     tracker, tags = build(composed, "tracking"), choices(CHOICES) | {"ztsnr.role": "run"}
     if sweep := sweeping():
@@ -83,7 +79,11 @@ def run(composed: DictConfig, tracker: "Tracker", title: str, tags: dict[str, st
         if not console.quiet:
             for file in parts["data"].write_report(folder):
                 record.log_file(file)
-        facts = {"config": config, "overrides": to_repeat(HydraConfig.get().overrides.task), "record": record.id}
+        facts = {
+            "config": config,
+            "overrides": overrides_to_record(HydraConfig.get().overrides.task),
+            "record": record.id,
+        }
         facts["data"] = parts["data"].facts
         with (
             RunMonitor(record, console, trainer.steps, trainer.batch_size, trainer.log_every) as monitor,

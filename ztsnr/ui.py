@@ -6,7 +6,7 @@ from ztsnr.config.command import command
 from ztsnr.config.registry import build
 
 
-@command("ui")
+@command("ui", text_keys=("sweep",))
 def main(composed: DictConfig) -> None:
     from ztsnr.tracking.server import show_runs
 

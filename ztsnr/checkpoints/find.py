@@ -5,40 +5,11 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from ztsnr.config.command import quoted
 from ztsnr.config.identity import differences
 from ztsnr.core.errors import CheckpointError, ConfigError
 
 if TYPE_CHECKING:
     from ztsnr.checkpoints.state_file import State
-
-OWN = ("resume=", "allow_changes=", "sweep.resume=")
-
-
-def with_earlier(arguments: list[str]) -> list[str]:
-    """For resume=PATH: the overrides that the run there was started with, before those given now, which win.
-
-    Where PATH is a run's folder, the run goes on in it.
-    """
-    given = [word.removeprefix("resume=").strip("'\"") for word in arguments if word.startswith("resume=")]
-    if not given or given[-1] in ("auto", "never"):
-        return arguments
-    from ztsnr.checkpoints.state_file import file_of, read_facts, saved_steps
-
-    path = Path(given[-1])
-    files = [file_of(path / "checkpoints", step) for step in reversed(saved_steps(path / "checkpoints"))]
-    for file in files or [path]:
-        try:
-            overrides = read_facts(file)[1].get("overrides")
-        except CheckpointError:
-            continue  # find_state tells
-        place = [f"hydra.run.dir={quoted(str(path))}"] if files else []
-        return [*map(str, overrides or []), *arguments, *place]
-    return arguments
-
-
-def to_repeat(overrides: list[str]) -> list[str]:
-    return [word for word in overrides if not word.startswith(OWN)]
 
 
 def find_state(resume: str, allow_changes: bool, folder: Path, config: dict, digest: str) -> "State | None":

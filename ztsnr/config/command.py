@@ -1,71 +1,94 @@
-"""What the commands share: Hydra's command line, and errors that a user can mend told in one message."""
+"""What the commands share: Hydra's command line, exit codes, and errors that a user can mend as one message."""
 
 import difflib
 import functools
 import os
-import re
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 
-import hydra
-from hydra._internal.utils import get_args_parser
+from hydra._internal.utils import _run_hydra, get_args_parser
 from hydra.core.hydra_config import HydraConfig
-from hydra.errors import HydraException
+from hydra.errors import ConfigCompositionException, HydraException, MissingConfigException
 from hydra.types import RunMode
+from hydra.version import setbase
 from omegaconf import DictConfig, OmegaConf
-from omegaconf.errors import InterpolationKeyError, MissingMandatoryValue, OmegaConfBaseException
+from omegaconf.errors import (
+    ConfigAttributeError,
+    ConfigKeyError,
+    InterpolationKeyError,
+    InterpolationResolutionError,
+    MissingMandatoryValue,
+    OmegaConfBaseException,
+)
 
+from ztsnr.config.arguments import Grammar, parse, unchanged
 from ztsnr.config.registry import HYDRA_VERSION, compose, conf_folder
-from ztsnr.config.renamed import refuse_renamed
 from ztsnr.core.errors import Interrupted, ZtsnrError
 
 USER_ERROR, SAVED, INTERRUPTED, BROKEN_PIPE = 2, 75, 130, 141  # 75 is EX_TEMPFAIL: try again
 
 
-def command(config: str) -> Callable[[Callable[[DictConfig], object]], Callable[[], None]]:
-    """Makes a function of a resolved config a program: python -m ztsnr.NAME."""
+def command(
+    config: str,
+    *,
+    positional: str | None = None,
+    text_keys: tuple[str, ...] = (),
+    expand: Callable[[list[str]], list[str]] = unchanged,
+    multirun: bool = True,
+) -> Callable[[Callable[[DictConfig], object]], Callable[..., None]]:
+    """Makes a function of a resolved config a program: python -m ztsnr.NAME. `Grammar` has its arguments."""
+    grammar = Grammar(config, positional, text_keys, expand, multirun)
 
-    def decorate(task: Callable[[DictConfig], object]) -> Callable[[], None]:
+    def decorate(task: Callable[[DictConfig], object]) -> Callable[..., None]:
         @functools.wraps(task)
-        def job(composed: DictConfig):
+        def job(composed: DictConfig) -> object:
+            in_sweep = HydraConfig.get().mode == RunMode.MULTIRUN
             try:
-                if HydraConfig.get().mode != RunMode.MULTIRUN:  # where it is for the run to fail, not for the sweep
-                    OmegaConf.to_container(composed, resolve=True)  # refuses what refers to nothing
+                if not in_sweep:  # there, what refers to nothing is for the run to fail, not for the sweep
+                    OmegaConf.to_container(composed, resolve=True)
                 return task(composed)
             except (ZtsnrError, OmegaConfBaseException) as error:
-                if HydraConfig.get().mode == RunMode.MULTIRUN:
-                    raise  # on a sweep's way to the end of it
-                sys.exit(tell(error, config))
-
-        program = hydra.main(version_base=HYDRA_VERSION, config_path=str(conf_folder()), config_name=config)(job)
+                if in_sweep:
+                    raise
+                sys.exit(print_error(error, config))
 
         @functools.wraps(task)
-        def main() -> None:
+        def main(arguments: Sequence[str] | None = None) -> None:
+            """arguments: words of a command line; None: those of this process."""
             os.environ.setdefault("HYDRA_FULL_ERROR", "1")  # so that errors come here, and bugs with all their frames
-            if int(os.environ.get("RANK", 0)) > 0:  # of several processes, the first alone writes a run's folder
-                log = f"hydra.job_logging.handlers.file.filename={os.devnull}"
-                sys.argv += ["hydra.output_subdir=null", "hydra.run.dir=.", log]
-            try:
-                refuse_renamed(get_args_parser().parse_args().overrides)
-                program()
-            except (ZtsnrError, HydraException, OmegaConfBaseException) as error:
-                sys.exit(tell(error, config))
-            except BrokenPipeError:  # | head
-                os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-                sys.exit(BROKEN_PIPE)
-            except Interrupted as error:
-                print(f"{error}.", file=sys.stderr)
-                sys.exit(SAVED)
-            except KeyboardInterrupt:
-                print("Interrupted.", file=sys.stderr)
-                sys.exit(INTERRUPTED)
+            with _exit_codes(config):
+                parsed = parse(sys.argv[1:] if arguments is None else arguments, grammar)
+                if int(os.environ.get("RANK", 0)) > 0:  # of several processes, only the first writes a run's folder
+                    log = f"hydra.job_logging.handlers.file.filename={os.devnull}"
+                    parsed.overrides += ["hydra.output_subdir=null", "hydra.run.dir=.", log]
+                setbase(HYDRA_VERSION)
+                _run_hydra(parsed, get_args_parser(), job, str(conf_folder()), config)
 
         return main
 
     return decorate
 
 
-def tell(error: Exception, config: str) -> int:
+@contextmanager
+def _exit_codes(config: str) -> Iterator[None]:
+    """Ends the process with the code and the message that an error stands for."""
+    try:
+        yield
+    except (ZtsnrError, HydraException, OmegaConfBaseException) as error:
+        sys.exit(print_error(error, config))
+    except BrokenPipeError:  # | head
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        sys.exit(BROKEN_PIPE)
+    except Interrupted as error:
+        print(f"{error}.", file=sys.stderr)
+        sys.exit(SAVED)
+    except KeyboardInterrupt:
+        print("Interrupted.", file=sys.stderr)
+        sys.exit(INTERRUPTED)
+
+
+def print_error(error: Exception, config: str) -> int:
     """Prints what the user can do about it; returns the exit code."""
     from ztsnr.io.console import make_console
 
@@ -76,33 +99,36 @@ def tell(error: Exception, config: str) -> int:
 
 def explain(error: Exception, config: str) -> str:
     """What happened, and what the user of the command `config` can do about it."""
-    text = str(error).split("\nConfig search path")[0].strip()
-    if unknown := re.search(r"Could not override '([^']+)'", text):
-        return f"There is no key {unknown[1]!r}.{_nearest(unknown[1], config)}"
+    cause = error.__cause__
+    text = str(error)
+    if isinstance(error, ConfigCompositionException) and isinstance(cause, ConfigAttributeError | ConfigKeyError):
+        return f"There is no key {cause.full_key!r}.{_did_you_mean(str(cause.full_key), config)}"
+    if isinstance(error, MissingConfigException) and error.options:
+        group, _, option = str(error.missing_cfg_file).rpartition("/")
+        near = difflib.get_close_matches(option, error.options, n=1)
+        hint = f" Did you mean {group}={near[0]}?" if near else ""
+        return f"Could not find '{group}/{option}'.{hint} The options of {group} are {', '.join(error.options)}."
     if isinstance(error, InterpolationKeyError):
         return f"{text}. Two of the chosen options do not go together: choose another for one of them."
-    if "recursion" in text.lower():
+    if isinstance(error, InterpolationResolutionError) and "recursi" in text.lower():
         return f"Two of the chosen options refer to each other, so that neither has a value. Choose another. ({text})"
     if isinstance(error, MissingMandatoryValue):
         return f"{error.full_key} must be given: {error.full_key}=VALUE"
-    return text if isinstance(error, ZtsnrError | HydraException | OmegaConfBaseException) else repr(error)
+    return text.strip() if isinstance(error, ZtsnrError | HydraException | OmegaConfBaseException) else repr(error)
 
 
-def quoted(text: str) -> str:
-    """As a value of an override."""
-    return '"' + text.replace("\\", "\\\\").replace('"', '\\"') + '"'
-
-
-def _nearest(key: str, config: str) -> str:
+def _did_you_mean(key: str, config: str) -> str:
     """' Did you mean ...?' for a misspelt key, from the keys of the plain config."""
     keys: list[str] = []
 
-    def walk(node, prefix: str) -> None:
+    def walk(node: dict, prefix: str) -> None:
         for name, value in node.items():
             keys.append(prefix + str(name))
             if isinstance(value, dict):
                 walk(value, f"{prefix}{name}.")
 
-    walk(OmegaConf.to_container(compose(config=config)), "")
+    plain = OmegaConf.to_container(compose(config=config))
+    assert isinstance(plain, dict)
+    walk(plain, "")
     near = difflib.get_close_matches(key, keys, n=3)
     return f" Did you mean {' or '.join(near)}?" if near else " The keys are shown by --help."

@@ -20,7 +20,7 @@ from hydra.experimental.callback import Callback
 from hydra.types import RunMode
 from omegaconf import DictConfig, open_dict
 
-from ztsnr.config.command import explain, tell
+from ztsnr.config.command import explain, print_error
 from ztsnr.config.identity import FAILED, FINISHED, INCOMPATIBLE, INTERRUPTED, REPLICATES, flatten, important, science
 from ztsnr.config.registry import build
 from ztsnr.core.errors import ConfigError, IncompatibleObjective, ZtsnrError
@@ -42,7 +42,7 @@ class SweepRecord(Callback):
         try:
             self._start(config)
         except ZtsnrError as error:  # Hydra would make a warning of it and go on
-            sys.exit(tell(error, "train"))
+            sys.exit(print_error(error, "train"))
 
     def _start(self, config: DictConfig) -> None:
         overrides = [word for word in config.hydra.overrides.task if not word.startswith("sweep.resume=")]

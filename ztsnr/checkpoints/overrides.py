@@ -1,0 +1,41 @@
+"""The command line of a run that is resumed: the overrides it was started with, then those given now, which win."""
+
+from pathlib import Path
+
+from hydra.core.override_parser.overrides_parser import OverridesParser
+
+from ztsnr.config.arguments import quoted
+from ztsnr.core.errors import CheckpointError
+
+RESUME_KEYS = ("resume=", "allow_changes=", "sweep.resume=")
+"""How this start goes on from an earlier one: no part of what is recorded."""
+
+
+def with_recorded_overrides(overrides: list[str]) -> list[str]:
+    """For resume=PATH: the overrides that the run there was started with, before those given now.
+
+    Where PATH is a run's folder, the run goes on in it.
+    """
+    given = [
+        override.value()
+        for override in OverridesParser.create().parse_overrides(overrides)
+        if override.get_key_element() == "resume"
+    ]
+    if not given or given[-1] in ("auto", "never"):
+        return overrides
+    from ztsnr.checkpoints.state_file import file_of, read_facts, saved_steps
+
+    path = Path(str(given[-1]))
+    files = [file_of(path / "checkpoints", step) for step in reversed(saved_steps(path / "checkpoints"))]
+    for file in files or [path]:
+        try:
+            _, facts, _ = read_facts(file)
+        except CheckpointError:
+            continue  # find_state reports it
+        same_folder = [f"hydra.run.dir={quoted(str(path))}"] if files else []
+        return [*(facts.get("overrides") or []), *overrides, *same_folder]
+    return overrides
+
+
+def overrides_to_record(overrides: list[str]) -> list[str]:
+    return [word for word in overrides if not word.startswith(RESUME_KEYS)]
