@@ -1,7 +1,7 @@
-"""The README's table of options, made from conf/: each file's first comment says what the option is.
+"""The table of options in conf/README.md, made from conf/: each file's first comment says what the option is.
 
 .venv/bin/python scripts/options_table.py           # prints it
-.venv/bin/python scripts/options_table.py --write   # puts it into README.md
+.venv/bin/python scripts/options_table.py --write   # puts it into conf/README.md
 """
 
 import sys
@@ -11,27 +11,27 @@ ROOT = Path(__file__).parent.parent
 START, END = "<!-- options: scripts/options_table.py --write -->", "<!-- end of options -->"
 GROUPS = {
     "schedule": "presets of the four parts below",
-    "schedule/density": "which levels training draws",
-    "schedule/grid": "where sampling stops",
+    "schedule/density": "the levels that training draws",
+    "schedule/grid": "the levels that sampling visits",
     "schedule/table": "the levels of a discrete-time model",
-    "schedule/timesteps": "what the network is told of a level",
-    "loss": "named pairs of target and weighting, as papers have them",
-    "target": "what the network predicts; wins over what `loss` chose",
-    "weighting": "of the loss, the same whatever is predicted; wins over what `loss` chose",
+    "schedule/timesteps": "what the network receives for a level",
+    "loss": "named pairs of target and weighting, as in papers",
+    "target": "what the network predicts; takes precedence over `loss`",
+    "weighting": "of the loss, the same whatever is predicted; takes precedence over `loss`",
     "distance": "between output and ideal output",
     "optimizer": "",
     "lr_schedule": "of the learning rate",
     "model": "",
-    "model/train": "what of a pretrained U-Net is trained",
-    "model/train_text": "what of its text encoders is trained",
+    "model/train": "which part of a pretrained U-Net is trained",
+    "model/train_text": "which part of its text encoders is trained",
     "data": "",
-    "data/sizes": "of the buckets of pictures",
+    "data/sizes": "of the buckets of images",
     "sampler": "",
     "trainer": "",
     "validation": "",
-    "samples": "pictures drawn while training",
-    "quality": "of drawn pictures, measured at the end",
-    "quality/features": "what pictures are compared by",
+    "samples": "images drawn while training",
+    "quality": "of drawn images, measured at the end",
+    "quality/features": "what images are compared by",
     "tracking": "",
     "experiments": "studies, chosen by `+experiments=NAME`: they bring their own axes",
 }
@@ -53,22 +53,29 @@ def options_table(conf: Path) -> str:
 
 
 def first_comment(file: Path) -> str:
+    """The lines of the comment that a file begins with, as one."""
+    lines = []
     for line in file.read_text(encoding="utf-8").splitlines():
-        if line.startswith("# ") and not line.startswith("# @package"):
-            return line.removeprefix("# ").replace("|", "\\|")
-    raise SystemExit(f"{file} has no comment that says what it is")
+        if line.startswith("# @package"):
+            continue
+        if not line.startswith("# "):
+            break
+        lines.append(line.removeprefix("# "))
+    if not lines:
+        raise SystemExit(f"{file} has no comment that says what it is")
+    return " ".join(lines).replace("|", "\\|")
 
 
 def with_table(readme: str) -> str:
     before, _, rest = readme.partition(START)
     _, _, after = rest.partition(END)
     if not after:
-        raise SystemExit(f"README.md lacks {START} or {END}")
+        raise SystemExit(f"conf/README.md lacks {START} or {END}")
     return f"{before}{START}\n\n{options_table(ROOT / 'conf')}\n{END}{after}"
 
 
 def main() -> None:
-    readme = ROOT / "README.md"
+    readme = ROOT / "conf" / "README.md"
     if "--write" in sys.argv[1:]:
         readme.write_text(with_table(readme.read_text(encoding="utf-8")), encoding="utf-8")
     else:
