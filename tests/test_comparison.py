@@ -16,9 +16,10 @@ from ztsnr.comparison.measures import MEASURES
 from ztsnr.comparison.options import axes_of, group_by_option
 from ztsnr.comparison.ranking import rank
 from ztsnr.comparison.report import Report
-from ztsnr.comparison.runs import Run, best_attempts
+from ztsnr.comparison.runs import Run, best_attempts, interpret
 from ztsnr.comparison.statistics import Estimate, estimate_mean, format_estimate, paired_difference
 from ztsnr.core.errors import ConfigError
+from ztsnr.tracking.experiment import RecordedRun
 
 SCORE = MEASURES["score"]
 
@@ -108,6 +109,20 @@ def test_best_attempt_is_the_finished_one_or_else_the_newest():
         run("e", "interrupted", started=5, identity="y"),
     ]
     assert [attempt.name for attempt in best_attempts(attempts)] == ["b", "e"]
+
+
+def test_runs_recorded_by_0de1f9a_have_the_settings_of_today():
+    params = {"trainer.clip": "1.0", "weighting": "MinSNR", "validation": "Validation", "validation.samples": "4"}
+    tags = {"ztsnr.axes": '{"quality": "samples", "trainer.accumulate": "2"}', "weighting": "min_snr"}
+    recorded = RecordedRun("id", "name", "FINISHED", 0, tags, params, {})
+    assert interpret(recorded).settings == {
+        "quality": "frechet",
+        "trainer.gradient_accumulation_steps": "2",
+        "weighting": "min_snr",
+        "trainer.max_grad_norm": "1.0",
+        "validation": "held_out",
+        "validation.samples": "4",
+    }
 
 
 def test_comparison_ranks_options_and_answers_its_question():

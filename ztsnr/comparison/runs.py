@@ -6,6 +6,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
 from ztsnr.config.identity import CHOICES, FAILED, FINISHED, INCOMPATIBLE, INTERRUPTED
+from ztsnr.config.names import upgrade_settings
 from ztsnr.core.errors import ConfigError
 from ztsnr.tracking.experiment import Experiment, RecordedRun
 
@@ -57,7 +58,7 @@ def read_runs(experiment: Experiment, sweep: str = "", where: str = "") -> list[
     if not recorded:
         searched = where or f"sweep={sweep}"
         raise ConfigError(f"{experiment} has no run with {searched}" if where or sweep else f"{experiment} has no runs")
-    return best_attempts(map(_interpret, recorded))
+    return best_attempts(map(interpret, recorded))
 
 
 def best_attempts(runs: Iterable[Run]) -> list[Run]:
@@ -68,12 +69,13 @@ def best_attempts(runs: Iterable[Run]) -> list[Run]:
     return sorted(best.values(), key=lambda run: run.started)
 
 
-def _interpret(recorded: RecordedRun) -> Run:
+def interpret(recorded: RecordedRun) -> Run:
     tags = recorded.tags
 
-    settings: dict[str, str] = json.loads(tags.get("ztsnr.axes", "{}"))
+    settings = upgrade_settings(json.loads(tags.get("ztsnr.axes", "{}")))
     options = {group: tags[group] for group in CHOICES if group in tags}
-    for more in (options, dict(sorted(recorded.params.items()))):
+    params = upgrade_settings(recorded.params)
+    for more in (options, dict(sorted(params.items()))):
         for key, value in more.items():
             settings.setdefault(key, value)
 

@@ -7,9 +7,10 @@ here, never its name. Older files, of 0de1f9a, hold import paths of that commit,
 The class of a plug-in is in no table: its `_target_` stays in files as it is, and must stay importable.
 """
 
+from collections.abc import Mapping
 from typing import Any
 
-from ztsnr.config.renamed import upgrade_keys
+from ztsnr.config.renamed import RENAMED_KEYS, RENAMED_OPTIONS, RENAMED_VALUES, upgrade_keys
 from ztsnr.core.errors import CheckpointError
 
 TARGET, CLASS = "_target_", "_class_"
@@ -229,6 +230,10 @@ OLD_PATHS: dict[str, str] = {
 NAMES = OLD_PATHS | {path: name for name, path in CLASSES.items()}
 
 
+OLD_CLASSES = {path.rpartition(".")[2]: name.rpartition(".")[2] for path, name in NAMES.items()}
+"""Name of a class in parameters that 0de1f9a recorded -> in those of today, as "MinSNR": "min_snr"."""
+
+
 def encode(node: Any) -> Any:
     """A resolved config as files hold it: classes by name. Import paths of 0de1f9a are understood too."""
     if isinstance(node, list):
@@ -264,6 +269,16 @@ def decode(node: Any) -> Any:
 def upgrade(config: Any) -> Any:
     """A whole run's config from a file of this version or of 0de1f9a, as this version writes it."""
     return encode(upgrade_keys(config)) if isinstance(config, dict) else config
+
+
+def upgrade_settings(settings: Mapping[str, str]) -> dict[str, str]:
+    """A recorded run's parameters or axes, of this version or of 0de1f9a, with today's keys, options and classes."""
+    upgraded = {}
+    for key, value in settings.items():
+        key = RENAMED_KEYS.get(key, key)
+        value = RENAMED_OPTIONS.get((key, value)) or str(RENAMED_VALUES.get((key, value), value))
+        upgraded[key] = OLD_CLASSES.get(value, value)
+    return upgraded
 
 
 def _path(name: Any) -> str:
