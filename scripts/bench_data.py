@@ -1,4 +1,4 @@
-"""The data side against the bare work that it cannot avoid, as ratios of one process on the same pictures.
+"""The data side against the bare work that it cannot avoid, as ratios of one process on the same images.
 
     .venv/bin/python scripts/bench_data.py FOLDER TINY    # of scripts/make_photo_folder.py and make_tiny_sdxl.py
 
@@ -10,6 +10,7 @@ entries, and to have its first batch, in a process of its own. The machine's loa
 
 import argparse
 import io
+import itertools
 import os
 import platform
 import statistics
@@ -24,14 +25,13 @@ import torch
 from PIL import Image
 
 from ztsnr.caching import decode
-from ztsnr.caching.catalogue import unchanged
-from ztsnr.caching.colours import opaque
-from ztsnr.caching.encode import LatentEncoder
-from ztsnr.caching.prepare import Preparation
+from ztsnr.caching.colours import to_srgb_on
+from ztsnr.caching.contents import save_index
+from ztsnr.caching.latents import EncodeRequest, LatentEncoder, views_of_image
+from ztsnr.caching.prepare import inspect_images, plan_images
 from ztsnr.caching.progress import make_progress
 from ztsnr.config.registry import build, compose
-from ztsnr.data.index import save_index
-from ztsnr.models.pretrained import load_vae
+from ztsnr.models.pretrained import fingerprint, load_vae
 
 ENTRIES = (10**4, 10**6, 12 * 10**6)
 
@@ -42,23 +42,23 @@ def make_data(folder: Path, tiny: Path, cache: str, resolution: int):
     return build(compose("data=folder", *places, *settings).data)
 
 
-def views_of(data) -> list:
-    """Every picture's view, by bucket."""
-    preparation = Preparation(data, make_progress(True))
-    pictures = preparation.examine().pictures
-    plan = preparation.plan(pictures, np.zeros(len(pictures), dtype=bool))
-    return sorted(
-        (shown for i, p in enumerate(pictures) for shown in preparation._views(i, p, plan)), key=lambda s: s.group
-    )
+def views_of(data) -> list[EncodeRequest]:
+    """Every image's view, by bucket."""
+    images = inspect_images(data, make_progress(True)).images
+    plan = plan_images(images, np.zeros(len(images), dtype=bool), data)
+    weights, views = fingerprint(data.pretrained, "vae"), []
+    for number, image in enumerate(images):
+        views += views_of_image(number, image, plan, data, weights)
+    return sorted(views, key=lambda request: request.group)
 
 
 def encoding(data, rounds: int) -> list[float]:
-    """bare seconds / ours, so that 1 is as fast as the VAE alone."""
+    """bare seconds / ours, so that 1 is as fast as only the VAE."""
     views, vae = views_of(data), load_vae(data.pretrained)
     encoder = LatentEncoder(vae, data.encoding, data.background, 1)
-    groups = [[shown for shown in views if shown.group == group] for group in sorted({shown.group for shown in views})]
+    groups = [list(group) for _, group in itertools.groupby(views, key=lambda request: request.group)]
     size, ratios = data.encoding.batch_size, []
-    ready = [[encoder._pixels(shown) for shown in group] for group in groups]
+    ready = [[encoder.pixels(request) for request in group] for group in groups]
     for _ in range(rounds + 1):
         began = time.perf_counter()
         with torch.no_grad():
@@ -74,28 +74,30 @@ def encoding(data, rounds: int) -> list[float]:
 
 
 def write_large(folder: Path, large: Path) -> None:
-    """The pictures as photographs are: JPEGs of about 12 million pixels."""
+    """The images as photographs are: JPEGs of about 12 million pixels."""
     for path in sorted(folder.glob("*.*")):
         try:
-            picture = Image.open(path).convert("RGB")
+            image = Image.open(path).convert("RGB")
         except (OSError, Image.DecompressionBombError):
             continue
-        scale = (12e6 / (picture.width * picture.height)) ** 0.5
-        if max(picture.size) < 4 * min(picture.size) and picture.width > 99:
-            size = int(picture.width * scale), int(picture.height * scale)
-            picture.resize(size, Image.Resampling.BICUBIC).save(large / f"{path.stem}.jpg", quality=92)
+        scale = (12e6 / (image.width * image.height)) ** 0.5
+        if max(image.size) < 4 * min(image.size) and image.width > 99:
+            size = int(image.width * scale), int(image.height * scale)
+            image.resize(size, Image.Resampling.BICUBIC).save(large / f"{path.stem}.jpg", quality=92)
 
 
 def decoding(data, rounds: int) -> dict[str, list[float]]:
-    """CPU seconds of all pictures, in each round, by what is done."""
+    """CPU seconds of all images, in each round, by what is done."""
     views = views_of(data)
-    contents = [shown.picture.found.read() for shown in views]
+    contents = [view.image.file.read() for view in views]
     pairs, background = list(zip(contents, views, strict=True)), data.background
     work = {
         "bare": lambda: [Image.open(io.BytesIO(content)).load() for content in contents],
-        "upright": lambda: [decode._upright(c, s.view.resized, lambda p: opaque(p, background)) for c, s in pairs],
+        "upright": lambda: [
+            decode.upright(c, s.view.resized, lambda image: to_srgb_on(image, background)) for c, s in pairs
+        ],
         "whole": lambda: [decode.decode(c, s.view, background) for c, s in pairs],
-        "read": lambda: [unchanged(shown.picture.found, shown.picture.digest) for shown in views],
+        "read": lambda: [view.image.file.read_verified(view.image.digest) for view in views],
     }
     taken: dict[str, list[float]] = {name: [] for name in work}
     for _ in range(rounds + 1):

@@ -3,7 +3,7 @@
     .venv/bin/python scripts/kill_cache.py FOLDER TINY --kills 20    # of make_photo_folder.py and make_tiny_sdxl.py
 
 Each attempt is the command as it is, forked from this process so that its start takes no seconds, with shards of some
-pictures each. At every other cache two processes work at once, of which one is killed. A cache that is whole is held
+images each. At every other cache two processes work at once, of which one is killed. A cache that is whole is held
 against one that was made in peace, and another begins, until there were so many kills. It says where they struck.
 """
 
@@ -22,10 +22,10 @@ from transformers import CLIPTextModel, CLIPTextModelWithProjection, CLIPTokeniz
 
 import ztsnr.cache
 import ztsnr.caching.folder
-import ztsnr.caching.prepare
+import ztsnr.caching.latents
 
 SMALL_SHARD = 2**15
-"""Bytes, of two to eight pictures here."""
+"""Bytes, of two to eight images here."""
 LOADED = (AutoencoderKL, CLIPTextModel, CLIPTextModelWithProjection, CLIPTokenizer)
 """What the command asks its libraries for late."""
 
@@ -85,7 +85,7 @@ def main() -> None:
     arguments.add_argument("--kills", type=int, default=20)
     arguments.add_argument("--seed", type=int, default=0)
     given = arguments.parse_args()
-    ztsnr.caching.prepare.SHARD_BYTES = SMALL_SHARD
+    ztsnr.caching.latents.SHARD_BYTES = SMALL_SHARD
     places = f"data.root={given.folder.absolute()}", f"model.pretrained={given.tiny.absolute()}"
     command = ["model=sdxl", "data=folder", *places, "data.sizes.resolution=128", "trainer.batch_size=4"]
     with tempfile.TemporaryDirectory() as folder:

@@ -1,4 +1,4 @@
-"""Small folders of captioned pictures, and the data set of conf/data/folder.yaml over them with the tiny SDXL."""
+"""Small folders of captioned images, and the data set of conf/data/folder.yaml over them with the tiny SDXL."""
 
 from functools import cache as once
 
@@ -14,8 +14,8 @@ SHAPES = [(64, 64), (80, 60), (64, 128), (100, 100), (60, 90), (128, 70)]
 SMALL = ("data.sizes.resolution=64", "data.sizes.step=16", "trainer.batch_size=2", "data.held_out=0.25")
 
 
-def picture(number: int, shape: tuple[int, int]) -> Image.Image:
-    """Smooth, and another for each number."""
+def image(number: int, shape: tuple[int, int]) -> Image.Image:
+    """Smooth, and different for each number."""
     draw = np.random.default_rng(number)
     coarse = Image.fromarray(draw.integers(0, 256, (4, 4, 3), dtype=np.uint8))
     return coarse.resize(shape[::-1], Image.Resampling.BICUBIC)
@@ -24,8 +24,8 @@ def picture(number: int, shape: tuple[int, int]) -> Image.Image:
 def make_photos(folder, count: int = 16, start: int = 0):
     folder.mkdir(parents=True, exist_ok=True)
     for number in range(start, start + count):
-        picture(number, SHAPES[number % len(SHAPES)]).save(folder / f"{number:03}.png")
-        (folder / f"{number:03}.txt").write_text(f"picture, number {number}, small", encoding="utf-8")
+        image(number, SHAPES[number % len(SHAPES)]).save(folder / f"{number:03}.png")
+        (folder / f"{number:03}.txt").write_text(f"image, number {number}, small", encoding="utf-8")
     return folder
 
 
@@ -37,7 +37,7 @@ def composed():
 
 def make_data(root, cache, *overrides):
     places = f"data.root={root}", f"data.cache={cache}", f"model.pretrained={tiny_sdxl()}"
-    return build(OmegaConf.merge(composed(), OmegaConf.from_dotlist([*places, *overrides])).data)
+    return build(OmegaConf.merge(composed(), OmegaConf.from_dotlist([*places, *overrides])), "data")
 
 
 def prepare_data(root, cache, *overrides):

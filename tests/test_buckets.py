@@ -1,27 +1,28 @@
-"""The plan and the order of its batches hold for any pictures."""
+"""The plan and the order of its batches hold for any images."""
 
 import math
+from typing import get_args
 
 import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ztsnr.caching.buckets import TOO_LONG, TOO_SMALL, USED, AutoSizes, Sizes, plan
+from ztsnr.caching.buckets import TOO_LONG, TOO_SMALL, USED, AutoSizes, Sizes, make_plan
 from ztsnr.core.errors import ConfigError
-from ztsnr.data.order import LEFTOVERS, Order
+from ztsnr.data.order import Leftovers, Order
 from ztsnr.data.permutation import permuted
 
 AUTO = AutoSizes(step=64, resolution=1024, max_aspect=4.0)
 SIDES = st.integers(1, 4000)
-PICTURES = st.lists(st.tuples(SIDES, SIDES), min_size=1, max_size=60)
+IMAGES = st.lists(st.tuples(SIDES, SIDES), min_size=1, max_size=60)
 LIMITS = {"max_aspect": 4.0, "max_upscale": 2.0}
 
 
-def make_plan(pictures, counts=None, sizes=AUTO, least=1, **limits):
-    array = np.array(pictures, dtype=np.int64)
+def planned(images, counts=None, sizes=AUTO, min_samples=1, **limits):
+    array = np.array(images, dtype=np.int64)
     counts = np.ones(len(array), dtype=np.int64) if counts is None else np.array(counts)
-    return plan(array, counts, sizes.all(), **LIMITS | limits, least=least)
+    return make_plan(array, counts, sizes.all(), **LIMITS | limits, min_samples=min_samples)
 
 
 def test_automatic_sizes_are_multiples_of_the_step_within_area_and_aspect():
@@ -34,55 +35,55 @@ def test_automatic_sizes_are_multiples_of_the_step_within_area_and_aspect():
     assert {size[::-1] for size in AUTO.all()} == set(AUTO.all())
 
 
-@given(PICTURES, st.sampled_from([1, 4, 16]))
-def test_every_picture_is_in_one_bucket_or_left_out_with_a_reason(pictures, least):
-    made = make_plan(pictures, least=least)
+@given(IMAGES, st.sampled_from([1, 4, 16]))
+def test_every_image_is_in_one_bucket_or_left_out_with_a_reason(images, min_samples):
+    made = planned(images, min_samples=min_samples)
     assert ((made.bucket >= 0) == (made.fate == USED)).all()
     assert set(made.bucket[made.bucket >= 0]) == set(range(len(made.sizes)))
     assert set(map(tuple, made.sizes.tolist())) <= set(AUTO.all())
-    for (height, width), fate in zip(pictures, made.fate, strict=True):
+    for (height, width), fate in zip(images, made.fate, strict=True):
         assert (fate == TOO_LONG) == (max(height, width) > 4 * min(height, width) * (1 + 1e-9))
     assert (made.upscaled[made.fate == USED] <= 2).all()
     assert (made.upscaled[made.fate == TOO_SMALL] > 2).all()
 
 
-@given(PICTURES)
-def test_the_nearest_aspect_is_taken(pictures):
-    made = make_plan(pictures, max_upscale=math.inf)
+@given(IMAGES)
+def test_the_nearest_aspect_is_taken(images):
+    made = planned(images, max_upscale=math.inf)
     aspects = np.log([width / height for height, width in AUTO.all()])
-    for (height, width), bucket in zip(pictures, made.bucket, strict=True):
+    for (height, width), bucket in zip(images, made.bucket, strict=True):
         if bucket >= 0:
             own, target = math.log(width / height), made.sizes[bucket]
             assert abs(math.log(target[1] / target[0]) - own) == pytest.approx(np.abs(aspects - own).min(), abs=1e-9)
 
 
-@given(PICTURES, st.randoms())
-def test_the_order_of_files_changes_nothing(pictures, random):
-    order = list(range(len(pictures)))
+@given(IMAGES, st.randoms())
+def test_the_order_of_files_changes_nothing(images, random):
+    order = list(range(len(images)))
     random.shuffle(order)
-    made, again = make_plan(pictures, least=4), make_plan([pictures[i] for i in order], least=4)
+    made, again = planned(images, min_samples=4), planned([images[i] for i in order], min_samples=4)
     assert (made.sizes == again.sizes).all()
     assert (made.bucket[order] == again.bucket).all()
 
 
-@given(PICTURES, st.integers(1, 20))
-def test_merging_leaves_no_bucket_below_a_batch_unless_it_is_the_last(pictures, least):
-    made = make_plan(pictures, least=least)
+@given(IMAGES, st.integers(1, 20))
+def test_merging_leaves_no_bucket_below_a_batch_unless_it_is_the_last(images, min_samples):
+    made = planned(images, min_samples=min_samples)
     counts = np.bincount(made.bucket[made.bucket >= 0], minlength=len(made.sizes))
-    assert len(counts) <= 1 or (counts >= least).all()
+    assert len(counts) <= 1 or (counts >= min_samples).all()
     assert not made.merged[made.fate != USED].any()
 
 
-def test_repeats_count_and_held_out_pictures_do_not():
+def test_repeats_count_and_held_out_images_do_not():
     shapes = [(1024, 1024)] * 3 + [(832, 1216)]
-    assert len(make_plan(shapes, [1, 1, 1, 3], least=3).sizes) == 2
-    assert len(make_plan(shapes, [1, 1, 1, 1], least=3).sizes) == 1
-    assert len(make_plan(shapes, [2, 1, 0, 0], least=3).sizes) == 2  # one of them to validate alone
+    assert len(planned(shapes, [1, 1, 1, 3], min_samples=3).sizes) == 2
+    assert len(planned(shapes, [1, 1, 1, 1], min_samples=3).sizes) == 1
+    assert len(planned(shapes, [2, 1, 0, 0], min_samples=3).sizes) == 2  # one of them to validate alone
 
 
 @given(st.tuples(SIDES, SIDES), st.floats(0, 0.999), st.floats(0, 0.999))
-def test_a_view_lies_inside_the_resized_picture_and_fills_its_bucket(size, down, right):
-    made = make_plan([size], max_upscale=math.inf, max_aspect=math.inf)
+def test_a_view_lies_inside_the_resized_image_and_fills_its_bucket(size, down, right):
+    made = planned([size], max_upscale=math.inf, max_aspect=math.inf)
     view = made.view(0, size, (down, right), False)
     assert all(c >= 0 and c + s <= r for c, s, r in zip(view.crop, view.size, view.resized, strict=True))
     assert any(r == s for r, s in zip(view.resized, view.size, strict=True))
@@ -91,7 +92,7 @@ def test_a_view_lies_inside_the_resized_picture_and_fills_its_bucket(size, down,
 
 
 def test_shares_that_are_cut_off():
-    made = make_plan([(1000, 2000)], sizes=Sizes(step=64, sizes=[[1024, 1024]]))
+    made = planned([(1000, 2000)], sizes=Sizes(step=64, sizes=[[1024, 1024]]))
     assert made.cropped[0] == pytest.approx(0.5)
     assert made.upscaled[0] == pytest.approx(1.024)
     assert made.view(0, (1000, 2000), (0.5, 0.5), False).crop == (0, 512)
@@ -100,11 +101,11 @@ def test_shares_that_are_cut_off():
 @pytest.mark.parametrize(
     ("make", "told"),
     [
-        (lambda: Sizes(step=64, sizes=[[100, 64]]), "data.sizes.sizes must be pairs of multiples of 64"),
-        (lambda: AutoSizes(step=64, resolution=32, max_aspect=4), "data.sizes.resolution must be an integer of 64"),
-        (lambda: AutoSizes(step=64, resolution=512, max_aspect=0.5), "data.sizes.max_aspect"),
+        (lambda: Sizes(step=64, sizes=[[100, 64]]), "sizes must be pairs of multiples of 64"),
+        (lambda: AutoSizes(step=64, resolution=32, max_aspect=4), "resolution must be an integer of 64"),
+        (lambda: AutoSizes(step=64, resolution=512, max_aspect=0.5), "max_aspect must"),
         (lambda: Order(counts=(3, 2), batches=(4, 4), leftovers="drop", seed=0), "No bucket fills a batch"),
-        (lambda: Order(counts=(3,), batches=(4,), leftovers="keep", seed=0), "data.leftovers must be one of merge"),
+        (lambda: Order(counts=(3,), batches=(4,), leftovers="keep", seed=0), "leftovers must be one of merge"),
     ],
 )
 def test_refusals(make, told):
@@ -129,6 +130,7 @@ def test_a_shuffle_looks_random():
     assert np.bincount(epochs.ravel(), minlength=64).std() < 1.3 * math.sqrt(2000 / 64)
 
 
+LEFTOVERS = get_args(Leftovers)
 COUNTS = st.lists(st.integers(0, 40), min_size=1, max_size=6).filter(sum)
 
 

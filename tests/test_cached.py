@@ -8,16 +8,17 @@ import torch
 from PIL import Image
 
 from tests.helpers import load_script
-from tests.photos import SHAPES, make_data, make_photos, picture, prepare_data
+from tests.photos import SHAPES, image, make_data, make_photos, prepare_data
 from tests.tiny import tiny_sdxl
 from ztsnr.caching.decode import decode
-from ztsnr.caching.encode import LatentEncoder
+from ztsnr.caching.latents import LatentEncoder
 from ztsnr.caching.masks import MaskEncoder
-from ztsnr.caching.prepare import Preparation
+from ztsnr.caching.prepare import inspect_images, plan_images
 from ztsnr.caching.progress import make_progress
 from ztsnr.caching.texts import TextEncoder
-from ztsnr.core.errors import BadPicture, CacheError, ConfigError
+from ztsnr.core.errors import BadImage, CacheError, ConfigError
 from ztsnr.core.randomness import normal
+from ztsnr.data.scale import to_latents
 from ztsnr.models.pretrained import load_vae
 from ztsnr.models.text import TextEncoders
 
@@ -42,21 +43,21 @@ def own(place, tmp_path):
 
 @pytest.fixture
 def encoded(monkeypatch):
-    """Hears of what is encoded: latents by their pictures' names, and texts."""
-    heard = {"latents": [], "texts": []}
+    """Records what is encoded: latents by their images' names, and texts."""
+    recorded = {"latents": [], "texts": []}
     latents, texts = LatentEncoder.__call__, TextEncoder.__call__
 
-    def latent(self, shown, tell):
-        heard["latents"] += [entry.picture.found.name for entry in shown]
-        return latents(self, shown, tell)
+    def encode_latents(self, requests, report):
+        recorded["latents"] += [request.image.file.name for request in requests]
+        return latents(self, requests, report)
 
-    def text(self, given, tell):
-        heard["texts"] += [entry.text for entry in given]
-        return texts(self, given, tell)
+    def encode_texts(self, entries, report):
+        recorded["texts"] += [entry.text for entry in entries]
+        return texts(self, entries, report)
 
-    monkeypatch.setattr(LatentEncoder, "__call__", latent)
-    monkeypatch.setattr(TextEncoder, "__call__", text)
-    return heard
+    monkeypatch.setattr(LatentEncoder, "__call__", encode_latents)
+    monkeypatch.setattr(TextEncoder, "__call__", encode_texts)
+    return recorded
 
 
 def whole(data, step):
@@ -84,15 +85,15 @@ def test_latents_texts_and_sizes_belong_to_the_same_picture(place):
     """Each is computed anew from the picture that the original size and the latent point to."""
     data = prepare_data(*place, "data.encoding.kind=mean", "data.encoding.dtype=float32", "data.caption_dropout=0")
     vae, encoders = load_vae(tiny_sdxl()), TextEncoders(tiny_sdxl())
-    pictures = Preparation(data, make_progress(True)).examine().pictures
-    made = Preparation(data, make_progress(True)).plan(pictures, np.zeros(len(pictures), dtype=bool))
+    images = inspect_images(data, make_progress(True)).images
+    plan = plan_images(images, np.zeros(len(images), dtype=bool), data)
     known = {}
-    for i, entry in enumerate(pictures):
-        view = made.view(i, entry.size, (0.5, 0.5), False)
-        pixels = torch.tensor(decode(entry.found.read(), view, (255, 255, 255))).permute(2, 0, 1)[None]
+    for i, entry in enumerate(images):
+        view = plan.view(i, entry.size, (0.5, 0.5), False)
+        pixels = torch.tensor(decode(entry.file.read(), view, (255, 255, 255))).permute(2, 0, 1)[None]
         with torch.no_grad():
             latent = vae.encode(pixels / 127.5 - 1).latent_dist.mean[0] * vae.config.scaling_factor
-        known[entry.found.captions[0]] = latent, [*entry.size, *view.crop, *view.size]
+        known[entry.file.captions[0]] = latent, [*entry.size, *view.crop, *view.size]
     texts = {caption: encoders.encode([caption]) for caption in known}
     for step in range(6):
         x0, cond = whole(data, step)
@@ -116,7 +117,7 @@ def test_an_epoch_shows_every_sample_and_held_out_ones_never(place):
 
 
 def test_of_few_pictures_one_is_held_out_where_chance_spares_all(own):
-    fractions = [p.fraction for p in Preparation(make_data(*own), make_progress(True)).examine().pictures]
+    fractions = [entry.fraction for entry in inspect_images(make_data(*own), make_progress(True)).images]
     assert 0.5 / 16 < 0.05 < min(fractions)
     assert prepare_data(*own, "data.held_out=0.05").train.counts.sum(0).tolist() == [15, 1]
 
@@ -138,13 +139,13 @@ def test_nothing_is_encoded_twice(place, encoded):
 def test_what_changes_is_encoded_again_and_nothing_else(own, encoded):
     root, _ = own
     before = prepare_data(*own).train.facts
-    picture(77, (64, 64)).save(root / "000.png")
+    image(77, (64, 64)).save(root / "000.png")
     (root / "001.txt").write_text("another caption")
     make_photos(root, 1, start=40)
     data = prepare_data(*own)
     assert len(data.train) + data.train.counts[:, 1].sum() == 17
     assert sorted(encoded["latents"]) == ["000.png", "040.png"]
-    assert sorted(encoded["texts"]) == ["another caption", "picture, number 40, small"]
+    assert sorted(encoded["texts"]) == ["another caption", "image, number 40, small"]
     assert data.train.facts["mean"] != before["mean"]
 
 
@@ -213,8 +214,8 @@ def test_statistics_are_those_of_the_trained_latents_and_are_undone(place):
     torch.testing.assert_close(flat.std(1, correction=0), torch.ones(4), atol=1e-4, rtol=0)
     plain = prepare_data(*place, "data.encoding.kind=mean", "data.encoding.dtype=float32")
     x0, latents = whole(data, 3)[0], whole(plain, 3)[0] / load_vae(tiny_sdxl()).config.scaling_factor
-    torch.testing.assert_close(data.to_latents(x0), latents)
-    torch.testing.assert_close(plain.to_latents(whole(plain, 3)[0]), latents)
+    torch.testing.assert_close(to_latents(x0, data.facts["latents"]), latents)
+    torch.testing.assert_close(to_latents(whole(plain, 3)[0], plain.facts["latents"]), latents)
     assert plain.facts["latents"]["mean"] == [0.0] * 4
     scalar = prepare_data(
         *place, "data.latent_normalisation=scalar", "data.encoding.kind=mean", "data.encoding.dtype=float32"
@@ -269,7 +270,7 @@ def test_smaller_buckets_have_larger_batches_where_that_is_asked(place):
 
 def test_the_plan_is_written_for_the_record(place, tmp_path):
     plan, latents = prepare_data(*place).write_report(tmp_path)
-    assert "16 files, 16 pictures used" in plan.read_text()
+    assert "16 files, 16 images used" in plan.read_text()
     assert latents.read_text().count("7.67") == 4
 
 
@@ -278,8 +279,8 @@ def test_the_plan_is_written_for_the_record(place, tmp_path):
     [
         (["data.root=absent"], ConfigError, r"data\.root=absent is not a folder"),
         (["data.root=s3://bucket/cats"], ConfigError, r"data=webdataset data\.root='s3://bucket/cats/\*\.tar'"),
-        (["data.held_out=1e-9"], ConfigError, r"data\.held_out=1e-09 holds out none of 16 pictures"),
-        (["data.max_upscale=0.1"], ConfigError, "no picture to train on: all are left out.*\n  000.png: too small"),
+        (["data.held_out=1e-9"], ConfigError, r"data\.held_out=1e-09 leaves no validation image out of 16"),
+        (["data.max_upscale=0.1"], ConfigError, "no image to train on: all are left out.*\n  000.png: too small"),
         (["data.leftovers=drop", "trainer.batch_size=99"], ConfigError, "No bucket fills a batch"),
         (["data.refresh=false", "data.crops=7"], CacheError, r"data\.refresh=true makes it"),
         (
@@ -305,16 +306,16 @@ def test_refusals(place, overrides, error, told):
 
 def test_a_bad_picture_stops_where_that_is_asked(own):
     (own[0] / "bad.png").write_bytes(b"x")
-    with pytest.raises(BadPicture, match=r"bad\.png: it is no picture"):
+    with pytest.raises(BadImage, match=r"bad\.png: it is not an image"):
         prepare_data(*own, "data.on_bad=stop")
     assert len(prepare_data(*own).train) > 8
 
 
 def test_what_overflows_in_bfloat16_is_done_again_in_float32(own, monkeypatch):
-    said, redone = LatentEncoder._said, []
+    posterior, redone = LatentEncoder.posterior, []
 
     def overflowing(self, x, precision):
-        answer = said(self, x, precision)
+        answer = posterior(self, x, precision)
         if precision == "bfloat16":
             answer[::2] = float("inf")
         else:
@@ -322,7 +323,7 @@ def test_what_overflows_in_bfloat16_is_done_again_in_float32(own, monkeypatch):
         return answer
 
     plain = [row.clone() for row in samples_of(prepare_data(*own, "data.encoding.kind=mean"), 6)]
-    monkeypatch.setattr(LatentEncoder, "_said", overflowing)
+    monkeypatch.setattr(LatentEncoder, "posterior", overflowing)
     data = prepare_data(*own, "data.encoding.kind=mean", "data.encoding.precision=bfloat16")
     again = samples_of(data, 6)
     assert sum(redone) >= 8
@@ -335,7 +336,7 @@ def test_a_large_picture_goes_through_the_vae_in_tiles(place):
 
     def said(x, tile):
         encoding = make_data(*place, f"data.encoding.tile={tile}").encoding
-        return LatentEncoder(load_vae(tiny_sdxl()), encoding, (0, 0, 0), 1)._said(x, "float32")
+        return LatentEncoder(load_vae(tiny_sdxl()), encoding, (0, 0, 0), 1).posterior(x, "float32")
 
     x = normal(0, "pixels", 0, range(1), (3, 224, 224)).clamp(-1, 1)
     tiled, first, second = said(x, 128), said(x[..., :128, :128], "null"), said(x[..., 96:, 96:], "null")
@@ -392,8 +393,13 @@ def test_masks_are_cached_beside_the_latents_and_nothing_else_is_redone(own, enc
 def test_a_changed_mask_is_redone_and_no_other(own, encoded, monkeypatch):
     root, _ = own
     add_masks(root, range(8))
-    redone, cells = [], MaskEncoder._cells
-    monkeypatch.setattr(MaskEncoder, "_cells", lambda self, s: redone.append(s.picture.found.name) or cells(self, s))
+    redone, encode = [], MaskEncoder.encode
+
+    def recording(self, request):
+        redone.append(request.image.file.name)
+        return encode(self, request)
+
+    monkeypatch.setattr(MaskEncoder, "encode", recording)
     before = masks_of(prepare_data(*own, "data.masks=files"), 40)
     redone.clear()
     add_masks(root, [3], left=100)
@@ -414,11 +420,11 @@ def test_a_flipped_view_has_a_flipped_mask(own):
 def test_what_is_transparent_is_not_trained(own, encoded):
     root, _ = own
     for number in range(4):
-        image = picture(number, SHAPES[number])
-        alpha = Image.new("L", image.size, 255)
-        alpha.paste(0, (0, 0, image.width // 2, image.height))
-        image.putalpha(alpha)
-        image.save(root / f"{number:03}.png")
+        photo = image(number, SHAPES[number])
+        alpha = Image.new("L", photo.size, 255)
+        alpha.paste(0, (0, 0, photo.width // 2, photo.height))
+        photo.putalpha(alpha)
+        photo.save(root / f"{number:03}.png")
     data = prepare_data(*own, "data.masks=alpha")
     assert "with a mask: 4" in data.train.facts["report"]
     assert {mask[..., 0].max().item() for mask in masks_of(data, 2 * len(data.train)).values()} == {0.0, 1.0}

@@ -79,7 +79,7 @@ def test_pictures_are_cached_then_trained(tmp_path):
     make_photos(tmp_path / "photos")
     model = ["model=sdxl", f"model.pretrained={tiny_sdxl()}", "data=folder", "data.root=photos", *PHOTOS]
     cached = run(tmp_path, "cache", *model)
-    assert "16 files, 16 pictures used" in cached.stdout
+    assert "16 files, 16 images used" in cached.stdout
     done = run(tmp_path, "train", *model, "data.refresh=false", *TRAIN)
     assert done.stdout.startswith("score ")
     (weights,) = tmp_path.glob("runs/*/*/final.safetensors")

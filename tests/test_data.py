@@ -14,14 +14,14 @@ def digits():
 
 
 class Shuffled(Digits):
-    def pictures(self):
-        pictures, labels = super().pictures()
+    def images(self):
+        images, labels = super().images()
         order = np.random.default_rng(0).permutation(len(labels))
-        return pictures[order], labels[order]
+        return images[order], labels[order]
 
 
 def as_set(x0):
-    return {picture.numpy().tobytes() for picture in x0}
+    return {image.numpy().tobytes() for image in x0}
 
 
 @pytest.mark.parametrize(("make", "shape", "count"), [(Digits, [1, 8, 8], 1797), (Mnist, [1, 28, 28], 5000)])
@@ -68,11 +68,11 @@ def test_labels_are_dropped_at_the_given_rate(digits):
     ("key", "value", "told"),
     [
         ("shape", [1, 9, 9], r"data.shape must be \(1, 8, 8\)"),
-        ("shape", "8x8", "data.shape must be a list"),
+        ("shape", "8x8", "shape must be a list"),
         ("classes", 9, "data.classes must be above 9"),
-        ("held_out", 1.0, "data.held_out"),
-        ("label_dropout", -0.1, "data.label_dropout"),
-        ("seed", "x", "data.seed must be an integer"),
+        ("held_out", 1.0, "held_out must"),
+        ("label_dropout", -0.1, "label_dropout must"),
+        ("seed", "x", "seed must be an integer"),
     ],
 )
 def test_refusals_name_the_key(key, value, told):
@@ -82,7 +82,7 @@ def test_refusals_name_the_key(key, value, told):
 
 def test_labelled_images_is_what_plug_ins_derive_from():
     class Blank(LabelledImages):
-        def pictures(self):
+        def images(self):
             return np.linspace(0, 1, 40 * 4).reshape(40, 1, 2, 2), np.arange(40) % 3
 
     data = Blank(**SETTINGS | {"shape": [1, 2, 2], "classes": 3, "held_out": 0.5})

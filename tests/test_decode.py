@@ -5,13 +5,13 @@ import numpy as np
 import pytest
 from PIL import Image, ImageCms
 
-from tests.photos import picture
-from ztsnr.caching.colours import opaque
+from tests.photos import image
+from ztsnr.caching.colours import to_srgb_on
 from ztsnr.caching.decode import UPRIGHT, View, decode, decode_mask, examine, examine_mask
-from ztsnr.core.errors import BadPicture
+from ztsnr.core.errors import BadImage
 
 WHITE = (255, 255, 255)
-CAT = picture(3, (90, 140))
+CAT = image(3, (90, 140))
 
 
 def saved(image, form="PNG", **settings):
@@ -62,7 +62,7 @@ def test_transparency_shows_the_background():
     assert pixels[0, 3].tolist() == [1, 2, 3]
     palette = image.convert("P")
     palette.info["transparency"] = palette.getpixel((3, 0))
-    assert np.asarray(opaque(palette, (1, 2, 3)))[0, 3].tolist() == [1, 2, 3]
+    assert np.asarray(to_srgb_on(palette, (1, 2, 3)))[0, 3].tolist() == [1, 2, 3]
 
 
 def test_greys_of_16_bits_and_inks():
@@ -88,7 +88,7 @@ def test_a_view_is_the_cut_of_the_resized_picture(resized, flip):
 
 
 def test_a_picture_in_several_pieces_of_memory():
-    large = picture(8, (2100, 2000))  # beyond 16 MB of Pillow's
+    large = image(8, (2100, 2000))  # beyond 16 MB of Pillow's
     expected = large.resize((100, 105), Image.Resampling.BICUBIC)
     assert np.abs(shown(saved(large, "BMP"), whole((105, 100))) - np.asarray(expected)).max() <= 1
 
@@ -136,7 +136,7 @@ def test_colours_of_another_space_become_srgb():
 
 
 def test_a_large_jpeg_is_decoded_small_and_looks_the_same():
-    large = picture(5, (1600, 1200))
+    large = image(5, (1600, 1200))
     content = saved(large, "JPEG", quality=95)
     view = View((100, 75), (0, 0), (100, 75), False)
     assert np.abs(shown(content, view) - np.asarray(large.resize((75, 100), Image.Resampling.BICUBIC))).mean() < 2
@@ -146,7 +146,7 @@ def test_a_large_jpeg_is_decoded_small_and_looks_the_same():
     ("content", "told"),
     [
         (b"", "it is empty"),
-        (b"a text", "no picture of a known format$"),
+        (b"a text", "not an image of a known format$"),
         (b"\xff\x0a" + bytes(9), "it is broken|JPEG XL: pip install pillow-jxl-plugin"),
         (saved(CAT, "JPEG")[:1200], "it is broken: image file is truncated"),
         (saved(CAT)[:-60], "it is broken"),
@@ -157,21 +157,21 @@ def test_a_large_jpeg_is_decoded_small_and_looks_the_same():
     ],
 )
 def test_what_is_broken_is_told(content, told):
-    with pytest.raises(BadPicture, match=told):
+    with pytest.raises(BadImage, match=told):
         examine(content)
 
 
 def test_every_truncation_and_many_flipped_bytes_are_refused_or_decoded():
     whole_file, draw = saved(CAT, "JPEG"), np.random.default_rng(0)
     for length in range(0, len(whole_file), 97):
-        with pytest.raises(BadPicture):
+        with pytest.raises(BadImage):
             examine(whole_file[:length])
     for _ in range(200):
         broken = bytearray(whole_file)
         broken[draw.integers(len(broken))] ^= 1 << draw.integers(8)
         try:
             height, width = examine(bytes(broken))
-        except BadPicture:
+        except BadImage:
             continue
         assert decode(bytes(broken), View((9, 14), (0, 0), (9, 14), False), WHITE).shape == (9, 14, 3)
         assert height > 0
@@ -212,9 +212,9 @@ def test_masks_that_take_nothing_away_and_those_that_cannot_be_used():
     half[:9] = 127
     assert all(examine_mask(content, masks, size) for masks, content in masked(half).items())
     for content, told in [
-        (saved(Image.new("L", (140, 80), 9)), "its mask is of another size: 80 x 140 for 90 x 140 pixels"),
-        (saved(Image.new("L", (140, 90))), "its mask is black throughout"),
-        (b"x", "its mask cannot be used: it is no picture"),
+        (saved(Image.new("L", (140, 80), 9)), "its mask has a different size: 80 x 140 for 90 x 140 pixels"),
+        (saved(Image.new("L", (140, 90))), "its mask is entirely black"),
+        (b"x", "its mask cannot be used: it is not an image"),
     ]:
-        with pytest.raises(BadPicture, match=told):
+        with pytest.raises(BadImage, match=told):
             examine_mask(content, "files", size)

@@ -6,14 +6,15 @@ import pyarrow.parquet as pq
 import pytest
 from PIL import Image
 
-from tests.photos import SHAPES, make_photos, picture
+from tests.photos import SHAPES, image, make_photos
 from ztsnr.caching.catalogue import catalogue
-from ztsnr.caching.listing import find_pictures, folders_from
-from ztsnr.core.errors import BadPicture, ConfigError
+from ztsnr.caching.folder import list_images
+from ztsnr.caching.settings import folder_options
+from ztsnr.core.errors import BadImage, ConfigError
 
 
 def listed(*roots, folders=()):
-    return {found.name: found for found in find_pictures(list(roots), folders_from(list(folders)))}
+    return {found.name: found for found in list_images(list(roots), folder_options(list(folders)))}
 
 
 def captions(root):
@@ -21,16 +22,23 @@ def captions(root):
 
 
 def look(root, memory, stop=False, masks="none"):
-    return catalogue(find_pictures([root], []), masks, memory / "pictures.db", 2, stop, lambda more: None)
+    return catalogue(
+        list_images([root], []),
+        masks=masks,
+        database=memory / "pictures.db",
+        workers=2,
+        stop_at_bad=stop,
+        report=lambda more: None,
+    )
 
 
 def test_texts_beside_the_pictures(tmp_path):
     make_photos(tmp_path, 2)
     (tmp_path / "000.caption").write_text("\ufeffanother\n", encoding="utf-8")
-    picture(9, (8, 8)).save(tmp_path / "bare.jpg")
+    image(9, (8, 8)).save(tmp_path / "bare.jpg")
     assert captions(tmp_path) == {
-        "000.png": ("picture, number 0, small", "another"),
-        "001.png": ("picture, number 1, small",),
+        "000.png": ("image, number 0, small", "another"),
+        "001.png": ("image, number 1, small",),
         "bare.jpg": (),
     }
 
@@ -39,7 +47,7 @@ def test_texts_beside_the_pictures(tmp_path):
 def test_tables_here_and_above(tmp_path, kind):
     for place in ("a.png", "below/b.png", "below/deep/c.png"):
         (tmp_path / place).parent.mkdir(exist_ok=True, parents=True)
-        picture(0, (8, 8)).save(tmp_path / place)
+        image(0, (8, 8)).save(tmp_path / place)
     rows = [("a.png", "first"), ("below/b.png", "second"), ("below/deep/c.png", "third")]
     if kind == "jsonl":
         lines = [json.dumps({"file_name": name, "text": text}) for name, text in rows]
@@ -60,7 +68,7 @@ def test_tables_here_and_above(tmp_path, kind):
         ("metadata.jsonl", '{"file_name": "a.png"}', "row 1, must have file_name and one of text"),
         ("metadata.jsonl", '{"file_name": "a.png", "text": 3}', "text must be a text or a list of texts, got 3"),
         ("metadata.jsonl", "{", "cannot be read as a table of captions"),
-        ("metadata.jsonl", "[1]", "is no object"),
+        ("metadata.jsonl", "[1]", "is not an object"),
         ("metadata.csv", "name,text\na,b", "must have file_name"),
         ("x.parquet", "no parquet", "cannot be read as a table of captions"),
     ],
@@ -92,7 +100,7 @@ def test_folders_have_settings_of_their_own(tmp_path):
 )
 def test_wrong_folder_settings_are_refused(entry):
     with pytest.raises(ConfigError, match=r"data\.folders"):
-        folders_from([entry])
+        folder_options([entry])
 
 
 def test_bad_files_are_named_and_the_rest_is_used(tmp_path):
@@ -106,7 +114,7 @@ def test_bad_files_are_named_and_the_rest_is_used(tmp_path):
     os.symlink("absent.jpg", root / "nowhere.jpg")
     (root / "folder.png").mkdir()
     made = look(root, tmp_path)
-    assert [entry.found.name for entry in made.pictures] == ["000.png", "002.png"]
+    assert [entry.file.name for entry in made.images] == ["000.png", "002.png"]
     told = {name: reason.split(":")[0] for name, reason in made.skipped.items()}
     assert told == {
         "001.png": "its caption is not in UTF-8",
@@ -114,9 +122,9 @@ def test_bad_files_are_named_and_the_rest_is_used(tmp_path):
         "half.png": "it is broken",
         "itself.png": "it cannot be read",
         "nowhere.jpg": "it cannot be read",
-        "text.webp": "it is no picture of a known format",
+        "text.webp": "it is not an image of a known format",
     }
-    with pytest.raises(BadPicture, match=r"001\.png: its caption .* data\.on_bad=skip goes on without it"):
+    with pytest.raises(BadImage, match=r"001\.png: its caption .* data\.on_bad=skip continues without it"):
         look(root, tmp_path, stop=True)
 
 
@@ -134,15 +142,15 @@ def test_a_file_is_examined_again_only_when_it_changed(tmp_path, monkeypatch):
     examine = module.examine
     monkeypatch.setattr(module, "examine", lambda content: examined.append(1) or examine(content))
     first = look(root, tmp_path)
-    assert (len(examined), len(first.pictures)) == (4, 4)
+    assert (len(examined), len(first.images)) == (4, 4)
     again = look(root, tmp_path)
     assert len(examined) == 4
-    assert [entry.digest for entry in again.pictures] == [entry.digest for entry in first.pictures]
-    picture(99, (30, 40)).save(root / "002.png")
+    assert [entry.digest for entry in again.images] == [entry.digest for entry in first.images]
+    image(99, (30, 40)).save(root / "002.png")
     changed = look(root, tmp_path)
     assert len(examined) == 5
-    assert changed.pictures[2].size == (30, 40)
-    assert changed.pictures[2].digest != first.pictures[2].digest
+    assert changed.images[2].size == (30, 40)
+    assert changed.images[2].digest != first.images[2].digest
 
 
 def test_masks_are_no_pictures_and_bad_ones_are_named(tmp_path):
@@ -153,18 +161,18 @@ def test_masks_are_no_pictures_and_bad_ones_are_named(tmp_path):
     (root / "002-masklabel.png").write_bytes(b"")
     Image.new("L", (5, 5)).save(root / "nothing-masklabel.png")
     found = listed(root)
-    assert found.pop("nothing-masklabel.png").bad.startswith("by its name it is a mask")
+    assert found.pop("nothing-masklabel.png").bad.startswith("its name is that of a mask")
     assert {name: entry.mask and entry.mask.name for name, entry in found.items()} == {
         **{f"{number:03}.png": f"{number:03}-masklabel.png" for number in range(3)},
         "003.png": None,
     }
     plain, made = look(root, tmp_path), look(root, tmp_path, masks="files")
-    assert [bool(entry.mask) for entry in plain.pictures] == [False] * 4
-    assert {entry.found.name: bool(entry.mask) for entry in made.pictures} == {"000.png": True, "003.png": False}
+    assert [bool(entry.mask_digest) for entry in plain.images] == [False] * 4
+    assert {entry.file.name: bool(entry.mask_digest) for entry in made.images} == {"000.png": True, "003.png": False}
     del made.skipped["nothing-masklabel.png"]
     assert made.skipped == {
-        "001.png": "its mask is of another size: 5 x 5 for 80 x 60 pixels",
+        "001.png": "its mask has a different size: 5 x 5 for 80 x 60 pixels",
         "002.png": "its mask cannot be used: it is empty",
     }
     Image.new("L", (64, 64), 100).save(root / "000-masklabel.png")
-    assert look(root, tmp_path, masks="files").pictures[0].mask != made.pictures[0].mask
+    assert look(root, tmp_path, masks="files").images[0].mask_digest != made.images[0].mask_digest

@@ -13,7 +13,7 @@ import torch
 from safetensors.torch import load_file
 
 from tests.processes import scaled
-from ztsnr.caching.shards import Shelf
+from ztsnr.caching.shards import ShardStore
 from ztsnr.core.errors import CacheError
 
 
@@ -57,51 +57,51 @@ EXPECTED = {digest: [item.number, item.number**2] for digest, item in WANTED.ite
 
 
 def test_what_is_missing_is_made_and_nothing_else(tmp_path):
-    made, shelf = [], Shelf(tmp_path, "things")
+    made, store = [], ShardStore(tmp_path, "things")
 
     def counting(items):
         made.extend(item.number for item in items)
         return encode(items)
 
     some = dict(list(WANTED.items())[:20])
-    shelf.fill(some, 8, counting)
+    store.fill(some, 8, counting)
     assert sorted(made) == list(range(20))
-    known = shelf.fill(WANTED, 8, counting)
+    known = store.fill(WANTED, 8, counting)
     assert sorted(made) == list(range(60))
     assert set(known) == set(WANTED)
     assert contents(tmp_path) == EXPECTED
     shard, row = known[key(7)]
     assert load_file(tmp_path / shard)["value"][row].tolist() == [7, 49]
-    shelf.fill(WANTED, 5, counting)
+    store.fill(WANTED, 5, counting)
     assert len(made) == 60
 
 
 def test_a_broken_shard_is_named(tmp_path):
-    shelf = Shelf(tmp_path, "things")
-    shelf.fill(WANTED, 8, encode)
+    store = ShardStore(tmp_path, "things")
+    store.fill(WANTED, 8, encode)
     path = next((tmp_path / "things").glob("*.safetensors"))
     path.write_bytes(path.read_bytes()[:-9])
     with pytest.raises(CacheError, match=f"{path.name} is not a whole safetensors file.*Delete it"):
-        shelf.keys()
+        store.keys()
     path.unlink()
-    shelf.fill(WANTED, 8, encode)
+    store.fill(WANTED, 8, encode)
     assert contents(tmp_path) == EXPECTED
 
 
 def test_what_a_killed_writer_left_is_swept_and_what_a_living_one_writes_is_not(tmp_path):
-    shelf = Shelf(tmp_path, "things")
-    shelf.fill(WANTED, 8, encode)
+    store = ShardStore(tmp_path, "things")
+    store.fill(WANTED, 8, encode)
     dead, alive = (tmp_path / "things" / f".{name}.safetensors.1" for name in ("dead", "alive"))
     dead.write_bytes(b"half")
     alive.write_bytes(b"half")
-    with shelf.lock("alive"):
-        shelf.sweep()
+    with store.lock("alive"):
+        store.delete_unfinished()
         assert alive.exists()
     assert not dead.exists()
 
 
 def fill_slowly(folder):
-    Shelf(folder, "things").fill(WANTED, 4, slowly)
+    ShardStore(folder, "things").fill(WANTED, 4, slowly)
 
 
 def start(folder):
@@ -149,8 +149,8 @@ def test_a_full_disk_is_told_and_what_was_written_stays(tmp_path, monkeypatch):
 
     monkeypatch.setattr(Path, "write_bytes", filling)
     with pytest.raises(CacheError, match=r"No space left on device.*what is cached already stays"):
-        Shelf(tmp_path, "things").fill(WANTED, 8, encode)
+        ShardStore(tmp_path, "things").fill(WANTED, 8, encode)
     monkeypatch.undo()
     assert len(contents(tmp_path)) == 24
-    Shelf(tmp_path, "things").fill(WANTED, 8, encode)
+    ShardStore(tmp_path, "things").fill(WANTED, 8, encode)
     assert contents(tmp_path) == EXPECTED

@@ -80,7 +80,7 @@ def test_folders_match_shards_and_broken_ones_are_told(shards, tmp_path):
     found = listed(data)
     assert found["00.tar/deep/000.png"].folder.repeats == 3
     assert found["12.tar/"].bad.startswith("it cannot be read as a tar")
-    with pytest.raises(ConfigError, match="names no file"):
+    with pytest.raises(ConfigError, match="matches no file"):
         of_shards(f"{shards}/*.tgz", tmp_path / "cache").listing()
 
 
@@ -140,7 +140,7 @@ def test_shards_and_the_folder_share_their_cache_and_one_elsewhere_is_read(shard
     remote.prepare()
     assert (remote.batch(0, range(2), 2)[0] == data.batch(0, range(2), 2)[0]).all()
     assert list((tmp_path / "copies").iterdir())
-    with pytest.raises(ConfigError, match=r"can be read alone: data\.refresh=false"):
+    with pytest.raises(ConfigError, match=r"is read-only\. Set data\.refresh=false"):
         of_shards(f"{shards}/*.tar", "memory://lake/cache")
     with pytest.raises(CacheError, match="cannot be read"):
         of_shards(f"{shards}/*.tar", "memory://lake/cache", "data.refresh=false", copies, "data.crops=5").prepare()

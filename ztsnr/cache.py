@@ -9,10 +9,10 @@ from ztsnr.core.errors import ConfigError
 
 @command("cache")
 def main(composed: DictConfig) -> None:
-    from ztsnr.data.cached import CachedImages
+    from ztsnr.caching.prepare import ImageSource
 
     data = build(composed, "data")
-    if not isinstance(data, CachedImages):
+    if not isinstance(data, ImageSource):
         raise ConfigError(f"{type(data).__name__} has nothing to cache. Choose data=folder data.root=FOLDER.")
     data.prepare()
     print(data.train.facts["report"])

@@ -50,6 +50,7 @@ def run(composed: DictConfig, tracker: "Tracker", title: str, tags: dict[str, st
     import torch
 
     from ztsnr.checkpoints.saver import RunSaves
+    from ztsnr.data import prepare
     from ztsnr.devices.memory import telling_what_needs_less
     from ztsnr.devices.processes import join_processes
     from ztsnr.io.console import make_console
@@ -73,7 +74,7 @@ def run(composed: DictConfig, tracker: "Tracker", title: str, tags: dict[str, st
 
     torch.manual_seed(composed.seed)
     network = build(composed, "model")
-    parts["data"].prepare()  # so that the record is opened only for what can be trained
+    prepare(parts["data"])  # so that the record is opened only for what can be trained
     config, folder = science(composed), run_folder()
     with recorded(tracker, title, flatten(composed), tags | code_version(), folder, state, config) as record:
         if not console.quiet:

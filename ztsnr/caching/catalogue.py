@@ -1,137 +1,196 @@
-"""What is in the pictures that were found: size and content, each file read and decoded once in its life."""
+"""What is in the listed images: size and content, each file read and decoded once in its life."""
 
 import hashlib
 import json
-import os
 import sqlite3
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
 from dataclasses import astuple, dataclass, field
 from itertools import islice, repeat
 from pathlib import Path
 
-from ztsnr.caching.decode import examine, examine_mask
-from ztsnr.caching.listing import Found
-from ztsnr.core.errors import BadPicture, CacheError
+from ztsnr.caching.decode import MaskSource, examine, examine_mask
+from ztsnr.caching.settings import PLAIN_FOLDER, FolderOptions
+from ztsnr.core.errors import BadImage, CacheError
+from ztsnr.io.remote import read_part
 
 VERSION = 2
-"""Of the memory of what was examined; raised when examine() comes to judge otherwise."""
+"""Of the database of inspections; raised when examine() comes to judge otherwise."""
 CHUNK = 256
 
 
+@dataclass(slots=True)
+class ImageFile:
+    """An image that a listing found. `bad` says why it cannot be used, where the listing shows that already."""
+
+    name: str
+    path: str
+    identity: tuple
+    """What changes with the file: inode, size, times."""
+    captions: tuple[str, ...]
+    folder: FolderOptions = field(default=PLAIN_FOLDER, repr=False)
+    bad: str = ""
+    start: int = 0
+    """Where in the file it begins, and how long it is; -1 to its end."""
+    size: int = -1
+    mask: "ImageFile | None" = None
+    """A file beside it: black where nothing of it is to be trained, white where all is."""
+
+    @property
+    def location(self) -> str:
+        """Unique: its path, and where in that file it begins."""
+        return f"{self.path}#{self.start}" if self.start else self.path
+
+    def mask_file(self, masks: MaskSource) -> "ImageFile | None":
+        """What its mask is read from."""
+        return {"none": None, "files": self.mask, "alpha": self}[masks]
+
+    def read(self) -> bytes:
+        """Raises BadImage."""
+        try:
+            return read_part(self.path, self.start, self.size)
+        except OSError as error:
+            raise BadImage(f"it cannot be read: {error.strerror or error}") from error
+
+    def read_verified(self, digest: bytes) -> bytes:
+        """The content that was inspected. Raises BadImage."""
+        content = self.read()
+        if content_digest(content) != digest:
+            raise BadImage("the file changed while it was being cached; run the command again")
+        return content
+
+
 @dataclass(frozen=True, slots=True)
-class Picture:
-    found: Found
+class CatalogueEntry:
+    file: ImageFile
     digest: bytes
     """16 bytes, of the file's content."""
     size: tuple[int, int]
-    """Height and width of the upright picture."""
-    mask: bytes = b""
-    """The digest of what holds its mask; b"" where all of it is trained."""
+    """Height and width of the upright image."""
+    mask_digest: bytes = b""
+    """Of what its mask is read from; b"" where all of it is trained."""
 
     @property
     def fraction(self) -> float:
-        """A number in [0, 1) that the content alone decides."""
+        """A number in [0, 1) that depends only on the content."""
         return int.from_bytes(self.digest[:8], "big") / 2**64
 
 
 @dataclass
 class Catalogue:
-    pictures: list[Picture] = field(default_factory=list)
+    images: list[CatalogueEntry] = field(default_factory=list)
     skipped: dict[str, str] = field(default_factory=dict)
     """Name -> why."""
 
 
 @dataclass(frozen=True)
-class Seen:
-    """What one look at a file's bytes told."""
+class Inspection:
+    """What reading a file's bytes gave."""
 
     digest: bytes
     height: int
     width: int
-    mask: bytes
+    mask_digest: bytes
     bad: str
 
 
 def catalogue(
-    listing: Iterable[Found], masks: str, memory: Path, workers: int, stop: bool, tell: Callable[[int], object]
+    listing: Iterable[ImageFile],
+    *,
+    masks: MaskSource,
+    database: Path,
+    workers: int,
+    stop_at_bad: bool,
+    report: Callable[[int], object],
 ) -> Catalogue:
-    """Examines what is listed, by `workers` threads; what the memory knows of an unchanged file is not done again.
+    """Inspects what is listed, in `workers` threads; an unchanged file that the database knows is not read again.
 
-    A bad file is skipped with its reason, or with `stop` raises BadPicture. `tell` hears how many more are done.
+    A bad file is skipped with its reason, or with `stop_at_bad` raises BadImage. `report` is called with how many more
+    are done.
     """
-    made, listing = Catalogue(), iter(listing)
-    with closing(_opened(memory)) as known, ThreadPoolExecutor(workers) as pool:
-        while chunk := list(islice(listing, CHUNK)):
-            for found, seen in zip(chunk, _seen(chunk, masks, known, pool), strict=True):
-                if bad := found.bad or seen.bad:
-                    if stop:
-                        raise BadPicture(f"{found.name}: {bad}. data.on_bad=skip goes on without it.")
-                    made.skipped[found.name] = bad
+    result = Catalogue()
+    files = iter(listing)
+    with closing(_open(database)) as known, ThreadPoolExecutor(workers) as pool:
+        while chunk := list(islice(files, CHUNK)):
+            inspections = _inspect_all([file for file in chunk if not file.bad], masks, known, pool)
+            for file in chunk:
+                bad = file.bad or inspections[file.location].bad
+                if bad and stop_at_bad:
+                    raise BadImage(f"{file.name}: {bad}. data.on_bad=skip continues without it.")
+                if bad:
+                    result.skipped[file.name] = bad
                 else:
-                    made.pictures.append(Picture(found, seen.digest, (seen.height, seen.width), seen.mask))
-            tell(len(chunk))
-    return made
-
-
-def _seen(chunk: list[Found], masks: str, known: sqlite3.Connection, pool: ThreadPoolExecutor) -> Iterator[Seen | None]:
-    """One for each of the chunk, None for what is bad already."""
-    identity = {found.place: _identity(found, masks) for found in chunk}
-    remembered = {found.place: _recall(known, found.place, identity[found.place]) for found in chunk if not found.bad}
-    new = [found for found in chunk if not found.bad and remembered[found.place] is None]
-    looked = dict(zip((found.place for found in new), pool.map(_look, new, repeat(masks)), strict=True))
-    rows = [(found.place, identity[found.place], *astuple(looked[found.place])) for found in new]
-    with known:
-        known.executemany("INSERT OR REPLACE INTO pictures VALUES (?, ?, ?, ?, ?, ?, ?)", rows)
-    return (None if found.bad else remembered[found.place] or looked[found.place] for found in chunk)
+                    found = inspections[file.location]
+                    size = found.height, found.width
+                    result.images.append(CatalogueEntry(file, found.digest, size, found.mask_digest))
+            report(len(chunk))
+    return result
 
 
 def content_digest(content: bytes) -> bytes:
     return hashlib.blake2b(content, digest_size=16).digest()
 
 
-def unchanged(found: Found, digest: bytes) -> bytes:
-    """The content that was examined. Raises BadPicture."""
-    content = found.read()
-    if content_digest(content) != digest:
-        raise BadPicture("it has changed since it was examined; start again")
-    return content
+def _inspect_all(
+    files: list[ImageFile], masks: MaskSource, known: sqlite3.Connection, pool: ThreadPoolExecutor
+) -> dict[str, Inspection]:
+    """By the files' locations; of those that are new or changed, the database gets to know."""
+    identities = {file.location: _identity(file, masks) for file in files}
+    inspections = {}
+    new = []
+    for file in files:
+        recalled = _recall(known, file.location, identities[file.location])
+        if recalled is None:
+            new.append(file)
+        else:
+            inspections[file.location] = recalled
+
+    rows = []
+    for file, inspection in zip(new, pool.map(_inspect, new, repeat(masks)), strict=True):
+        inspections[file.location] = inspection
+        rows.append((file.location, identities[file.location], *astuple(inspection)))
+    with known:
+        known.executemany("INSERT OR REPLACE INTO pictures VALUES (?, ?, ?, ?, ?, ?, ?)", rows)
+    return inspections
 
 
-def _look(found: Found, masks: str) -> Seen:
+def _inspect(file: ImageFile, masks: MaskSource) -> Inspection:
     try:
-        content = found.read()
-        size = examine(content)
-        return Seen(content_digest(content), *size, _mask_digest(found, masks, size), "")
-    except BadPicture as error:
-        return Seen(b"", 0, 0, b"", str(error))
+        content = file.read()
+        height, width = examine(content)
+        return Inspection(content_digest(content), height, width, _mask_digest(file, masks, (height, width)), "")
+    except BadImage as error:
+        return Inspection(b"", 0, 0, b"", str(error))
 
 
-def _mask_digest(found: Found, masks: str, size: tuple[int, int]) -> bytes:
-    if (file := found.mask_file(masks)) is None:
+def _mask_digest(file: ImageFile, masks: MaskSource, size: tuple[int, int]) -> bytes:
+    mask_file = file.mask_file(masks)
+    if mask_file is None:
         return b""
-    content = file.read()
+    content = mask_file.read()
     return content_digest(content) if examine_mask(content, masks, size) else b""
 
 
-def _identity(found: Found, masks: str) -> str:
-    """What changes when the picture or its mask does, or where that is."""
-    file = found.mask_file(masks)
-    return json.dumps([*found.identity, masks, *file.identity] if file else found.identity)
+def _identity(file: ImageFile, masks: MaskSource) -> str:
+    """What changes when the image or its mask does, or where that is."""
+    mask_file = file.mask_file(masks)
+    return json.dumps([*file.identity, masks, *mask_file.identity] if mask_file else file.identity)
 
 
-def _recall(known: sqlite3.Connection, place: str, identity: str) -> Seen | None:
+def _recall(known: sqlite3.Connection, location: str, identity: str) -> Inspection | None:
     query = "SELECT digest, height, width, mask, bad FROM pictures WHERE path = ? AND identity = ?"
-    row = known.execute(query, (place, identity)).fetchone()
-    return Seen(*row) if row and not row[4] else None  # what was bad may have been so for want of a right or a plug-in
+    row = known.execute(query, (location, identity)).fetchone()
+    if row is None or row[4]:  # a bad file may have been so for want of a permission or a plug-in
+        return None
+    return Inspection(*row)
 
 
-def _opened(memory: Path) -> sqlite3.Connection:
-    """The database, made where there is none or it is of another version."""
+def _open(database: Path) -> sqlite3.Connection:
+    """Made where there is none or it is of another version. Its table's names are part of the format."""
     try:
-        memory.parent.mkdir(parents=True, exist_ok=True)
-        known = sqlite3.connect(memory, timeout=60)
+        database.parent.mkdir(parents=True, exist_ok=True)
+        known = sqlite3.connect(database, timeout=60)
         (version,) = known.execute("PRAGMA user_version").fetchone()
         with known:
             if version != VERSION:
@@ -142,9 +201,4 @@ def _opened(memory: Path) -> sqlite3.Connection:
         return known
     except (OSError, sqlite3.Error) as error:
         reason = error.strerror if isinstance(error, OSError) else error
-        raise CacheError(f"{memory} cannot be opened ({reason}). Delete it, or choose another data.cache.") from error
-
-
-def threads(workers: int) -> int:
-    """0 stands for one a core that this process may use."""
-    return workers or len(os.sched_getaffinity(0))
+        raise CacheError(f"{database} cannot be opened ({reason}). Delete it, or choose another data.cache.") from error

@@ -1,4 +1,4 @@
-"""Pictures of any mode as 8-bit sRGB."""
+"""Images of any mode as 8-bit sRGB."""
 
 import io
 from functools import lru_cache
@@ -9,27 +9,31 @@ from PIL import Image, ImageCms
 SRGB = ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB"))
 
 
-def opaque(image: Image.Image, background: tuple[int, int, int]) -> Image.Image:
-    """RGB, over the background where it is transparent; from the profile that it embeds, if it does.
+def to_srgb_on(image: Image.Image, background: tuple[float, float, float]) -> Image.Image:
+    """8-bit RGB, with the background where the image is transparent, converted from an embedded colour profile.
 
-    A profile that cannot be used is passed over, as browsers do.
+    A profile that cannot be used is ignored, as browsers do.
     """
-    profile, alpha = image.info.get("icc_profile"), None
+    profile = image.info.get("icc_profile")
+    alpha = None
     if image.mode.startswith("I"):  # 16 bits
         image = Image.fromarray(((np.asarray(image).astype(np.uint32) + 128) // 257).astype(np.uint8))
     if image.has_transparency_data:
         image = image.convert("RGBA")
-        alpha, image = image.getchannel("A"), image.convert("RGB")
+        alpha = image.getchannel("A")
+        image = image.convert("RGB")
     elif image.mode not in ("RGB", "L", "CMYK"):
         image = image.convert("L" if image.mode == "1" else "RGB")
+
     if profile and (transform := _to_srgb(profile, image.mode)):
         image = transform.apply(image)
     image = image if image.mode == "RGB" else image.convert("RGB")
+
     if alpha is None:
         return image
-    below = Image.new("RGB", image.size, background)
-    below.paste(image, mask=alpha)
-    return below
+    result = Image.new("RGB", image.size, background)
+    result.paste(image, mask=alpha)
+    return result
 
 
 @lru_cache(64)
@@ -39,8 +43,13 @@ def _to_srgb(profile: bytes, mode: str) -> ImageCms.ImageCmsTransform | None:
         transform = ImageCms.buildTransform(io.BytesIO(profile), SRGB, mode, "RGB")
     except (ImageCms.PyCMSError, OSError):
         return None
+    if not isinstance(transform, ImageCms.ImageCmsTransform):
+        return None
+
+    # whether any colour of a grid over all of them changes by more than rounding
     steps = np.arange(0, 256, 15, dtype=np.uint8)
     colours = np.stack(np.meshgrid(*[steps] * len(mode), indexing="ij"), -1).reshape(1, -1, len(mode))
     probe = Image.fromarray(colours[..., 0] if mode == "L" else colours, mode)
-    shown, meant = (np.asarray(picture.convert("RGB"), dtype=int) for picture in (transform.apply(probe), probe))
-    return transform if np.abs(shown - meant).max() > 1 else None
+    before = np.asarray(probe.convert("RGB"), dtype=int)
+    after = np.asarray(transform.apply(probe).convert("RGB"), dtype=int)
+    return transform if np.abs(after - before).max() > 1 else None

@@ -1,10 +1,11 @@
-"""Pictures of any format Pillow knows, as upright 8-bit sRGB of a given size, and their masks."""
+"""Images of any format that Pillow knows, as upright 8-bit sRGB of a given size, and their masks."""
 
 import io
 import warnings
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass
+from typing import Literal
 
 import numpy as np
 import pyarrow as pa
@@ -14,12 +15,12 @@ from PIL.Image import Transpose
 from torch import Tensor
 from torch.nn.functional import interpolate
 
-from ztsnr.caching.colours import opaque
-from ztsnr.caching.keys import KeyText, key_text
-from ztsnr.core.errors import BadPicture
+from ztsnr.caching.colours import to_srgb_on
+from ztsnr.caching.shards import KeyText, key_text
+from ztsnr.core.errors import BadImage
 
 with suppress(ImportError):
-    import pillow_jxl  # noqa: F401 (it tells Pillow of JPEG XL)
+    import pillow_jxl  # noqa: F401 (it registers JPEG XL with Pillow)
 
 SUFFIXES = (".png", ".jpg", ".jpeg", ".jpe", ".jfif", ".webp", ".avif", ".tif", ".tiff", ".bmp", ".gif", ".jxl")
 UPRIGHT = {
@@ -33,19 +34,23 @@ UPRIGHT = {
 }
 """EXIF orientation -> what undoes it."""
 SIDEWAYS = (5, 6, 7, 8)
+MAX_PIXELS = Image.MAX_IMAGE_PIXELS or 0
+"""Pillow warns of more, and refuses twice as many."""
 JPEG_XL = (b"\xff\x0a", b"\x00\x00\x00\x0cJXL \r\n\x87\n")
-"""What such files begin with."""
-MASKS = ("none", "files", "alpha")
-"""Where masks are: nowhere, in files of their own, in the pictures' transparency."""
+"""The first bytes of such files."""
+MaskSource = Literal["none", "files", "alpha"]
+"""Where masks are: nowhere, in files of their own, in the images' transparency."""
+Background = tuple[float, float, float]
+"""Red, green and blue, 0 to 255."""
 
-warnings.filterwarnings("ignore", category=Image.DecompressionBombWarning)  # such pictures are refused
+warnings.filterwarnings("ignore", category=Image.DecompressionBombWarning)  # such images are refused
 
 
 @dataclass(frozen=True)
 class View:
-    """Which part of a picture is shown: it is resized to `resized`, of which the `size` at `crop` is kept.
+    """Which part of an image is shown: it is resized to `resized`, of which the `size` at `crop` is kept.
 
-    All are (vertical, horizontal) in pixels of the upright picture; `flip` mirrors what was kept.
+    All are (vertical, horizontal) in pixels of the upright image; `flip` mirrors what was kept.
     """
 
     resized: tuple[int, int]
@@ -59,50 +64,50 @@ class View:
 
 
 def examine(content: bytes) -> tuple[int, int]:
-    """Height and width of the upright picture, whose every byte was decoded once. Raises BadPicture."""
+    """Height and width of the upright image, whose every byte was decoded once. Raises BadImage."""
     with _opened(content) as image:
         width, height = image.size
         orientation = _load(image, (1, 1))  # of a JPEG, all is read and little is computed
         if _range_is_unknown(image):
-            raise BadPicture(f"its pixels are of mode {image.mode}, beyond 16 bits, without a known range")
+            raise BadImage(f"its pixels are of mode {image.mode}, beyond 16 bits, without a known range")
     return (width, height) if orientation in SIDEWAYS else (height, width)
 
 
-def decode(content: bytes, view: View, background: tuple[int, int, int]) -> np.ndarray:
+def decode(content: bytes, view: View, background: Background) -> np.ndarray:
     """The view, (h, w, 3) uint8, resized as Pillow's bicubic filter does it, by torch in a tenth of the time.
 
-    What is transparent shows the background. Raises BadPicture.
+    What is transparent shows the background. Raises BadImage.
     """
-    planes = _planes(_upright(content, view.resized, lambda image: opaque(image, background)))
+    planes = _planes(upright(content, view.resized, lambda image: to_srgb_on(image, background)))
     resized = interpolate(planes, size=view.resized, mode="bicubic", antialias=True)[0].permute(1, 2, 0)
     (top, left), (height, width) = view.crop, view.size
     shown = resized[top : top + height, left : left + width].numpy()
     return _mirrored(np.stack([shown[..., channel] for channel in range(3)], -1), view)
 
 
-def examine_mask(content: bytes, masks: str, size: tuple[int, int]) -> bool:
-    """Whether it leaves out anything of a picture of this height and width. Raises BadPicture."""
+def examine_mask(content: bytes, masks: MaskSource, size: tuple[int, int]) -> bool:
+    """Whether it leaves out anything of an image of this height and width. Raises BadImage."""
     try:
         mask = _mask(content, masks)
-    except BadPicture as error:
-        raise BadPicture(f"its mask cannot be used: {error}") from error
+    except BadImage as error:
+        raise BadImage(f"its mask cannot be used: {error}") from error
     if (mask.height, mask.width) != size:
-        raise BadPicture(f"its mask is of another size: {mask.height} x {mask.width} for {size[0]} x {size[1]} pixels")
+        raise BadImage(f"its mask has a different size: {mask.height} x {mask.width} for {size[0]} x {size[1]} pixels")
     least, most = mask.getextrema()
     if not most:
-        raise BadPicture("its mask is black throughout: nothing of it would be trained")
+        raise BadImage("its mask is entirely black: nothing of the image would be trained")
     return least < 255
 
 
-def decode_mask(content: bytes, masks: str, view: View, factor: int) -> np.ndarray:
-    """The view's mask, (h, w) uint8, each cell the mean of its factor x factor pixels. Raises BadPicture."""
+def decode_mask(content: bytes, masks: MaskSource, view: View, factor: int) -> np.ndarray:
+    """The view's mask, (h, w) uint8, each cell the mean of its factor x factor pixels. Raises BadImage."""
     mask = _mask(content, masks)
     cells = view.size[1] // factor, view.size[0] // factor
     return _mirrored(np.asarray(mask.resize(cells, Image.Resampling.BOX, _box(mask, view))), view)
 
 
 def _planes(image: Image.Image) -> Tensor:
-    """RGB -> (1, 3 or 4, H, W) uint8, the channels last in memory, where torch is fast."""
+    """RGB -> (1, 3 or 4, H, W) uint8, the channels last in memory, which torch resizes fastest."""
     try:
         pixels = torch.from_dlpack(pa.array(image).flatten())  # Pillow's own memory, in which a fourth byte is unused
     except ValueError:  # beyond 16 MB it is in several pieces
@@ -110,9 +115,9 @@ def _planes(image: Image.Image) -> Tensor:
     return pixels.reshape(1, image.height, image.width, -1).permute(0, 3, 1, 2)
 
 
-def _mask(content: bytes, masks: str) -> Image.Image:
+def _mask(content: bytes, masks: MaskSource) -> Image.Image:
     """0 where nothing is trained, 255 where all is."""
-    return _upright(content, (2**16, 2**16), _alpha if masks == "alpha" else _grey)
+    return upright(content, (2**16, 2**16), _alpha if masks == "alpha" else _grey)
 
 
 def _alpha(image: Image.Image) -> Image.Image:
@@ -122,19 +127,19 @@ def _alpha(image: Image.Image) -> Image.Image:
 
 
 def _grey(image: Image.Image) -> Image.Image:
-    image.info.pop("icc_profile", None)  # it is no colour
-    return opaque(image, (0, 0, 0)).convert("L")
+    image.info.pop("icc_profile", None)  # a mask's grey is not a colour
+    return to_srgb_on(image, (0, 0, 0)).convert("L")
 
 
-def _upright(content: bytes, least: tuple[int, int], convert: Callable[[Image.Image], Image.Image]) -> Image.Image:
-    """The converted picture, which may be smaller than it is in the file, if not than `least`."""
+def upright(content: bytes, least: tuple[int, int], convert: Callable[[Image.Image], Image.Image]) -> Image.Image:
+    """The converted image. It may be smaller than in the file, but not smaller than `least`."""
     with _opened(content) as image:
         orientation = _load(image, least)
         return convert(image.transpose(UPRIGHT[orientation]) if orientation in UPRIGHT else image)
 
 
 def _box(image: Image.Image, view: View) -> tuple[float, float, float, float]:
-    """What the view keeps of an upright picture, in that one's pixels: left, top, right, bottom."""
+    """What the view keeps of an upright image, in that image's pixels: left, top, right, bottom."""
     scale = image.height / view.resized[0], image.width / view.resized[1]
     top, left = view.crop[0] * scale[0], view.crop[1] * scale[1]
     bottom, right = top + view.size[0] * scale[0], left + view.size[1] * scale[1]
@@ -148,40 +153,40 @@ def _mirrored(pixels: np.ndarray, view: View) -> np.ndarray:
 def _opened(content: bytes) -> Image.Image:
     """Its first frame, with nothing decoded yet."""
     if not content:
-        raise BadPicture("it is empty")
+        raise BadImage("it is empty")
     try:
         image = Image.open(io.BytesIO(content))
-        many = image.width * image.height > Image.MAX_IMAGE_PIXELS
+        is_too_large = image.width * image.height > MAX_PIXELS
     except Image.DecompressionBombError:
-        many = True
+        image, is_too_large = None, True
     except Image.UnidentifiedImageError as error:
-        hint = ", but JPEG XL: pip install pillow-jxl-plugin" if content.startswith(JPEG_XL) else ""
-        raise BadPicture(f"it is no picture of a known format{hint}") from error
+        hint = " (JPEG XL needs pip install pillow-jxl-plugin)" if content.startswith(JPEG_XL) else ""
+        raise BadImage(f"it is not an image of a known format{hint}") from error
     except Exception as error:
         raise _broken(error) from error
-    if many:
-        raise BadPicture(f"it has more than {Image.MAX_IMAGE_PIXELS / 1e6:.0f} million pixels")
+    if image is None or is_too_large:
+        raise BadImage(f"it has more than {MAX_PIXELS / 1e6:.0f} million pixels")
     return image
 
 
 def _load(image: Image.Image, least: tuple[int, int]) -> int:
     """Decodes it; its orientation, 1 to 8. A JPEG may come at 1/2, 1/4 or 1/8 of its size, if that is still `least`.
 
-    `least` is the height and width of the upright picture.
+    `least` is the height and width of the upright image.
     """
     try:
         orientation = image.getexif().get(ExifTags.Base.Orientation)
         image.draft("RGB", least if orientation in SIDEWAYS else least[::-1])
         image.load()
-    except Exception as error:  # of a decoder that meets a broken file: whatever it is, the report tells it
+    except Exception as error:  # a decoder may raise anything for a broken file; the report has its text
         raise _broken(error) from error
     if image.format == "JXL" and not image.jpeg:
-        return 1  # its decoder has turned it, whatever EXIF says
+        return 1  # its decoder has applied the orientation, whatever EXIF says
     return orientation if orientation in UPRIGHT else 1
 
 
-def _broken(error: Exception) -> BadPicture:
-    return BadPicture(f"it is broken: {str(error).splitlines()[0] if str(error) else type(error).__name__}")
+def _broken(error: Exception) -> BadImage:
+    return BadImage(f"it is broken: {str(error).splitlines()[0] if str(error) else type(error).__name__}")
 
 
 def _range_is_unknown(image: Image.Image) -> bool:

@@ -1,37 +1,68 @@
-"""Masks of what is shown, at the resolution of latents."""
+"""Masks of the images' views, at the resolution of latents."""
 
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from ztsnr.caching.catalogue import unchanged
-from ztsnr.caching.decode import decode_mask
-from ztsnr.caching.encode import Shown
-from ztsnr.caching.progress import Tell
-from ztsnr.core.errors import BadPicture, CacheError
+from ztsnr.caching.decode import MaskSource, decode_mask
+from ztsnr.caching.latents import EncodedViews, EncodeRequest
+from ztsnr.caching.progress import Progress, Report
+from ztsnr.caching.settings import CacheSettings
+from ztsnr.caching.shards import ShardStore, hashed
+from ztsnr.core.errors import BadImage, CacheError
+from ztsnr.models.source import find_source
+
+SHARD_MASKS = 4096
+
+
+def encode_masks(latents: EncodedViews, settings: CacheSettings, progress: Progress) -> EncodedViews:
+    """Fills the cache with a mask of each view. Raises CacheError."""
+    config = find_source(settings.pretrained).config("vae")
+    factor = 2 ** (len(config["block_out_channels"]) - 1)
+    requests = [[_mask_of(request, settings.masks, factor) for request in views] for views in latents.requests]
+    wanted = {request.key: request for views in requests for request in views}
+
+    encoder = MaskEncoder(settings.masks, factor, settings.worker_count)
+    with progress.counting("masks", len(wanted), "images") as report:
+        store = ShardStore(settings.cache_folder, "masks")
+        known = store.fill(wanted, SHARD_MASKS, partial(encoder, report=report), partial(report, 0))
+    return EncodedViews(requests, known)
+
+
+def _mask_of(request: EncodeRequest, masks: MaskSource, factor: int) -> EncodeRequest:
+    image, view = request.image, request.view
+    if image.mask_digest:
+        key = hashed("mask", factor, image.mask_digest, masks, view.key_text)
+    else:
+        key = hashed("mask", factor, view.size)
+    return EncodeRequest(image, view, key)
 
 
 class MaskEncoder:
-    """encoder(shown) -> {"mask" (N, 1, h, w) uint8}, of pictures of one bucket; white where a picture has no mask."""
+    """encoder(requests) -> {"mask" (N, 1, h, w) uint8}, of views of one bucket; white where an image has no mask."""
 
-    def __init__(self, masks: str, factor: int, workers: int):
-        self.masks, self.factor, self.pool = masks, factor, ThreadPoolExecutor(workers)
+    def __init__(self, masks: MaskSource, factor: int, workers: int) -> None:
+        self.masks: MaskSource = masks
+        self.factor = factor
+        self.pool = ThreadPoolExecutor(workers)
 
-    def __call__(self, shown: list[Shown], tell: Tell) -> dict[str, Tensor]:
-        cells = []
-        for mask in self.pool.map(self._cells, shown):
-            cells.append(mask)
-            tell(1)
-        return {"mask": torch.from_numpy(np.stack(cells))[:, None]}
+    def __call__(self, requests: list[EncodeRequest], report: Report) -> dict[str, Tensor]:
+        masks = []
+        for mask in self.pool.map(self.encode, requests):
+            masks.append(mask)
+            report(1)
+        return {"mask": torch.from_numpy(np.stack(masks))[:, None]}
 
-    def _cells(self, shown: Shown) -> np.ndarray:
-        picture = shown.picture
-        if not picture.mask:
-            return np.full([side // self.factor for side in shown.view.size], 255, dtype=np.uint8)
+    def encode(self, request: EncodeRequest) -> np.ndarray:
+        """(h, w) uint8. Raises CacheError."""
+        image = request.image
+        file = image.file.mask_file(self.masks)
+        if file is None or not image.mask_digest:
+            return np.full([side // self.factor for side in request.view.size], 255, dtype=np.uint8)
         try:
-            content = unchanged(picture.found.mask_file(self.masks), picture.mask)
-            return decode_mask(content, self.masks, shown.view, self.factor)
-        except BadPicture as error:
-            raise CacheError(f"{picture.found.name}: its mask: {error}") from error
+            return decode_mask(file.read_verified(image.mask_digest), self.masks, request.view, self.factor)
+        except BadImage as error:
+            raise CacheError(f"{image.file.name}: its mask: {error}") from error

@@ -2,17 +2,21 @@
 
 from collections import Counter
 from dataclasses import dataclass
+from typing import Annotated
 
 import numpy as np
 
-from ztsnr.caching.keys import KeyText, key_text
+from ztsnr.caching.shards import KeyText, key_text
 from ztsnr.core import checks
+from ztsnr.core.checks import Bounds, Part
 
-SHOWN = 50
+REPORTED_TAGS = 50
+TagWeights = dict[str, tuple[int, float]]
+"""Tag -> how many samples have it, and its weight."""
 
 
 @dataclass(frozen=True, kw_only=True)
-class Rarity:
+class Rarity(Part):
     """A tag's weight is (c / count)^strength, a sample's the mean of its tags', bounded by `low` and `high`.
 
     The count is of the samples that are trained and have the tag; c is such that the mean over them is 1 before it is
@@ -20,35 +24,39 @@ class Rarity:
     A sample without a tag has weight 1.
     """
 
-    strength: float
-    low: float
-    high: float
-
-    def __post_init__(self):
-        checks.finite("data.rarity.strength", self.strength, at_least=0, at_most=1)
-        checks.finite("data.rarity.low", self.low, above=0, at_most=1)
-        checks.finite("data.rarity.high", self.high, at_least=1)
+    strength: checks.Fraction
+    low: Annotated[float, Bounds(above=0, at_most=1)]
+    high: Annotated[float, Bounds(at_least=1)]
 
     @property
     def key_text(self) -> KeyText:
         return key_text("Rarity", strength=self.strength, low=self.low, high=self.high)
 
-    def weights(self, tags: list[frozenset[str]], times: np.ndarray) -> tuple[np.ndarray, dict[str, tuple[int, float]]]:
-        """tags of each picture, which is trained so many `times` (N,): weights (N,), and tag -> count and weight."""
+    def weights(self, tags: list[frozenset[str]], times: np.ndarray) -> tuple[np.ndarray, TagWeights]:
+        """tags of each image, which an epoch trains so many `times` (N,): weights (N,), and those of common tags."""
         counts: Counter[str] = Counter()
         for own, count in zip(tags, times.tolist(), strict=True):
-            counts.update(dict.fromkeys(own, count) if count else ())
-        plain = {tag: count**-self.strength for tag, count in counts.items()}
-        raw = np.array([np.mean([plain.get(tag, 1.0) for tag in sorted(own)]) if own else np.nan for own in tags])
-        tagged = ~np.isnan(raw) & (times > 0)
-        scale = np.average(raw[tagged], weights=times[tagged]) if tagged.any() else 1.0
-        commonest = sorted(counts.items(), key=lambda item: (-item[1], item[0]))
-        weights = np.where(np.isnan(raw), 1.0, raw / scale).clip(self.low, self.high)
-        return weights, {tag: (count, plain[tag] / scale) for tag, count in commonest[:SHOWN]}
+            if count:
+                counts.update(dict.fromkeys(own, count))
+        tag_weights = {tag: count**-self.strength for tag, count in counts.items()}
 
-    def tell(self, commonest: dict[str, tuple[int, float]], weights: np.ndarray) -> str:
-        """The commonest tags and what they weigh."""
+        # an image's weight is the mean of its tags'; nan where it has none
+        means = np.full(len(tags), np.nan)
+        for number, own in enumerate(tags):
+            if own:
+                means[number] = np.mean([tag_weights.get(tag, 1.0) for tag in sorted(own)])
+
+        # so that the mean over all trained samples with tags is 1
+        is_tagged = ~np.isnan(means) & (times > 0)
+        scale = np.average(means[is_tagged], weights=times[is_tagged]) if is_tagged.any() else 1.0
+        weights = np.where(np.isnan(means), 1.0, means / scale).clip(self.low, self.high)
+
+        commonest = sorted(counts.items(), key=lambda item: (-item[1], item[0]))[:REPORTED_TAGS]
+        return weights, {tag: (count, tag_weights[tag] / scale) for tag, count in commonest}
+
+    def report(self, commonest: TagWeights, weights: np.ndarray) -> str:
+        """The commonest tags and their weights."""
         bounds = f"{weights.min():.3f} to {weights.max():.3f}, mean {weights.mean():.3f}"
-        head = f"\nweights by rarity of tags (strength {self.strength:g}): {bounds}\n"
-        rows = [f"{count:9}  {weight:6.3f}  {tag}" for tag, (count, weight) in commonest.items()]
-        return head + "\n".join(["  samples  weight  tag", *rows]) + "\n"
+        lines = [f"\nweights by rarity of tags (strength {self.strength:g}): {bounds}", "  samples  weight  tag"]
+        lines += [f"{count:9}  {weight:6.3f}  {tag}" for tag, (count, weight) in commonest.items()]
+        return "\n".join(lines) + "\n"

@@ -1,12 +1,16 @@
-"""A cache of encoded things, in safetensors files that are each written whole and never changed.
+"""A cache of encoded entries, in safetensors files that are each written completely and never changed.
 
 Several processes may fill one at the same time: a unit of work is a file that is to be; who holds its lock makes it.
+An entry's key is a hash of all that it depends on. What it is made of is part of the format: names in it are those of
+commit 0de1f9a, whatever the classes and fields of settings are called since.
 """
 
-from collections.abc import Callable, Iterable, Mapping
+import hashlib
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
+from typing import Any, Protocol
 
 import torch
 from filelock import FileLock, Timeout
@@ -17,14 +21,51 @@ from ztsnr.core.errors import CacheError, CheckpointError
 from ztsnr.io.atomic import write_whole
 from ztsnr.io.tensors import open_tensors
 
+FORMAT = 2
+"""Of shards and indices, and of the code that decodes and encodes. Raising it encodes everything again."""
 KEY_BYTES = 16
 Keys = dict[bytes, tuple[str, int]]
 """Key -> shard (path below the cache) and row."""
 
 
+# Keys ----------------------------------------------------------------------------------------------------------------
+
+
+class KeyText:
+    """A text that is part of a key as it is, without quotes."""
+
+    def __init__(self, text: str) -> None:
+        self.text = text
+
+    def __repr__(self) -> str:
+        return self.text
+
+
+def key_text(name: str, **values: object) -> KeyText:
+    """name(field=value, ...)"""
+    return KeyText(f"{name}({', '.join(f'{field}={value!r}' for field, value in values.items())})")
+
+
+def hashed(*parts: object) -> bytes:
+    """16 bytes that change with any of the parts: values whose repr() never changes, and KeyText."""
+    return hashlib.blake2b(repr((FORMAT, *parts)).encode(), digest_size=KEY_BYTES).digest()
+
+
+# Shards --------------------------------------------------------------------------------------------------------------
+
+
+class Entry(Protocol):
+    """What is to be encoded."""
+
+    @property
+    def group(self) -> str:
+        """Entries of one shard have one group."""
+        ...
+
+
 @dataclass(frozen=True)
-class Shelf:
-    """The shards of one kind. An entry's key is a hash of all that it depends on."""
+class ShardStore:
+    """The shards of one kind."""
 
     cache: Path
     kind: str
@@ -36,10 +77,10 @@ class Shelf:
     def keys(self) -> Keys:
         """Where each entry is; of one that is there twice, the first."""
         known: Keys = {}
-        self._look(known, set())
+        self._read_new(known, set())
         return known
 
-    def _look(self, known: Keys, read: set[str]) -> None:
+    def _read_new(self, known: Keys, read: set[str]) -> None:
         """Adds the entries of shards that were not read yet."""
         for path in sorted(self.folder.glob("*.safetensors")):
             if path.name not in read:
@@ -48,53 +89,66 @@ class Shelf:
                     known.setdefault(key, (f"{self.kind}/{path.name}", row))
 
     def fill(
-        self, wanted: Mapping[bytes, object], unit: int, encode: Callable, begin: Callable = lambda missing: None
+        self,
+        wanted: Mapping[bytes, Any],
+        unit: int,
+        encode: Callable[[Any], Mapping[str, Tensor]],
+        begin: Callable[[int], object] = lambda missing: None,
     ) -> Keys:
-        """Encodes what is wanted and missing, by units of about so many; wanted maps a key to what encode takes.
+        """Encodes what is wanted and missing, in units of about so many; `wanted` maps keys to entries.
 
-        encode(items) -> tensors with len(items) rows; items of one unit have one `group`. Others' units are waited for.
-        `begin` hears how many are missing.
+        encode(entries of one group) -> tensors with as many rows. Units that other processes work on are waited for.
+        `begin` is called with the number of missing entries.
         """
         self.folder.mkdir(parents=True, exist_ok=True)
-        self.sweep()
-        known, read = {}, set()
-        self._look(known, read)
+        self.delete_unfinished()
+        known: Keys = {}
+        read: set[str] = set()
+        self._read_new(known, read)
         begin(len(wanted.keys() - known.keys()))
-        while units := self._units({key: item for key, item in wanted.items() if key not in known}, unit):
+
+        while units := self._units({key: entry for key, entry in wanted.items() if key not in known}, unit):
             waiting = []
             for name, keys in units.items():
                 try:
                     with self.lock(name).acquire(timeout=0):
-                        self._look(known, read)  # others may have written meanwhile
+                        self._read_new(known, read)  # others may have written meanwhile
                         if missing := [key for key in keys if key not in known]:
                             self._write(name, missing, encode([wanted[key] for key in missing]))
                 except Timeout:
                     waiting.append(name)
-            if len(waiting) == len(units):  # all that is left is in work elsewhere
+
+            if len(waiting) == len(units):  # other processes work on all that is left
                 with self.lock(waiting[0]):
                     pass
-            self._look(known, read)
+            self._read_new(known, read)
         return known
 
-    def sweep(self) -> None:
+    def delete_unfinished(self) -> None:
         """Deletes what killed processes left half written."""
         for path in self.folder.glob(".*.safetensors.*"):
             try:
                 with self.lock(path.name[1:].partition(".")[0]).acquire(timeout=0):
                     path.unlink(missing_ok=True)
             except Timeout:
-                continue  # its writer lives
+                continue  # its writer is alive
 
-    def _write(self, name: str, keys: list[bytes], tensors: Mapping[str, Tensor]) -> None:
-        stored = torch.frombuffer(bytearray(b"".join(keys)), dtype=torch.uint8).view(-1, KEY_BYTES)
-        whole = {"key": stored} | {kind: tensor.contiguous() for kind, tensor in tensors.items()}
-        write_shard(self.folder / f"{name}.safetensors", whole, {"ztsnr.rows": str(len(keys))})
+    def lock(self, name: str) -> FileLock:
+        """To be held while the file of this name is written."""
+        (self.cache / "locks").mkdir(exist_ok=True)
+        return FileLock(self.cache / "locks" / f"{self.kind}-{name}.lock")
 
-    def _units(self, missing: Mapping[bytes, object], unit: int) -> dict[str, list[bytes]]:
+    def _write(self, name: str, keys: Sequence[bytes], tensors: Mapping[str, Tensor]) -> None:
+        stored_keys = torch.frombuffer(bytearray(b"".join(keys)), dtype=torch.uint8).view(-1, KEY_BYTES)
+        stored = {"key": stored_keys} | {kind: tensor.contiguous() for kind, tensor in tensors.items()}
+        write_shard(self.folder / f"{name}.safetensors", stored, {"ztsnr.rows": str(len(keys))})
+
+    def _units(self, missing: Mapping[bytes, Entry], unit: int) -> dict[str, list[bytes]]:
         """Name -> keys. The same missing entries give the same units in every process."""
         groups: dict[str, list[bytes]] = {}
         for key in sorted(missing):
             groups.setdefault(missing[key].group, []).append(key)
+
         units = {}
         for group in sorted(groups):
             keys = iter(groups[group])
@@ -102,14 +156,9 @@ class Shelf:
                 units[f"{group}-{part[0].hex()}"] = part
         return units
 
-    def lock(self, name: str) -> FileLock:
-        """Held by who writes the file of this name."""
-        (self.cache / "locks").mkdir(exist_ok=True)
-        return FileLock(self.cache / "locks" / f"{self.kind}-{name}.lock")
-
 
 def write_shard(path: Path, tensors: Mapping[str, Tensor], metadata: Mapping[str, str]) -> None:
-    """Whole or not at all. Raises CacheError."""
+    """Completely or not at all. Raises CacheError."""
     content = save(dict(tensors), dict(metadata))  # its save_file would leave a file of its own where it is killed
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -124,5 +173,5 @@ def _keys(path: Path) -> Iterable[bytes]:
         with open_tensors(path) as file:
             content = file.get_tensor("key").numpy().tobytes()
     except CheckpointError as error:
-        raise CacheError(f"{error}. Delete it: what it held is encoded again.") from error
+        raise CacheError(f"{error}. Delete it: its content is encoded again.") from error
     return (content[start : start + KEY_BYTES] for start in range(0, len(content), KEY_BYTES))

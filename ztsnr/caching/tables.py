@@ -1,15 +1,16 @@
-"""Captions in tables beside the pictures: metadata.jsonl, metadata.csv (Hugging Face's ImageFolder) or parquet."""
+"""Captions in tables beside the images: metadata.jsonl, metadata.csv (Hugging Face's ImageFolder) or parquet."""
 
 import csv
 import json
 from collections.abc import Iterator, Mapping
 from pathlib import Path
+from typing import Any
 
 from ztsnr.core.errors import ConfigError
 
 TABLES = ("metadata.jsonl", "metadata.csv")
 COLUMNS = ("text", "caption", "captions", "prompt")
-"""The first of these that a table has holds the caption, or a list of them."""
+"""The first of these that a table has contains the caption, or a list of them."""
 
 
 def read_tables(folder: Path, names: list[str]) -> dict[str, tuple[str, ...]]:
@@ -18,19 +19,30 @@ def read_tables(folder: Path, names: list[str]) -> dict[str, tuple[str, ...]]:
     for name in sorted(names):
         path = folder / name
         for number, row in enumerate(_rows(path), start=1):
-            column = next((column for column in COLUMNS if column in row), None)
-            if not isinstance(row.get("file_name"), str) or column is None:
-                wanted = f"file_name and one of {', '.join(COLUMNS)}"
-                raise ConfigError(f"{path}, row {number}, must have {wanted}, but has {', '.join(map(str, row))}")
-            value = row[column]
-            texts = tuple(value) if isinstance(value, list) else (value,) if value else ()
-            if not all(isinstance(text, str) for text in texts):
-                raise ConfigError(f"{path}, row {number}: {column} must be a text or a list of texts, got {value!r}")
-            captions[row["file_name"]] = captions.get(row["file_name"], ()) + texts
+            file_name, texts = _file_and_texts(row, f"{path}, row {number}")
+            captions[file_name] = captions.get(file_name, ()) + texts
     return captions
 
 
-def _rows(path: Path) -> Iterator[Mapping]:
+def _file_and_texts(row: Mapping[str, Any], source: str) -> tuple[str, tuple[str, ...]]:
+    """Raises ConfigError that begins with `source`."""
+    file_name = row.get("file_name")
+    column = next((column for column in COLUMNS if column in row), None)
+    if not isinstance(file_name, str) or column is None:
+        wanted = f"file_name and one of {', '.join(COLUMNS)}"
+        raise ConfigError(f"{source}, must have {wanted}, but has {', '.join(map(str, row))}")
+
+    value = row[column]
+    if isinstance(value, list):
+        texts = tuple(value)
+    else:
+        texts = (value,) if value else ()
+    if not all(isinstance(text, str) for text in texts):
+        raise ConfigError(f"{source}: {column} must be a text or a list of texts, got {value!r}")
+    return file_name, texts
+
+
+def _rows(path: Path) -> Iterator[Mapping[str, Any]]:
     try:
         if path.suffix == ".parquet":
             yield from _parquet_rows(path)
@@ -41,14 +53,14 @@ def _rows(path: Path) -> Iterator[Mapping]:
         raise ConfigError(f"{path} cannot be read as a table of captions: {error}") from error
 
 
-def _json_row(line: str) -> Mapping:
+def _json_row(line: str) -> Mapping[str, Any]:
     row = json.loads(line)
     if not isinstance(row, dict):
-        raise ValueError(f"{line.strip()[:60]!r} is no object")
+        raise ValueError(f"{line.strip()[:60]!r} is not an object")
     return row
 
 
-def _parquet_rows(path: Path) -> Iterator[Mapping]:
+def _parquet_rows(path: Path) -> Iterator[Mapping[str, Any]]:
     from pyarrow.parquet import ParquetFile
 
     for batch in ParquetFile(path).iter_batches():

@@ -1,14 +1,24 @@
-"""Captions for a network: what the text encoders say of them, or tokens for text encoders that are trained."""
+"""Captions for a network: their embeddings, or tokens for text encoders that are trained."""
 
 from dataclasses import dataclass
+from functools import cached_property, partial
 
 import torch
 from torch import Tensor
 
-from ztsnr.caching.adaptive import Adaptive
-from ztsnr.caching.encode import device
-from ztsnr.caching.progress import Tell
-from ztsnr.models.text import TextEncoders, Tokenizers
+from ztsnr.caching.buckets import USED, Plan
+from ztsnr.caching.catalogue import CatalogueEntry
+from ztsnr.caching.latents import AdaptiveBatches, local_device
+from ztsnr.caching.progress import Progress, Report
+from ztsnr.caching.settings import CacheSettings
+from ztsnr.caching.shards import Keys, ShardStore, hashed
+from ztsnr.models.pretrained import fingerprint
+from ztsnr.models.source import find_source
+from ztsnr.models.text import TextEncoders, Tokenizers, encoders_of
+
+SHARD_TEXTS = 256
+BATCH_SIZE = 64
+"""Texts that go through the encoders at once, at most."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -17,31 +27,81 @@ class Text:
     group = "texts"
 
 
+@dataclass(frozen=True)
+class EncodedTexts:
+    keys: list[list[bytes]]
+    """Parallel to the images: those of each one's texts; none of an image that is left out."""
+    empty: bytes
+    """The empty text's key."""
+    known: Keys
+
+
+def encode_texts(images: list[CatalogueEntry], plan: Plan, settings: CacheSettings, progress: Progress) -> EncodedTexts:
+    """Fills the cache with the texts of the images that the plan uses, and the empty one. Raises CacheError."""
+    texts: list[list[str]] = []
+    for image, fate in zip(images, plan.fate, strict=True):
+        own = []
+        if fate == USED:
+            own = settings.captions.texts(image.file.captions, image.file.folder.trigger, image.digest)
+        texts.append(own)
+
+    encoder = Tokenizer(settings) if settings.trains_text else TextEncoder(settings)
+    distinct = dict.fromkeys(["", *(text for own in texts for text in own)])
+    keys = {text: encoder.key(text) for text in distinct}
+    wanted = {key: Text(text) for text, key in keys.items()}
+    with progress.counting("texts", len(wanted), "texts") as report:
+        store = ShardStore(settings.cache_folder, encoder.kind)
+        known = store.fill(wanted, SHARD_TEXTS, partial(encoder, report=report), partial(report, 0))
+    return EncodedTexts([[keys[text] for text in own] for own in texts], keys[""], known)
+
+
 class TextEncoder:
     """encoder(texts) -> {"text" (N, L, W), ...}, each of so many windows of tokens, in the cache's dtype."""
 
-    def __init__(self, encoders: TextEncoders, windows: int, dtype: str, batch_size: int):
-        self.encoders, self.windows, self.dtype = encoders.to(device()), windows, getattr(torch, dtype)
-        self.parts = Adaptive(batch_size)
+    kind = "texts"
 
-    def __call__(self, texts: list[Text], tell: Tell = lambda more: None) -> dict[str, Tensor]:
-        def work(items: range) -> dict[str, Tensor]:
-            cut = [self.encoders.tokenizers.cut(texts[i].text, self.windows) for i in items]
-            said = self.encoders.encode(cut, self.windows)
-            tell(len(items))
-            return {name: value.to(self.dtype).cpu() for name, value in said.items()}
+    def __init__(self, settings: CacheSettings) -> None:
+        self.pretrained = settings.pretrained
+        self.windows = settings.text_windows
+        self.dtype = settings.encoding.dtype
+        self.batches = AdaptiveBatches(BATCH_SIZE)
 
-        return self.parts.over(len(texts), work)
+    def key(self, text: str) -> bytes:
+        return hashed("text", text, self.windows, self.dtype, self._weights)
+
+    def __call__(self, texts: list[Text], report: Report) -> dict[str, Tensor]:
+        def encode(items: range) -> dict[str, Tensor]:
+            cut = [self._encoders.tokenizers.cut(texts[i].text, self.windows) for i in items]
+            embeddings = self._encoders.encode(cut, self.windows)
+            report(len(items))
+            return {name: value.to(getattr(torch, self.dtype)).cpu() for name, value in embeddings.items()}
+
+        return self.batches.map(len(texts), encode)
+
+    @cached_property
+    def _weights(self) -> tuple[str, ...]:
+        return tuple(fingerprint(self.pretrained, part) for part in encoders_of(find_source(self.pretrained)))
+
+    @cached_property
+    def _encoders(self) -> TextEncoders:
+        """Loaded only where a text is missing in the cache."""
+        return TextEncoders(self.pretrained).to(local_device())
 
 
-@dataclass(frozen=True)
-class Tokenized:
-    """tokenized(texts) -> {"tokens" (N, encoders, windows, 77)}."""
+class Tokenizer:
+    """tokenizer(texts) -> {"tokens" (N, encoders, windows, 77)}."""
 
-    tokenizers: Tokenizers
-    windows: int
+    kind = "tokens"
 
-    def __call__(self, texts: list[Text], tell: Tell = lambda more: None) -> dict[str, Tensor]:
+    def __init__(self, settings: CacheSettings) -> None:
+        self.windows = settings.text_windows
+        self.tokenizers = Tokenizers(find_source(settings.pretrained))
+        self.vocabulary = hashed(self.tokenizers.identity).hex()
+
+    def key(self, text: str) -> bytes:
+        return hashed("tokens", text, self.windows, self.vocabulary)
+
+    def __call__(self, texts: list[Text], report: Report) -> dict[str, Tensor]:
         cut = [self.tokenizers.cut(entry.text, self.windows) for entry in texts]
-        tell(len(texts))
+        report(len(texts))
         return {"tokens": self.tokenizers.tokens(cut, self.windows).int().contiguous()}

@@ -1,84 +1,108 @@
-"""Tar shards of captioned pictures, as webdataset writes them: members of one sample share their name up to a dot."""
+"""Tar shards of captioned images, as webdataset writes them: members of one sample share their name up to a dot."""
 
 import json
 import os
 import tarfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from fnmatch import fnmatch
 from itertools import groupby
 
+from ztsnr.caching.catalogue import ImageFile
 from ztsnr.caching.decode import SUFFIXES
-from ztsnr.caching.listing import MASK, PLAIN, TEXTS, Folder, Found, folders_from
+from ztsnr.caching.folder import MASK, TEXT_SUFFIXES
+from ztsnr.caching.prepare import ImageSource
+from ztsnr.caching.settings import PLAIN_FOLDER, FolderOptions, folder_options
 from ztsnr.caching.tables import COLUMNS
 from ztsnr.core.errors import ConfigError
-from ztsnr.data.cached import CachedImages
-from ztsnr.io.remote import matching, opened
+from ztsnr.io.remote import matching_files, open_file
+
+Members = Mapping[str, tarfile.TarInfo]
+"""Of one sample, by their endings: .png, .txt, -masklabel.png."""
 
 
 @dataclass(frozen=True, kw_only=True)
-class WebDataset(CachedImages):
-    """`root` is a pattern of tar files, here or where fsspec reaches, or a list of them; `folders` match names."""
+class WebDataset(ImageSource):
+    """`root` is a pattern of tar files, local or remote, or a list of them; `folders` match their names."""
 
-    def listing(self) -> Iterator[Found]:
-        found = {place: identity for root in self.roots for place, identity in matching(root).items()}
-        if not found:
-            raise ConfigError(f"data.root={self.root} names no file. Give the tar files, such as 'shards/*.tar'.")
-        folders = folders_from(self.folders)
-        return (entry for place, identity in found.items() for entry in _members(place, identity, folders))
+    def listing(self) -> Iterator[ImageFile]:
+        shards: dict[str, tuple] = {}
+        for root in self.roots:
+            shards |= matching_files(root)
+        if not shards:
+            raise ConfigError(f"data.root={self.root} matches no file. Give the tar files, such as 'shards/*.tar'.")
+        return _images(shards, folder_options(self.folders))
 
     def identity(self) -> tuple:
         return tuple(self.roots), self.folders
 
 
-def _members(place: str, identity: tuple, folders: list[Folder]) -> Iterator[Found]:
-    """A shard's pictures. One that is cut short is told, and gives those before the cut."""
-    shard = place.rsplit("/", 1)[-1]
-    folder = next((entry for entry in folders if fnmatch(shard, entry.path)), PLAIN)
+def _images(shards: Mapping[str, tuple], options: Sequence[FolderOptions]) -> Iterator[ImageFile]:
+    for path, identity in shards.items():
+        name = _shard_name(path)
+        folder = next((option for option in options if fnmatch(name, option.path)), PLAIN_FOLDER)
+        yield from _images_of_shard(path, identity, folder)
+
+
+def _images_of_shard(path: str, identity: tuple, folder: FolderOptions) -> Iterator[ImageFile]:
+    """A truncated shard is reported, and gives the images before the cut."""
     try:
-        with opened(place) as file, tarfile.open(fileobj=file) as tar:
-            for _, members in groupby((member for member in tar if member.isfile()), key=lambda m: _key(m.name)):
-                yield from _sample(place, identity, folder, {_ending(member.name): member for member in members}, tar)
+        with open_file(path) as file, tarfile.open(fileobj=file) as tar:
+            members = (member for member in tar if member.isfile())
+            for _, group in groupby(members, key=lambda member: _sample_name(member.name)):
+                sample = {_ending(member.name): member for member in group}
+                yield from _images_of_sample(path, identity, folder, sample, tar)
     except (OSError, tarfile.TarError) as error:
-        yield Found(f"{shard}/", place, (), (), bad=f"it cannot be read as a tar: {error}")
+        yield ImageFile(f"{_shard_name(path)}/", path, (), (), bad=f"it cannot be read as a tar: {error}")
 
 
-def _sample(place: str, identity: tuple, folder: Folder, members: dict, tar: tarfile.TarFile) -> Iterator[Found]:
-    for ending, member in members.items():
-        if ending in SUFFIXES:
-            found = _found(place, identity, folder, member)
-            found.mask = _found(place, identity, folder, members[MASK]) if MASK in members else None
-            try:
-                found.captions = tuple(filter(None, _captions(members, tar)))
-            except UnicodeDecodeError as error:
-                found.bad = f"its caption is not in UTF-8: byte {error.object[error.start]:#x} at {error.start}"
-            except (ValueError, TypeError) as error:
-                found.bad = f"its caption cannot be read: {error}"
-            if not found.captions and folder.class_token:
-                found.captions = (folder.class_token,)
-            yield found
+def _images_of_sample(
+    path: str, identity: tuple, folder: FolderOptions, sample: Members, tar: tarfile.TarFile
+) -> Iterator[ImageFile]:
+    for ending, member in sample.items():
+        if ending not in SUFFIXES:
+            continue
+        file = _image_file(path, identity, folder, member)
+        if MASK in sample:
+            file.mask = _image_file(path, identity, folder, sample[MASK])
+        try:
+            file.captions = tuple(filter(None, _captions(sample, tar)))
+        except UnicodeDecodeError as error:
+            file.bad = f"its caption is not in UTF-8: byte {error.object[error.start]:#x} at {error.start}"
+        except (ValueError, TypeError) as error:
+            file.bad = f"its caption cannot be read: {error}"
+        if not file.captions and folder.class_token:
+            file.captions = (folder.class_token,)
+        yield file
 
 
-def _found(place: str, identity: tuple, folder: Folder, member: tarfile.TarInfo) -> Found:
-    lies = member.offset_data, member.size
-    name = f"{place.rsplit('/', 1)[-1]}/{member.name}"
-    return Found(name, place, (*identity, *lies), (), folder, start=lies[0], size=lies[1])
+def _image_file(path: str, identity: tuple, folder: FolderOptions, member: tarfile.TarInfo) -> ImageFile:
+    name = f"{_shard_name(path)}/{member.name}"
+    start, size = member.offset_data, member.size
+    return ImageFile(name, path, (*identity, start, size), (), folder, start=start, size=size)
 
 
-def _captions(members: dict, tar: tarfile.TarFile) -> Iterator[str]:
-    for ending, member in members.items():
-        if ending in (*TEXTS, ".json"):
-            text = tar.extractfile(member).read().decode("utf-8-sig").strip()
-            if ending != ".json":
-                yield text
-                continue
-            row = json.loads(text)
-            told = next((row[column] for column in COLUMNS if column in row), [])
-            yield from told if isinstance(told, list) else [told]
+def _captions(sample: Members, tar: tarfile.TarFile) -> Iterator[str]:
+    for ending, member in sample.items():
+        if ending not in (*TEXT_SUFFIXES, ".json"):
+            continue
+        file = tar.extractfile(member)
+        assert file is not None  # only regular files are members of a sample
+        text = file.read().decode("utf-8-sig").strip()
+        if ending != ".json":
+            yield text
+            continue
+        row = json.loads(text)
+        captions = next((row[column] for column in COLUMNS if column in row), [])
+        yield from captions if isinstance(captions, list) else [captions]
 
 
-def _key(name: str) -> str:
-    folder, base = os.path.split(name)
+def _shard_name(path: str) -> str:
+    return path.rsplit("/", 1)[-1]
+
+
+def _sample_name(member: str) -> str:
+    folder, base = os.path.split(member)
     return os.path.join(folder, base.removesuffix(MASK).split(".", 1)[0])
 
 

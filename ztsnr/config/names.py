@@ -18,7 +18,7 @@ TARGET, CLASS = "_target_", "_class_"
 CLASSES: dict[str, str] = {
     "data.captions": "ztsnr.caching.captions.Captions",
     "data.digits": "ztsnr.data.Digits",
-    "data.encoding": "ztsnr.caching.encode.Encoding",
+    "data.encoding": "ztsnr.caching.settings.Encoding",
     "data.folder": "ztsnr.caching.folder.FolderImages",
     "data.mnist": "ztsnr.data.Mnist",
     "data.rarity": "ztsnr.caching.rarity.Rarity",

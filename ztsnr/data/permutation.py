@@ -6,14 +6,15 @@ import torch
 from ztsnr.core.randomness import generator
 
 
-def permuted(seed: int, stream: str, epoch: int, places: np.ndarray, size: int) -> np.ndarray:
-    """Which of `size` items stand at these places of a shuffled epoch, (len(places),) int64, without a list of them.
+def permuted(seed: int, stream: str, epoch: int, positions: np.ndarray, size: int) -> np.ndarray:
+    """Which of `size` items are at these positions of a shuffled epoch, (len(positions),) int64; makes no list of all.
 
     A Feistel network of six rounds over the next even power of two, walked until it comes back below `size`
     (Black and Rogaway, Ciphers with arbitrary finite domains, 2002).
     """
     bits = max(1, -(-(size - 1).bit_length() // 2))
-    low, shift = np.uint64(2**bits - 1), np.uint64(bits)
+    low = np.uint64(2**bits - 1)
+    shift = np.uint64(bits)
     keys = torch.randint(2**62, (6,), generator=generator(seed, stream, epoch)).numpy().astype(np.uint64)
 
     def walk(value: np.ndarray) -> np.ndarray:
@@ -22,7 +23,7 @@ def permuted(seed: int, stream: str, epoch: int, places: np.ndarray, size: int) 
             left, right = right, left ^ (_mixed(right ^ key) & low)
         return left << shift | right
 
-    value = walk(np.asarray(places, dtype=np.uint64))
+    value = walk(np.asarray(positions, dtype=np.uint64))
     while (outside := value >= size).any():
         value[outside] = walk(value[outside])
     return value.astype(np.int64)

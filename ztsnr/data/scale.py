@@ -1,36 +1,47 @@
 """How x0 is made of latents: latent = x0 * std + mean, by channel."""
 
 from collections.abc import Mapping
+from typing import Any
+
+import torch
+from torch import Tensor
 
 from ztsnr.core import checks
+from ztsnr.core.checks import key
 from ztsnr.core.errors import ConfigError
 
-NORMALISE = ("channel", "scalar", "none")
+Scale = dict[str, list[float]]
+"""mean and std, each of C numbers."""
 
 
-def check_scale(normalise: str, statistics: Mapping | None) -> None:
-    """Raises ConfigError."""
+def to_latents(x0: Tensor, scale: Mapping[str, list[float]]) -> Tensor:
+    """x0 (B, C, h, w) -> the VAE's latents, of the same shape."""
+    mean = torch.tensor(scale["mean"], device=x0.device)[:, None, None]
+    std = torch.tensor(scale["std"], device=x0.device)[:, None, None]
+    return x0 * std + mean
+
+
+def check_statistics(normalisation: str, statistics: Mapping[str, Any] | None) -> None:
+    """Of a constructor's field `statistics`. Raises ConfigError."""
     if statistics is None:
         return
-    if normalise == "none":
-        raise ConfigError(
-            "data.statistics replaces measured ones: it needs data.latent_normalisation=channel or scalar"
-        )
-    names = set(statistics) if isinstance(statistics, Mapping) else None
-    if names != {"mean", "std"} or len(statistics["mean"]) != len(statistics["std"]):
-        raise ConfigError(f"data.statistics must be a mean and a std of each channel, got {statistics!r}")
-    checks.numbers("data.statistics.mean", statistics["mean"])
-    checks.numbers("data.statistics.std", statistics["std"], above=0)
+    if normalisation == "none":
+        needed = f"{key('latent_normalisation')}=channel or scalar"
+        raise ConfigError(f"{key('statistics')} replaces measured ones: it needs {needed}")
+    if set(statistics) != {"mean", "std"} or len(statistics["mean"]) != len(statistics["std"]):
+        raise ConfigError(f"{key('statistics')} must be a mean and a std of each channel, got {statistics!r}")
+    checks.numbers("statistics.mean", statistics["mean"])
+    checks.numbers("statistics.std", statistics["std"], above=0)
 
 
-def latent_scale(normalise: str, statistics: Mapping | None, told: Mapping) -> dict[str, list[float]]:
-    """`told` is what an index says of its latents; `statistics`, where given, take the place of that."""
-    channels = len(told["mean"])
+def latent_scale(normalisation: str, statistics: Mapping[str, Any] | None, measured: Mapping[str, Any]) -> Scale:
+    """`measured` is what an index says of its latents; `statistics`, unless None, replace it."""
+    channels = len(measured["mean"])
     if statistics is not None:
         if len(statistics["mean"]) != channels:
             raise ConfigError(f"data.statistics must be of the VAE's {channels} channels, got {statistics}")
         return dict(statistics)
-    if normalise == "channel":
-        return {"mean": told["mean"], "std": told["std"]}
-    std = told["std_of_all"] if normalise == "scalar" else 1 / told["scaling_factor"]
+    if normalisation == "channel":
+        return {"mean": measured["mean"], "std": measured["std"]}
+    std = measured["std_of_all"] if normalisation == "scalar" else 1 / measured["scaling_factor"]
     return {"mean": [0.0] * channels, "std": [std] * channels}

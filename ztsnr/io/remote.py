@@ -1,17 +1,26 @@
-"""Files here and elsewhere: what has a scheme, such as s3://, is read through fsspec."""
+"""Local and remote files: a path with a scheme, such as s3://, is read through fsspec."""
 
 from pathlib import Path
+from typing import IO, Any
 
 from ztsnr.core.errors import CacheError, ConfigError
 
 
-def is_elsewhere(place: str) -> bool:
-    return "://" in place
+def is_remote(path: str) -> bool:
+    return "://" in path
 
 
-def read_part(place: str, start: int = 0, size: int = -1) -> bytes:
+def open_file(path: str) -> IO[bytes]:
+    """A binary file to read. Raises OSError."""
+    if not is_remote(path):
+        return open(path, "rb")
+    files, remote_path = _filesystem(path)
+    return files.open(remote_path, "rb")
+
+
+def read_part(path: str, start: int = 0, size: int = -1) -> bytes:
     """`size` bytes from `start`; -1 is all that follow. Raises OSError."""
-    with opened(place) as file:
+    with open_file(path) as file:
         try:
             file.seek(start)
             return file.read(size)
@@ -19,40 +28,38 @@ def read_part(place: str, start: int = 0, size: int = -1) -> bytes:
             raise OSError(str(error)) from error
 
 
-def matching(pattern: str) -> dict[str, tuple]:
-    """Files that a pattern names, by name, each with what changes when it does. Raises ConfigError."""
-    if is_elsewhere(pattern):
+def matching_files(pattern: str) -> dict[str, tuple]:
+    """Files that a pattern names, by path, each with what changes when it does. Raises ConfigError."""
+    if is_remote(pattern):
         files, _ = _filesystem(pattern)
         return {files.unstrip_protocol(path): (files.ukey(path),) for path in sorted(files.glob(pattern))}
+
     path = Path(pattern).expanduser()
-    found = sorted(path.parent.glob(path.name)) if path.parent.is_dir() else []
-    return {str(file): (status.st_ino, status.st_size, status.st_mtime_ns) for file in found if (status := file.stat())}
+    matches = {}
+    if path.parent.is_dir():
+        for file in sorted(path.parent.glob(path.name)):
+            status = file.stat()
+            matches[str(file)] = status.st_ino, status.st_size, status.st_mtime_ns
+    return matches
 
 
-def local(place: str, copies: str) -> Path:
-    """The file itself, or a copy in the folder `copies`, made when it is first asked for. Raises CacheError."""
-    if not is_elsewhere(place):
-        return Path(place)
+def local_copy(path: str, folder: str) -> Path:
+    """A local file itself; of a remote one a copy in `folder`, made when it is first asked for. Raises CacheError."""
+    if not is_remote(path):
+        return Path(path)
     import fsspec
 
     try:
-        return Path(fsspec.open_local(f"filecache::{place}", filecache={"cache_storage": copies}))
+        return Path(fsspec.open_local(f"filecache::{path}", filecache={"cache_storage": folder}))
     except (OSError, ValueError, ImportError) as error:
-        raise CacheError(f"{place} cannot be read: {error}") from error
+        raise CacheError(f"{path} cannot be read: {error}") from error
 
 
-def opened(place: str):
-    """A binary file to read. Raises OSError."""
-    if not is_elsewhere(place):
-        return open(place, "rb")
-    files, path = _filesystem(place)
-    return files.open(path, "rb")
-
-
-def _filesystem(place: str):
+def _filesystem(path: str) -> tuple[Any, str]:
+    """fsspec's file system, and the path in it. Raises ConfigError."""
     import fsspec
 
     try:
-        return fsspec.core.url_to_fs(place)
+        return fsspec.core.url_to_fs(path)
     except (ValueError, ImportError) as error:  # an unknown scheme, or one whose library is not installed
-        raise ConfigError(f"{place} cannot be read: {error}") from error
+        raise ConfigError(f"{path} cannot be read: {error}") from error

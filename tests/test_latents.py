@@ -1,7 +1,7 @@
 import pytest
 import torch
 
-from ztsnr.caching.adaptive import Adaptive
+from ztsnr.caching.latents import AdaptiveBatches
 from ztsnr.core.errors import CacheError
 
 
@@ -14,15 +14,15 @@ def test_batches_shrink_to_the_memory_and_grow_back():
             raise torch.OutOfMemoryError
         return {"x": torch.tensor(list(items))}
 
-    parts = Adaptive(16)
-    assert parts.over(100, work)["x"].tolist() == list(range(100))
+    parts = AdaptiveBatches(16)
+    assert parts.map(100, work)["x"].tolist() == list(range(100))
     assert tried[:3] == [16, 8, 4]
     room = 99
-    parts.over(400, work)
+    parts.map(400, work)
     assert max(tried[-8:]) == 16
     room = 0
     with pytest.raises(CacheError, match=r"data\.encoding\.tile"):
-        parts.over(3, work)
+        parts.map(3, work)
 
 
 def test_other_errors_than_want_of_memory_are_not_hidden():
@@ -30,4 +30,4 @@ def test_other_errors_than_want_of_memory_are_not_hidden():
         raise RuntimeError("shapes do not fit")
 
     with pytest.raises(RuntimeError, match="shapes do not fit"):
-        Adaptive(4).over(3, work)
+        AdaptiveBatches(4).map(3, work)

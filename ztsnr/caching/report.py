@@ -1,0 +1,106 @@
+"""The plan as text: which buckets there are, what happens to each image, and what is skipped and why."""
+
+from collections import Counter
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+
+from ztsnr.caching.buckets import TOO_LONG, TOO_SMALL, USED, Plan
+from ztsnr.caching.catalogue import Catalogue
+from ztsnr.caching.statistics import Moments
+from ztsnr.data.order import Order
+
+MAX_LINES = 40
+"""So many files are named in the report; all of them in the list beside the index."""
+REASONS = {TOO_SMALL: "too small: shown {:,.4g} times its size", TOO_LONG: "too long: {:,.4g} times its other side"}
+COLUMNS = ("bucket", "files", "samples", "held", "batch", "batches", "shown", "larger", "cropped", "merged")
+LEGEND = """
+bucket: height x width. samples: to train on, with repeats; held: out.
+batches: of an epoch, in which a sample is shown so many times
+(leftovers: {}). larger: shown larger than they are. cropped:
+mean share cut off. merged: those whose own bucket was smaller than
+a batch.
+"""
+
+
+def plan_report(catalogue: Catalogue, plan: Plan, counts: np.ndarray, order: Order) -> str:
+    """counts (K, 2): samples to train on and held out. As wide as a page of MLflow shows."""
+    is_used = plan.fate == USED
+    lines = [f"{len(catalogue.images) + len(catalogue.skipped)} files, {int(is_used.sum())} images used", ""]
+
+    lines += _table([COLUMNS, *_bucket_rows(plan, counts, order)])
+    lines += LEGEND.format(order.leftovers).splitlines()
+
+    left = reasons(catalogue, plan)
+    kinds = Counter(reason.split(":")[0] for reason in left.values())
+    lines += ["", f"left out: {len(left)}"]
+    lines += [f"{count:6}  {kind}" for kind, count in kinds.most_common(8)]
+    if left:
+        lines += [first_lines(left), ""]
+
+    bare = [image.file.name for image in catalogue.images if not image.file.captions]
+    lines.append(f"without a caption: {len(bare)}" + (f", such as {bare[0]}" if bare else ""))
+    masked = sum(bool(image.mask_digest) for image in catalogue.images)
+    if masked:
+        lines.append(f"with a mask: {masked}")
+    return "\n".join(lines) + "\n"
+
+
+def reasons(catalogue: Catalogue, plan: Plan) -> dict[str, str]:
+    """File name -> why it is not trained on."""
+    left = dict(catalogue.skipped)
+    for i in np.flatnonzero(plan.fate != USED):
+        image = catalogue.images[i]
+        measure = plan.upscaled[i] if plan.fate[i] == TOO_SMALL else max(image.size) / min(image.size)
+        left[image.file.name] = REASONS[int(plan.fate[i])].format(measure)
+    return left
+
+
+def first_lines(left: Mapping[str, str]) -> str:
+    """The first files, a line each."""
+    lines = [f"  {name}: {reason}" for name, reason in list(left.items())[:MAX_LINES]]
+    if len(left) > MAX_LINES:
+        lines.append(f"  and {len(left) - MAX_LINES} more")
+    return "\n".join(lines)
+
+
+def left_out_table(catalogue: Catalogue, plan: Plan) -> str:
+    """A line a file: name, tab, why."""
+    return "".join(f"{name}\t{reason}\n" for name, reason in reasons(catalogue, plan).items())
+
+
+def moments_report(moments: Moments) -> str:
+    """The latents' statistics, as the VAE encoded them."""
+    pooled = moments.pooled
+    rows = [("channel", "mean", "std")]
+    for channel, (mean, std) in enumerate(zip(moments.mean, moments.std, strict=True)):
+        rows.append((str(channel), f"{mean:.4f}", f"{std:.4f}"))
+    rows.append(("all", f"{pooled.mean.item():.4f}", f"{pooled.std.item():.4f}"))
+    return "\n".join(["", "latents", *_table(rows, "  ")]) + "\n"
+
+
+def _bucket_rows(plan: Plan, counts: np.ndarray, order: Order) -> list[tuple[str, ...]]:
+    mean_steps, shown = order.mean_steps(), order.shown()
+    rows = []
+    for k, (height, width) in enumerate(plan.sizes):
+        is_inside = plan.bucket == k
+        samples, held_out = counts[k]
+        cells = (
+            f"{height}x{width}",
+            int(is_inside.sum()),
+            samples,
+            held_out,
+            order.batches[k],
+            f"{mean_steps[k]:.3g}",
+            f"{shown[k]:.3g}",
+            int((plan.upscaled[is_inside] > 1).sum()),
+            f"{plan.cropped[is_inside].mean():.1%}",
+            int(plan.merged[is_inside].sum()),
+        )
+        rows.append(tuple(map(str, cells)))
+    return rows
+
+
+def _table(rows: Sequence[tuple[str, ...]], gap: str = " ") -> list[str]:
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    return [gap.join(cell.rjust(width) for cell, width in zip(row, widths, strict=True)) for row in rows]

@@ -1,0 +1,174 @@
+"""The settings that making a cache needs, besides those that training reads."""
+
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass, fields
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from ztsnr.caching.buckets import AutoSizes, Sizes
+from ztsnr.caching.captions import Captions
+from ztsnr.caching.decode import MaskSource
+from ztsnr.caching.rarity import Rarity
+from ztsnr.caching.shards import KeyText, hashed, key_text
+from ztsnr.core import checks
+from ztsnr.core.checks import Bounds, Part, key
+from ztsnr.core.errors import ConfigError
+from ztsnr.data.cached import CachedImages
+from ztsnr.io.remote import is_remote
+from ztsnr.models.trainable import Trained
+
+Channel = Annotated[float, Bounds(at_least=0, at_most=255)]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Encoding(Part):
+    """How images become latents. `kind`: mean of the VAE's distribution, one draw from it, or mean and log-variance.
+
+    `precision` is that in which the VAE computes; what is not finite in bfloat16 is encoded again in float32.
+    Images with a side above `tile` pixels go through it in overlapping tiles. `batch_size` is the largest.
+    """
+
+    kind: Literal["mean", "draw", "distribution"]
+    precision: Literal["float32", "bfloat16"]
+    dtype: Literal["float32", "float16", "bfloat16"]
+    tile: Annotated[int, Bounds(at_least=64)] | None
+    batch_size: checks.Count
+
+    @property
+    def key_text(self) -> KeyText:
+        return key_text(
+            "Encoding",
+            kind=self.kind,
+            precision=self.precision,
+            dtype=self.dtype,
+            tile=self.tile,
+            batch_size=self.batch_size,
+        )
+
+    def key_parts(self, size: tuple[int, int]) -> tuple:
+        """What a latent of this size depends on here."""
+        return self.kind, self.precision, self.dtype, self.tile if self.tile and max(size) > self.tile else None
+
+
+@dataclass(frozen=True, kw_only=True)
+class FolderOptions(Part):
+    """How the images of some folders are trained: where `path` matches the path below the root or with its name.
+
+    With `class_token` they are regularisation: that is the caption of those which have none, and no trigger is added.
+    """
+
+    path: str
+    repeats: checks.Count = 1
+    weight: checks.Positive = 1.0
+    trigger: str = ""
+    class_token: str | None = None
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.class_token is not None and self.trigger:
+            raise ConfigError(f"data.folders: {self.path!r} cannot have both a trigger and a class_token")
+
+
+PLAIN_FOLDER = FolderOptions(path="*")
+
+
+def folder_options(entries: list[Any]) -> list[FolderOptions]:
+    """The config's entries, each with a path and what differs from a plain folder. Raises ConfigError."""
+    names = {field.name for field in fields(FolderOptions)}
+    options = []
+    for entry in entries:
+        if not isinstance(entry, Mapping) or "path" not in entry or set(entry) - names:
+            others = [field.name for field in fields(FolderOptions)][1:]
+            raise ConfigError(f"data.folders must be a list of entries with path and any of {others}, got {entry!r}")
+        with checks.constructing("data.folders"):
+            options.append(FolderOptions(**entry))
+    return options
+
+
+@dataclass(frozen=True, kw_only=True)
+class CacheSettings(CachedImages):
+    """`root` says where the images are.
+
+    `refresh` looks at the images first and encodes what is missing; without it the cache is trained as it was last made
+    with these settings. `train_text` is model.train_text: text encoders that are trained take a caption's tokens, not
+    its embeddings.
+    """
+
+    root: str | list[str]
+    folders: list[Any]
+    refresh: bool
+    on_bad: Literal["skip", "stop"]
+    workers: checks.Index
+    background: tuple[Channel, Channel, Channel]
+    masks: MaskSource
+    max_aspect: Annotated[float, Bounds(at_least=1)]
+    max_upscale: checks.Positive
+    crops: checks.Count
+    flip: bool
+    sizes: Sizes | AutoSizes
+    captions: Captions
+    rarity: Rarity
+    text_windows: checks.Count
+    train_text: Trained | None
+    encoding: Encoding
+    held_out: Annotated[float, Bounds(above=0, below=1)]
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        object.__setattr__(self, "background", tuple(self.background))
+        folder_options(self.folders)
+        if not self.roots:
+            raise ConfigError(f"{key('root')} must be a path or a list of paths, got {self.root!r}")
+        if self.refresh and is_remote(self.cache):
+            remedy = f"Set {key('refresh')}=false, or use a local folder to fill a cache."
+            raise ConfigError(f"{key('cache')}={self.cache} is read-only. {remedy}")
+
+    @property
+    def roots(self) -> list[str]:
+        roots = self.root.split(",") if isinstance(self.root, str) else self.root
+        return [root.strip() for root in roots if root.strip()]
+
+    def identity(self) -> tuple:
+        """What says which images these are."""
+        raise NotImplementedError
+
+    @property
+    def trains_text(self) -> bool:
+        return self.train_text is not None
+
+    @property
+    def worker_count(self) -> int:
+        """Threads that decode; `workers` 0 is one a core that this process may use."""
+        return self.workers or len(os.sched_getaffinity(0))
+
+    @property
+    def cache_folder(self) -> Path:
+        return Path(self.cache)
+
+    @property
+    def index_name(self) -> str:
+        """Path, below the cache, of the index that these settings make."""
+        settings = (
+            self.pretrained,
+            self.background,
+            self.max_aspect,
+            self.max_upscale,
+            self.crops,
+            self.flip,
+            self.sizes.key_text,
+            self.captions.key_text,
+            self.text_windows,
+            self.encoding.key_text,
+            self.held_out,
+            self.rarity.key_text,
+            self.masks,
+        )
+        if self.trains_text:
+            settings = (*settings, "tokens")
+        merged_below = self.batch_size if self.leftovers == "merge" else None
+        return f"index/{hashed(self.identity(), merged_below, *settings).hex()}.safetensors"
+
+    @property
+    def index_path(self) -> Path:
+        return self.cache_folder / self.index_name
