@@ -7,11 +7,15 @@ joblib need an interpreter of their own, since its workers outlive a forked comm
 import multiprocessing
 import os
 import runpy
+import signal
+import socket
 import subprocess
 import sys
 import tempfile
 import time
 from pathlib import Path
+
+from ztsnr.tracking.server import start_server, wait_for_server
 
 LOADED = (
     "ztsnr.training.trainer",
@@ -44,6 +48,27 @@ def wait_until(condition, seconds: float = 120) -> None:
     while not condition():
         assert time.monotonic() < start + scaled(seconds)
         time.sleep(0.02)
+
+
+class MLflowServer:
+    """A real server on loopback, with its database and artifacts in `folder`."""
+
+    def __init__(self, folder):
+        with socket.create_server(("127.0.0.1", 0)) as free:
+            self.port = free.getsockname()[1]
+        self.uri = f"http://127.0.0.1:{self.port}"
+        self.folder = folder
+
+    def start(self):
+        """Returns when it answers."""
+        database, log = f"sqlite:///{self.folder / 'server.db'}", self.folder / "server.log"
+        artifacts = ("--artifacts-destination", str(self.folder / "artifacts"))
+        self.process = start_server(database, self.port, log, *artifacts, new_session=True)
+        wait_for_server(self.process, self.port, log)
+
+    def kill(self):
+        os.killpg(self.process.pid, signal.SIGKILL)
+        self.process.wait()
 
 
 def run(folder, module, *arguments, path=(), code=0) -> subprocess.CompletedProcess:

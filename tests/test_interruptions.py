@@ -4,9 +4,7 @@ import json
 import os
 import resource
 import signal
-import socket
 import subprocess
-import sys
 import time
 
 import pytest
@@ -15,7 +13,7 @@ import torch
 import ztsnr.sync
 import ztsnr.train
 from tests.helpers import load_script
-from tests.processes import wait_until
+from tests.processes import MLflowServer, wait_until
 from ztsnr.checkpoints.state_file import file_of, read_state, saved_steps
 from ztsnr.tracking.store import make_client
 from ztsnr.training.signals import TOGETHER, Signals
@@ -152,53 +150,9 @@ def test_a_file_size_limit_stops_with_what_is_needed(tmp_path):
     assert "on_save_error=continue" in output(tmp_path)
 
 
-class Server:
-    """A real MLflow server on SQLite."""
-
-    def __init__(self, folder):
-        self.folder = folder
-        with socket.socket() as probe:
-            probe.bind(("127.0.0.1", 0))
-            self.port = probe.getsockname()[1]
-        self.uri = f"http://127.0.0.1:{self.port}"
-
-    def start(self):
-        store = (
-            f"--backend-store-uri sqlite:///{self.folder / 'server.db'} --artifacts-destination {self.folder / 'files'}"
-        )
-        self.process = subprocess.Popen(
-            [
-                sys.executable,
-                "-m",
-                "mlflow",
-                "server",
-                "--host",
-                "127.0.0.1",
-                "--port",
-                str(self.port),
-                "--workers",
-                "1",
-            ]
-            + store.split(),
-            env=os.environ | {"MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false", "MLFLOW_DISABLE_TELEMETRY": "true"},
-            stdout=subprocess.DEVNULL,
-            stderr=subprocess.DEVNULL,
-            start_new_session=True,
-        )
-        wait_until(self.answers)
-
-    def answers(self):
-        with socket.socket() as probe:
-            return probe.connect_ex(("127.0.0.1", self.port)) == 0
-
-    def kill(self):
-        os.killpg(self.process.pid, signal.SIGKILL)
-        self.process.wait()
-
-
 @pytest.fixture
 def server(tmp_path):
-    server = Server(tmp_path)
+    server = MLflowServer(tmp_path)
     server.start()
     yield server
     server.kill()

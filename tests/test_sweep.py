@@ -6,21 +6,19 @@ import os
 import re
 import shutil
 import signal
-import socket
 import subprocess
 import sys
 
 import pytest
 from omegaconf import OmegaConf
 
-from tests.processes import SMALL_JOB, run, scaled, wait_until
+from tests.processes import SMALL_JOB, MLflowServer, run, scaled, wait_until
 from ztsnr import compare
 from ztsnr.config.arguments import Grammar, as_override
 from ztsnr.config.identity import science
 from ztsnr.config.registry import build, compose, conf_folder, options
 from ztsnr.core.errors import ConfigError, ZtsnrError
 from ztsnr.sweeps.callback import axes, digest, find_sweep
-from ztsnr.tracking.server import start_server, wait_for_server
 from ztsnr.tracking.store import make_client
 
 SWEPT = [
@@ -182,15 +180,10 @@ def test_optuna_looks_for_the_best_score(tmp_path):
 
 @pytest.fixture
 def server(tmp_path):
-    """An MLflow server on loopback; its address."""
-    with socket.create_server(("127.0.0.1", 0)) as free:
-        port = free.getsockname()[1]
-    place, log = f"sqlite:///{tmp_path / 'server.db'}", tmp_path / "server.log"
-    process = start_server(place, port, log, "--artifacts-destination", str(tmp_path / "artifacts"))
-    wait_for_server(process, port, log)
-    yield f"http://127.0.0.1:{port}"
-    process.terminate()
-    process.wait(timeout=scaled(30))
+    server = MLflowServer(tmp_path)
+    server.start()
+    yield server.uri
+    server.kill()
 
 
 @pytest.mark.slow

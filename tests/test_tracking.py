@@ -44,7 +44,7 @@ def recorded(tmp_path_factory):
     return good, client, {run.info.run_name: run for run in runs}
 
 
-def test_everything_arrives_in_order_and_lies_in_one_folder(recorded):
+def test_record_has_everything_in_order_and_in_one_folder(recorded):
     good, client, runs = recorded
     run = runs["good"]
     assert run.info.status == "FINISHED"
@@ -64,7 +64,7 @@ def test_everything_arrives_in_order_and_lies_in_one_folder(recorded):
     assert location == (good.folder / "mlflow-artifacts").as_uri()
 
 
-def test_address_opens_the_charts(recorded):
+def test_charts_url_opens_the_charts_of_the_experiment(recorded):
     good, _, _ = recorded
     _, experiment = good.open_experiment()
     url = good.charts_url("http://127.0.0.1:1/")
@@ -96,7 +96,7 @@ def test_processes_that_start_together_on_an_empty_store_all_succeed(tmp_path):
     assert {run.data.metrics["x"] for run in runs} == {1.0}
 
 
-def test_an_undeliverable_record_waits_and_is_told(tmp_path):
+def test_undeliverable_record_waits_and_says_how_to_deliver_it(tmp_path):
     (tmp_path / "broken.db").write_text("this is no database" * 100)
     broken = tracker(tmp_path, uri=f"sqlite:///{tmp_path / 'broken.db'}", final_flush_seconds=0.0)
     run = broken.start("run", {}, {}, tmp_path)
@@ -113,33 +113,33 @@ def test_an_undeliverable_record_waits_and_is_told(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("settings", "told"),
+    ("settings", "message"),
     [
         ({"uri": "http://127.0.0.1:9"}, r"tracking\.uri=http://127\.0\.0\.1:9 does not answer"),
         ({"uri": "file:///tmp/x"}, r"tracking\.uri must begin with sqlite:///"),
         ({"folder": "/proc/nowhere/x"}, "cannot be created"),
     ],
 )
-def test_an_impossible_record_is_refused_before_any_work(tmp_path, monkeypatch, settings, told):
+def test_check_refuses_a_store_that_cannot_be_used(tmp_path, monkeypatch, settings, message):
     monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
-    with pytest.raises(TrackingError, match=told):
+    with pytest.raises(TrackingError, match=message):
         tracker(**{"folder": tmp_path} | settings).check()
 
 
-def test_an_empty_place_has_nothing_to_open_and_stays_empty(tmp_path, monkeypatch):
+def test_charts_url_of_an_empty_folder_is_refused_and_creates_nothing(tmp_path, monkeypatch):
     monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
     with pytest.raises(TrackingError, match="has no experiment 'test'"):
         tracker(tmp_path).charts_url("http://127.0.0.1:1")
     assert not list(tmp_path.iterdir())
 
 
-def test_the_environment_names_the_store_unless_the_config_does(tmp_path, monkeypatch):
+def test_uri_is_that_of_the_environment_unless_the_config_has_one(tmp_path, monkeypatch):
     monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://there")
     assert tracker(tmp_path).uri == "http://there"
     assert tracker(tmp_path, uri="sqlite:///x.db").uri == "sqlite:///x.db"
 
 
-def test_parameters_are_readable_and_a_checkpoints_config_is_resolved_and_neither_names_an_address():
+def test_params_are_flat_and_config_is_resolved_and_neither_has_credentials():
     composed = compose("loss=novelai_v3", "tracking.uri=http://user:secret@host")
     flat, config = flatten(composed), science(composed)
     assert "${" not in str(config)

@@ -22,7 +22,7 @@ def main(composed: DictConfig) -> None:
     for name in ("attach", "all"):
         checks.flag(name, composed[name])
     texts = {}
-    for name in ("sweep", "filter", "baseline", "output"):
+    for name in TEXT_KEYS:
         texts[name] = None if composed[name] is None else str(composed[name])
     report, page = compare(
         build(composed, "tracking"),

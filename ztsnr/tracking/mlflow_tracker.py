@@ -49,12 +49,13 @@ class MLflowTracker(Tracker):
         require_server: bool,
         final_flush_seconds: float,
     ) -> None:
-        checks.finite("tracking.flush_seconds", flush_seconds, above=0)
-        checks.finite("tracking.final_flush_seconds", final_flush_seconds, at_least=0)
-        checks.flag("tracking.require_server", require_server)
+        checks.of_type("uri", uri, str | None)
+        checks.finite("flush_seconds", flush_seconds, above=0)
+        checks.finite("final_flush_seconds", final_flush_seconds, at_least=0)
+        checks.flag("require_server", require_server)
         for name, value in (("folder", folder), ("experiment", experiment)):
             if not isinstance(value, str) or not value:
-                raise TrackingError(f"tracking.{name} must be a name, got {value!r}")
+                raise TrackingError(f"{checks.key(name)} must be a name, got {value!r}")
         self.folder = Path(folder).absolute()
         self.experiment = experiment
         self.flush_seconds = flush_seconds

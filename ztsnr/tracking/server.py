@@ -46,13 +46,18 @@ def show_runs(tracker: Tracker, port: int, sweep: str) -> None:
         server.wait()
 
 
-def start_server(database_uri: str, port: int, log: Path, *options: str) -> subprocess.Popen:
-    """options: more arguments of `mlflow server`. It does not answer yet: see wait_for_server."""
+def start_server(database_uri: str, port: int, log: Path, *options: str, new_session: bool = False) -> subprocess.Popen:
+    """It does not answer yet: see wait_for_server.
+
+    options: more arguments of `mlflow server`; new_session: so that its workers can be killed with it, as a group.
+    """
     command = [sys.executable, "-m", "mlflow", "server", "--backend-store-uri", database_uri]
     command += ["--host", "127.0.0.1", "--port", str(port), "--workers", "1", *options]
     environment = os.environ | {"MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false"}  # jobs would be 12 more processes
     with open(log, "wb") as output:
-        return subprocess.Popen(command, env=environment, stdout=output, stderr=subprocess.STDOUT)
+        return subprocess.Popen(
+            command, env=environment, stdout=output, stderr=subprocess.STDOUT, start_new_session=new_session
+        )
 
 
 def require_free_port(port: int) -> None:
@@ -67,19 +72,19 @@ def require_free_port(port: int) -> None:
 
 def wait_for_server(server: subprocess.Popen, port: int, log: Path) -> None:
     """Returns when the server accepts connections. Raises TrackingError if it ends, or takes far too long."""
-    seconds = start_seconds()
-    deadline = time.monotonic() + seconds
-    while time.monotonic() < deadline:
+    start = time.monotonic()
+    while time.monotonic() < start + _start_seconds():
         if server.poll() is not None:
             raise TrackingError(f"mlflow server ended with code {server.returncode}; its reason is in {log}")
         with socket.socket() as probe:
             if probe.connect_ex(("127.0.0.1", port)) == 0:
                 return
         time.sleep(0.25)
+    seconds = time.monotonic() - start
     raise TrackingError(f"mlflow server did not answer on port {port} within {seconds:.0f} s, see {log}")
 
 
-def start_seconds() -> float:
+def _start_seconds() -> float:
     """START_SECONDS, times the number of processes that wait for each core."""
     load, *_ = os.getloadavg()
     cores = os.cpu_count() or 1
