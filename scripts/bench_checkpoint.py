@@ -4,7 +4,7 @@
 
 Saves alternate with torch.save, to a file on the same disk; what counts is the median of the paired ratios. `still` is
 the time until the loop could go on, `whole` until the file and the pointer were on the disk, checksum and all. The
-first save, which takes its room in memory, is told apart. torch.save leaves its file to the system's cache.
+first save, which takes its room in memory, is shown apart. torch.save leaves its file to the system's cache.
 """
 
 import argparse
@@ -54,9 +54,9 @@ def measure(composed, folder: Path, saves: int) -> None:
     ratios = [one / two for one, two in zip(still[1:], plain[1:], strict=True)]
     low, middle, high = statistics.quantiles(ratios, n=4)
     seconds = {"still": still[1:], "whole": whole[1:], "torch.save": plain[1:]}
-    told = ", ".join(f"{name} {statistics.median(values) * 1e3:.1f} ms" for name, values in seconds.items())
+    times = ", ".join(f"{name} {statistics.median(values) * 1e3:.1f} ms" for name, values in seconds.items())
     print(f"  still / torch.save {middle:.3f} (quartiles {low:.3f} to {high:.3f}); first save {still[0] * 1e3:.1f} ms")
-    print(f"  {told}; {size / 1e6:,.2f} MB written, torch.save {other / 1e6:,.2f} MB", flush=True)
+    print(f"  {times}; {size / 1e6:,.2f} MB written, torch.save {other / 1e6:,.2f} MB", flush=True)
 
 
 def measure_spool(folder: Path) -> None:

@@ -5,7 +5,7 @@
 Decoding: of files in memory, Pillow's bare decode / decode, resize and crop, in seconds of one CPU; and its parts.
 Encoding: a loop over the bare VAE with the pixels ready in memory / ztsnr.cache's encoder, which reads, decodes and
 stores. Waiting: share of a training step that waits for its batch. Index: seconds and memory to open one of so many
-entries, and to have its first batch, in a process of its own. The machine's load is told, since others' work disturbs.
+entries, and to have its first batch, in a process of its own. The machine's load is printed too.
 """
 
 import argparse
@@ -182,9 +182,9 @@ def opening(data, entries: int) -> tuple[float, float, float]:
     """Seconds to open, seconds to the first batch of 64, MB of memory that both took."""
     path = write_synthetic(data, entries)
     command = [sys.executable, "-c", PROBE, data.cache, path.name]
-    told = subprocess.run(command, capture_output=True, text=True, check=True).stdout
+    printed = subprocess.run(command, capture_output=True, text=True, check=True).stdout
     path.unlink()
-    return tuple(map(float, told.split()))
+    return tuple(map(float, printed.split()))
 
 
 def tell(name: str, ratios: list[float]) -> None:

@@ -1,7 +1,7 @@
 """Our training step on SDXL against diffusers' own: the same U-Net, precision, checkpointing, optimizer and batches.
 
     .venv/bin/python scripts/bench_sdxl.py              # the tiny SDXL, on this machine
-    .venv/bin/python scripts/bench_sdxl.py --presets    # and what memory each preset takes, one picture a step
+    .venv/bin/python scripts/bench_sdxl.py --presets    # and what memory each preset takes, one image a step
     .venv/bin/python scripts/bench_sdxl.py --full       # all of it with the whole U-Net at random weights, 1024 x 1024;
                                                         # needs CUDA
 
@@ -9,7 +9,7 @@ The other step is that of diffusers' train_text_to_image_sdxl.py with its latent
 add_noise and get_velocity, U-Net, mean squared error, accelerate's backward and clipping, AdamW. The two alternate step
 by step in one process, each with a network of its own; what counts is the median of the paired ratios, theirs / ours.
 With --full they run one after the other, since two networks with their states fit no card, and the share of the card's
-rate is told: floating-point operations of forward and backward, without those that checkpointing repeats, over the
+rate is printed: floating-point operations of forward and backward, without those that checkpointing repeats, over the
 seconds of a step, against those of a large bfloat16 matrix product.
 """
 
@@ -35,7 +35,7 @@ from ztsnr.training.step import Loop
 
 SDXL = ("model=sdxl", "schedule=sdxl_ztsnr", "loss=vpred", "optimizer.lr=1e-5")
 CHOSEN = (*SDXL, "trainer.ema=null")
-ONE_PICTURE = ("trainer.batch_size=1", "trainer.gradient_accumulation_steps=1")
+ONE_IMAGE = ("trainer.batch_size=1", "trainer.gradient_accumulation_steps=1")
 LORA = ("model/train=lora", "trainer.mixed_precision=bf16", "optimizer=adamw8bit", "trainer.ema=null")
 PRESETS = {f"trainer={size}gb": (f"trainer={size}gb",) for size in (16, 24, 48, 80)}
 PRESETS |= {f"LoRA on {base}": (*LORA, f"model.train.base={base}") for base in ("bfloat16", "8bit", "4bit")}
@@ -83,8 +83,8 @@ def their_step(composed, batch: dict) -> Callable[[], None]:
         noise = torch.randn_like(latents)
         timesteps = torch.randint(0, 1000, (len(latents),), device=latents.device)
         noisy = scheduler.add_noise(latents, noise, timesteps)
-        told = {"text_embeds": here[POOLED], "time_ids": here[IDS]}
-        output = unet(noisy, timesteps, here[TEXT], added_cond_kwargs=told, return_dict=False)[0]
+        added = {"text_embeds": here[POOLED], "time_ids": here[IDS]}
+        output = unet(noisy, timesteps, here[TEXT], added_cond_kwargs=added, return_dict=False)[0]
         ideal = scheduler.get_velocity(latents, noise, timesteps)
         loss = torch.nn.functional.mse_loss(output.float(), ideal.float(), reduction="mean")
         accelerator.gather(loss.repeat(len(latents))).mean().item()
@@ -123,7 +123,7 @@ def tiny(steps: int) -> None:
 
 def presets(folder: str, batch: dict) -> None:
     for name, words in PRESETS.items():
-        composed = compose(*SDXL, *words, f"model.pretrained={folder}", *ONE_PICTURE)
+        composed = compose(*SDXL, *words, f"model.pretrained={folder}", *ONE_IMAGE)
         reset_peak()
         step = our_step(composed, batch)
         began = [seconds(step) for _ in range(3)]

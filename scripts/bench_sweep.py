@@ -1,4 +1,4 @@
-"""A sweep against its training alone, and against as many processes of its own.
+"""A sweep against its training only, and against as many processes of its own.
 
     .venv/bin/python scripts/bench_sweep.py
 

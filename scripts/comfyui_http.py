@@ -23,7 +23,7 @@ ROOT = Path(__file__).resolve().parent.parent
 WORKFLOWS = ROOT / "nodes" / "example_workflows" / "api"
 PORT, STEPS, SMALLER, NAME, TOLERANCE = 8399, 4, 8, "ztsnr.safetensors", 5e-4
 TRAIN = (
-    "model=sdxl", "model/train=lora", "model.train.rank=4", "data=folder", "data.root=pictures", "data.held_out=0.5",
+    "model=sdxl", "model/train=lora", "model.train.rank=4", "data=folder", "data.root=images", "data.held_out=0.5",
     "data.sizes.resolution=128", "data.latent_normalisation=channel", "schedule=ztsnr", "loss=vpred",
     "optimizer.lr=1e-2",
     "trainer=smoke", "trainer.steps=1", "trainer.batch_size=1", "trainer.ema=null", f"samples.steps={STEPS}",
@@ -47,13 +47,13 @@ def write_random_sdxl(folder: Path, tokenizer: Path) -> None:
         shutil.copytree(tokenizer, folder / name)
 
 
-def write_pictures(folder: Path) -> None:
+def write_images(folder: Path) -> None:
     from PIL import Image
 
     folder.mkdir()
     for number in range(3):
         Image.new("RGB", (128, 128), (60 * number, 90, 200 - 60 * number)).save(folder / f"{number}.png")
-        (folder / f"{number}.txt").write_text(f"a plain picture, number {number}")
+        (folder / f"{number}.txt").write_text(f"a plain image, number {number}")
 
 
 def make_checkpoint(folder: Path, tokenizer: Path) -> Path:
@@ -61,7 +61,7 @@ def make_checkpoint(folder: Path, tokenizer: Path) -> Path:
     path = folder / "models" / "checkpoints" / NAME
     if not (folder / "diffusers").exists():
         write_random_sdxl(folder / "diffusers", tokenizer)
-        write_pictures(folder / "pictures")
+        write_images(folder / "images")
     if not (folder / "run" / "final.safetensors").exists():
         command("ztsnr.train", folder, *TRAIN, "model.pretrained=diffusers", "hydra.run.dir=run")
     if not path.exists():
@@ -98,7 +98,7 @@ def serve(comfyui: str, folder: Path, python: str) -> subprocess.Popen:
 
 
 def read_workflow(name: str) -> dict:
-    """The example in few steps at a smaller size, its latents saved beside the picture."""
+    """The example in few steps at a smaller size, its latents saved beside the image."""
     workflow = json.loads((WORKFLOWS / f"{name}.json").read_text(encoding="utf-8"))
     for node in workflow.values():
         given = node["inputs"]
@@ -120,8 +120,8 @@ def drawn_by_comfyui(folder: Path, name: str):
     assert status["status_str"] == "success", status
     outputs = done[identifier]["outputs"]
     saved = outputs["100"]["latents"][0]
-    seconds, picture = time.perf_counter() - began, outputs["12"]["images"][0]["filename"]
-    print(f"{name}: {seconds:.0f} s, picture {picture}", flush=True)
+    seconds, image = time.perf_counter() - began, outputs["12"]["images"][0]["filename"]
+    print(f"{name}: {seconds:.0f} s, image {image}", flush=True)
     return load_file(folder / "output" / saved["subfolder"] / saved["filename"])["latent_tensor"]
 
 
@@ -160,7 +160,7 @@ def conditions(path: Path, name: str) -> list[dict]:
     return [encoders.encode([workflow[node]["inputs"]["text"]]) | ids for node in ("4", "5")]
 
 
-def drawn_by_ztsnr(objective, network, name: str, told: list[dict]):
+def drawn_by_ztsnr(objective, network, name: str, conds: list[dict]):
     """The same latents from the same noise, in SDXL's space."""
     sampler, levels, guide = settings(name)
     workflow = read_workflow(name)
@@ -169,7 +169,7 @@ def drawn_by_ztsnr(objective, network, name: str, told: list[dict]):
     noise = torch.randn(1, 4, height, width, generator=generator)
 
     def denoise(z, sigma):
-        estimates = (objective.denoise(network, z, sigma, cond) for cond in told)
+        estimates = (objective.denoise(network, z, sigma, cond) for cond in conds)
         return guide(*estimates, z, sigma)
 
     with torch.inference_mode():
@@ -191,11 +191,11 @@ def main(comfyui: str, folder: Path, python: str) -> None:
     finally:
         server.terminate()
         server.wait()
-    told = {name: conditions(path, name) for name in names}
+    conds = {name: conditions(path, name) for name in names}
     composed = compose("model=sdxl", f"model.pretrained={path}", "schedule=ztsnr", "loss=vpred")
     objective, network = build(composed.objective), build(composed.model).requires_grad_(False).eval()
     for name in names:
-        wanted = drawn_by_ztsnr(objective, network, name, told[name]) / 0.13025
+        wanted = drawn_by_ztsnr(objective, network, name, conds[name]) / 0.13025
         error = ((made[name] - wanted).abs().max() / wanted.std()).item()
         print(f"{name}: largest difference {error:.1e} of the latents' deviation (at most {TOLERANCE:.0e})", flush=True)
         assert error <= TOLERANCE

@@ -98,7 +98,7 @@ def sample(model, sampler, sigmas, cfg=CFG, latent=None):
     )[0]["samples"]  # fmt: skip
 
 
-def by_core(patcher, sampler, terminal, guide=None, levels=None, told=None, size=SIZE, steps=STEPS):
+def by_core(patcher, sampler, terminal, guide=None, levels=None, conds=None, size=SIZE, steps=STEPS):
     """The same by ztsnr's own sampler on z in float32, from the same noise, network and conditions, in SDXL's space.
 
     guide(positive, negative, z, sigma) -> the guided estimate; levels: Karras entered from the terminal one.
@@ -115,11 +115,11 @@ def by_core(patcher, sampler, terminal, guide=None, levels=None, told=None, size
     guide = guide or Guidance(scale=CFG, rescale=RESCALE).combine
     timesteps, model = TableIndex(table=table, quantize=False), patcher.model
     dtype, shape = model.manual_cast_dtype or model.get_dtype(), {"width": 8 * size, "height": 8 * size}
-    adm = [model.encode_adm(device=torch.device("cpu"), **shape, **cond[0][1]) for cond in told or conditions()]
+    adm = [model.encode_adm(device=torch.device("cpu"), **shape, **cond[0][1]) for cond in conds or conditions()]
 
     def denoise(z, sigma):
         sigma, estimates = sigma.expand(1), []
-        for cond, y in zip(told or conditions(), adm, strict=True):
+        for cond, y in zip(conds or conditions(), adm, strict=True):
             seen, context, y = (part.to(dtype) for part in (z, cond[0][0], y))
             output = model.diffusion_model(seen, timesteps(sigma).float(), context=context, y=y)
             estimates.append(V().denoised(output.float(), z, sigma))
@@ -137,11 +137,11 @@ def same(what: str, got, wanted, tolerance: float) -> None:
 
 
 def prediction(model, **inputs):
-    told = {
+    settings = {
         "checkpoint": "set below", "zero_terminal": True, "sigma_min": 0.0, "sigma_max": 20000.0,
         "sigma_data": 1.0, "snr_gamma": 0.0, "native_resolution": 1024,
     }  # fmt: skip
-    return run("ZTSNRVPrediction", model=model, **told | inputs)
+    return run("ZTSNRVPrediction", model=model, **settings | inputs)
 
 
 def rescaled(model, method="constant", space="v"):
@@ -227,12 +227,17 @@ def prove_metadata() -> None:
         "format": 1, "target": "v", "sigmas": as_json(table.sigmas.tolist()), "latents": json.dumps(latents),
         "grid": as_json([torch.inf, *sigmas[1:]]), "timesteps": '{"name": "tableindex", "quantize": false}',
     }  # fmt: skip
-    told = prediction(model, checkpoint=write_header(folder / "told.safetensors", **facts))
-    own = run("ZTSNRSigmas", model=told, steps=STEPS, grid="the checkpoint's own", start=17.8, rho=7.0)
+    from_metadata = prediction(model, checkpoint=write_header(folder / "metadata.safetensors", **facts))
+    own = run("ZTSNRSigmas", model=from_metadata, steps=STEPS, grid="the checkpoint's own", start=17.8, rho=7.0)
     assert own.tolist() == sigmas
     mean, std = (torch.tensor(latents[name]).view(1, 4, 1, 1) for name in ("mean", "std"))
     wanted = by_core(model, sampling.Euler(), torch.inf) * std + mean
-    same("table, grid and latent statistics from metadata", sample(rescaled(told), leaving("euler"), own), wanted, 5e-4)
+    same(
+        "table, grid and latent statistics from metadata",
+        sample(rescaled(from_metadata), leaving("euler"), own),
+        wanted,
+        5e-4,
+    )
     prove_targets(model, folder, facts)
     write_header(folder / "silent.safetensors")
     (folder / "broken.safetensors").write_bytes(b"not a header")
@@ -242,7 +247,7 @@ def prove_metadata() -> None:
 
 
 def prove_targets(model, folder: Path, facts: dict) -> None:
-    """What ComfyUI's own classes make of an output, against ztsnr's targets; the network is told rounded indices."""
+    """What ComfyUI's own classes make of an output, against ztsnr's targets; the network receives rounded indices."""
     from ztsnr.core.noise import alpha
     from ztsnr.core.target import EDM, X0, Eps, V
 
@@ -250,8 +255,8 @@ def prove_targets(model, folder: Path, facts: dict) -> None:
     z, output = torch.randn(2, 4, 4, 3, 3, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
     for target in (V(), Eps(), X0(), EDM(sigma_data=0.5)):
         name = type(target).__name__.lower()
-        told = {"target": name, "sigma_data": 0.5, "timesteps": '{"name": "tableindex", "quantize": true}'}
-        file = write_header(folder / f"{name}.safetensors", **facts | told)
+        settings = {"target": name, "sigma_data": 0.5, "timesteps": '{"name": "tableindex", "quantize": true}'}
+        file = write_header(folder / f"{name}.safetensors", **facts | settings)
         sampling = prediction(model, checkpoint=file).get_model_object("model_sampling")
         x = z / alpha(sigma).reshape(-1, 1, 1, 1)
         seen = target.c_in(sigma).reshape(-1, 1, 1, 1) * z

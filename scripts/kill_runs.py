@@ -86,8 +86,8 @@ def record(folder: Path, run: Path) -> dict[str, object]:
         for key in found.data.metrics
         if key not in CHANGING
     }
-    pictures = client.list_artifacts(found.info.run_id, "images")
-    return kept | {"status": found.info.status, "pictures": len(pictures)}
+    images = client.list_artifacts(found.info.run_id, "images")
+    return kept | {"status": found.info.status, "images": len(images)}
 
 
 def where(folder: Path) -> str:

@@ -1,6 +1,6 @@
-"""Makes a folder of captioned photographs of many sizes from scikit-image and scikit-learn: real pictures, offline.
+"""Makes a folder of captioned photographs of many sizes from scikit-image and scikit-learn: real images, offline.
 
-    .venv/bin/python scripts/make_photo_folder.py photos            # 24 pictures
+    .venv/bin/python scripts/make_photo_folder.py photos            # 24 images
     .venv/bin/python scripts/make_photo_folder.py photos --broken   # and files that cannot be trained on
     .venv/bin/python scripts/make_photo_folder.py photos --crops 20 # and 20 parts of each, of various shapes
 
@@ -55,21 +55,29 @@ def to_image(pixels: np.ndarray) -> Image.Image:
     return Image.fromarray(pixels.astype(np.uint8) * 255 if pixels.dtype == bool else pixels.astype(np.uint8))
 
 
-def write_pictures(folder: Path, crops: int) -> None:
-    """A picture in each format in turn, captions in text files, in a table, or two of them for one picture."""
+def write_images(folder: Path, crops: int) -> None:
+    """An image in each format in turn; captions in text files, in a table, or both for one image."""
     rows, draw = [], np.random.default_rng(0)
     for number, (name, pixels) in enumerate(photographs().items()):
-        image, caption = to_image(pixels), CAPTIONS.get(name, f"photograph, {name}")
-        suffix = ".png" if image.mode == "RGBA" else SUFFIXES[number % len(SUFFIXES)]
-        parts = {name: image} | {f"{name}_{i}": part(image, draw) for i in range(crops)}
-        for stem, picture in parts.items():
-            place = folder / ("space" if "space" in caption else "text" if "text" in caption else "")
-            picture.save(place / f"{stem}{suffix}", **({"quality": 92} if suffix in (".jpg", ".webp", ".avif") else {}))
+        photograph, caption = to_image(pixels), CAPTIONS.get(name, f"photograph, {name}")
+        suffix = ".png" if photograph.mode == "RGBA" else SUFFIXES[number % len(SUFFIXES)]
+        options = {"quality": 92} if suffix in (".jpg", ".webp", ".avif") else {}
+        parts = {name: photograph} | {f"{name}_{i}": part(photograph, draw) for i in range(crops)}
+        for stem, image in parts.items():
+            path = subfolder(folder, caption) / f"{stem}{suffix}"
+            image.save(path, **options)
             if number % 5 == 4:
-                rows.append({"file_name": str((place / f"{stem}{suffix}").relative_to(folder)), "text": caption})
+                rows.append({"file_name": str(path.relative_to(folder)), "text": caption})
             else:
-                (place / f"{stem}{'.caption' if number % 5 == 3 else '.txt'}").write_text(caption + "\n")
+                path.with_suffix(".caption" if number % 5 == 3 else ".txt").write_text(caption + "\n")
     (folder / "metadata.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+
+
+def subfolder(folder: Path, caption: str) -> Path:
+    for name in ("space", "text"):
+        if name in caption:
+            return folder / name
+    return folder
 
 
 def part(image: Image.Image, draw: np.random.Generator) -> Image.Image:
@@ -80,7 +88,7 @@ def part(image: Image.Image, draw: np.random.Generator) -> Image.Image:
 
 
 def write_odd(folder: Path) -> None:
-    """Whole pictures of unusual kinds: turned by EXIF, four inks, 16 bits, a palette, an animation."""
+    """Images of unusual kinds: turned by EXIF, four inks, 16 bits, a palette, an animation."""
     from skimage import data
 
     cat = Image.fromarray(data.cat())
@@ -101,7 +109,7 @@ def write_broken(folder: Path) -> None:
     (folder / "truncated.jpg").write_bytes(photograph[: len(photograph) // 2])
     (folder / "truncated.png").write_bytes(whole[: len(whole) // 2])
     (folder / "zero_bytes.png").write_bytes(b"")
-    (folder / "no_picture.webp").write_text("a text with a picture's suffix\n")
+    (folder / "not_an_image.webp").write_text("a text with an image's suffix\n")
     (folder / "really_a_png.jpg").write_bytes(whole)
     Image.new("RGB", (1, 1)).save(folder / "one_pixel.png")
     Image.new("RGB", (20000, 3), (90, 120, 30)).save(folder / "ribbon.png")
@@ -130,12 +138,12 @@ def bomb(width: int, height: int) -> bytes:
 def main() -> None:
     arguments = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     arguments.add_argument("folder", type=Path)
-    arguments.add_argument("--crops", type=int, default=0, metavar="N", help="and N parts of each picture")
+    arguments.add_argument("--crops", type=int, default=0, metavar="N", help="and N parts of each image")
     arguments.add_argument("--broken", action="store_true", help="and files that cannot be trained on")
     given = arguments.parse_args()
     for place in ("space", "text"):
         (given.folder / place).mkdir(parents=True, exist_ok=True)
-    write_pictures(given.folder, given.crops)
+    write_images(given.folder, given.crops)
     write_odd(given.folder)
     if given.broken:
         write_broken(given.folder)

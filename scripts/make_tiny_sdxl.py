@@ -4,7 +4,7 @@
     .venv/bin/python scripts/make_tiny_sdxl.py FILE.safetensors --single-file   # tokenizers go beside it
 
 It goes through the same code as the real one, in tests, docs and CI. UNet 3.1 M parameters, VAE 1.0 M, two text
-encoders of 3 layers, tokenizers of single bytes. Pictures are multiples of 16 pixels.
+encoders of 3 layers, tokenizers of single bytes. Images are multiples of 16 pixels.
 """
 
 import argparse
@@ -55,7 +55,7 @@ def make_vae() -> AutoencoderKL:
 
 
 def vocabulary() -> dict[str, int]:
-    """Every byte, alone and at a word's end, as CLIP writes bytes; the markers have the highest numbers, as there."""
+    """Every byte, inside a word and at its end, as CLIP writes bytes; the markers come last, as there."""
     printed = [*range(33, 127), *range(161, 173), *range(174, 256)]
     characters = [chr(byte) for byte in printed] + [chr(256 + i) for i in range(256 - len(printed))]
     words = [*characters, *(character + "</w>" for character in characters), START, END]

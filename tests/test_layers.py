@@ -87,6 +87,28 @@ def test_nodes_import_core_torch_and_comfyui(path):
     assert {parts[0] for parts in ours(path)} <= {"core"}
 
 
+def names_in(path):
+    """What a module defines or imports at its top level."""
+    for node in ast.parse(path.read_text(encoding="utf-8")).body:
+        if isinstance(node, ast.Import | ast.ImportFrom):
+            yield from (alias.asname or alias.name for alias in node.names)
+        elif isinstance(node, ast.Assign | ast.AnnAssign):
+            targets = node.targets if isinstance(node, ast.Assign) else [node.target]
+            yield from (name.id for target in targets for name in ast.walk(target) if isinstance(name, ast.Name))
+        elif hasattr(node, "name"):
+            yield node.name
+
+
+@pytest.mark.parametrize("path", sorted((PACKAGE.parent / "scripts").glob("*.py")), ids=lambda path: path.name)
+def test_what_a_script_imports_exists(path):
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.ImportFrom) and (node.module or "").startswith("ztsnr"):
+            module = PACKAGE.parent / node.module.replace(".", "/")
+            file = module.with_suffix(".py") if not module.is_dir() else module / "__init__.py"
+            submodules = {entry.stem for entry in module.glob("*")} if module.is_dir() else set()
+            assert {alias.name for alias in node.names} <= {*names_in(file), *submodules}
+
+
 @pytest.mark.slow
 def test_importing_core_loads_none_of_the_heavy_libraries():
     code = f"import sys, ztsnr.core.objective, ztsnr.core.sampling; print(*(set({HEAVY}) & set(sys.modules)))"
