@@ -306,9 +306,9 @@ def test_truncated_follows_a_density_that_changes():
 
 def test_bounds_that_leave_next_to_nothing_are_refused():
     for low, high in ((20.0, 30.0), (0.0, 0.01), (2e5, 3e5)):
-        with pytest.raises(ConfigError, match=rf"sigma_min={low} and density\.sigma_max={high} leave 0 of"):
+        with pytest.raises(ConfigError, match=rf"^sigma_min={low} and sigma_max={high} leave 0 of"):
             Truncated(density=LogUniform(sigma_min=0.1, sigma_max=10.0), sigma_min=low, sigma_max=high)
-    with pytest.raises(ConfigError, match=r"leave 1.*e-10 of density\.density, which draws 1 of its levels below"):
+    with pytest.raises(ConfigError, match=r"leave 1.*e-10 of density, which draws 1 of its levels below"):
         Truncated(density=LAPLACE, sigma_min=250.0, sigma_max=20000.0)
 
 
@@ -442,6 +442,6 @@ def test_a_table_to_a_stand_in_takes_a_mass_at_it(inner):
     ],
 )
 def test_an_impossible_density_is_refused_by_key_and_value(make, key, value):
-    with pytest.raises(ConfigError, match=rf"^density\.{key} must ") as refusal:
+    with pytest.raises(ConfigError, match=rf"^{key} must ") as refusal:
         make()
     assert f"got {value}" in str(refusal.value)

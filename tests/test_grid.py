@@ -60,7 +60,7 @@ def test_more_steps_than_there_are_levels_are_refused(sdxl):
         (Trailing(table=sdxl), 1001, "steps must be at most 1000, the length"),
         (Linspace(table=sdxl), 1001, "steps must be at most 1000, the length"),
         (Leading(table=sdxl, offset=0), 1001, "steps must be at most 1000, the length"),
-        (Leading(table=sdxl, offset=1), 1000, r"steps=1000 with grid\.offset=1 leaves the table of 1000 levels"),
+        (Leading(table=sdxl, offset=1), 1000, r"steps=1000 with the grid's offset=1 leaves the table of 1000 levels"),
     ):
         with pytest.raises(ConfigError, match=f"^{told}"):
             grid.sigmas(steps)
@@ -203,6 +203,6 @@ SDXL = ScaledLinear(beta_start=0.00085, beta_end=0.012, steps=1000)
     ],
 )
 def test_an_impossible_grid_is_refused_by_key_and_value(make_grid, key, value):
-    with pytest.raises(ConfigError, match=rf"^grid\.{key} must ") as refusal:
+    with pytest.raises(ConfigError, match=rf"^{key} must ") as refusal:
         make_grid()
     assert f"got {value}" in str(refusal.value)

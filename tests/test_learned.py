@@ -103,11 +103,11 @@ def test_its_loss_is_published_and_it_trains_its_amplitudes_alone_and_takes_no_r
     assert torch.equal(torch.get_rng_state(), state)
     assert [name for name, _ in learned.named_parameters()] == ["amplitude"]
     schedule = make_schedule(zero_terminal)
-    objective = Objective(schedule=schedule, target=V(), weighting=learned, distance=MSE(), normalise=False)
+    objective = Objective(schedule=schedule, target=V(), weighting=learned, distance=MSE(), normalise_weight=False)
     x0, noise = torch.randn(2, 8, 4, generator=torch.Generator().manual_seed(0))
     loss = objective.terms(lambda z, t: z, x0, noise, middles(8), {}).loss
     sigma = schedule.density.sigma(middles(8))
-    plain = Objective(schedule=schedule, target=V(), weighting=Unit(base=V()), distance=MSE(), normalise=False)
+    plain = Objective(schedule=schedule, target=V(), weighting=Unit(base=V()), distance=MSE(), normalise_weight=False)
     u = learned.penalty(sigma)
     unweighted = plain.terms(lambda z, t: z, x0, noise, middles(8), {}).loss
     torch.testing.assert_close(loss, unweighted / u.exp() + u)
@@ -283,7 +283,9 @@ def test_casts_and_moves_of_other_modules_leave_it_as_it_is():
 def test_it_adapts_beside_a_terminal_mass(zero_terminal, make_schedule):
     density = TerminalMass(density=infonoise(), terminal=math.inf, mass=0.25)
     schedule = make_schedule(zero_terminal, density=density)
-    objective = Objective(schedule=schedule, target=V(), weighting=Unit(base=V()), distance=MSE(), normalise=False)
+    objective = Objective(
+        schedule=schedule, target=V(), weighting=Unit(base=V()), distance=MSE(), normalise_weight=False
+    )
     generator = torch.Generator().manual_seed(0)
     for _ in range(60):
         x0 = 0.1**0.5 * torch.randn(128, 64, generator=generator)
@@ -315,27 +317,27 @@ WITH_MASS = TerminalMass(density=infonoise(), terminal=math.inf, mass=0.1)
 @pytest.mark.parametrize(
     ("make_one", "settings", "named"),
     [
-        (uncertainty, {"features": 0}, r"weighting\.features must be an integer of 1 or more, got 0"),
-        (uncertainty, {"bandwidth": 0.0}, r"weighting\.bandwidth must be a number above 0, got 0"),
-        (uncertainty, {"weighting": "unit"}, r"weighting\.weighting must be a Weighting, got 'unit'"),
-        (uncertainty, {"weighting": uncertainty()}, r"weighting\.weighting must not be learned itself"),
-        (infonoise, {"weighting": IMPORTANT}, r"density\.weighting must not be learned itself"),
-        (infonoise, {"prior": infonoise()}, r"density\.prior must not be learned itself"),
-        (infonoise, {"prior": WITH_MASS}, r"density\.prior must not be learned itself"),
-        (infonoise, {"prior": "laplace"}, r"density\.prior must be a Density, got 'laplace'"),
-        (infonoise, {"sigma_min": 20.0}, r"density\.sigma_min must be below density\.sigma_max=14\.6, got 20"),
-        (infonoise, {"sigma_max": math.inf}, r"density\.sigma_max must be finite, got inf"),
-        (infonoise, {"bins": 1}, r"density\.bins must be an integer of 2 or more, got 1"),
-        (infonoise, {"warmup": 0}, r"density\.warmup must be an integer of 1 or more, got 0"),
-        (infonoise, {"refresh": 0.5}, r"density\.refresh must be an integer of 1 or more, got 0\.5"),
-        (infonoise, {"decay": 1.0}, r"density\.decay must be a number above 0 and below 1, got 1"),
-        (infonoise, {"cutoff": 0.0}, r"density\.cutoff must be a number above 0, got 0"),
-        (infonoise, {"order": -1.0}, r"density\.order must be a number above 0, got -1"),
-        (infonoise, {"weighting": UNEVEN, "sigma_max": 100.0}, r"density\.weighting must be above 0 and finite from "),
+        (uncertainty, {"features": 0}, r"^features must be an integer of 1 or more, got 0"),
+        (uncertainty, {"bandwidth": 0.0}, r"^bandwidth must be a number above 0, got 0"),
+        (uncertainty, {"weighting": "unit"}, r"^weighting must be a Weighting, got 'unit'"),
+        (uncertainty, {"weighting": uncertainty()}, r"^weighting must not be learned itself"),
+        (infonoise, {"weighting": IMPORTANT}, r"^weighting must not be learned itself"),
+        (infonoise, {"prior": infonoise()}, r"^prior must not be learned itself"),
+        (infonoise, {"prior": WITH_MASS}, r"^prior must not be learned itself"),
+        (infonoise, {"prior": "laplace"}, r"^prior must be a Density, got 'laplace'"),
+        (infonoise, {"sigma_min": 20.0}, r"^sigma_min must be below sigma_max=14\.6, got 20"),
+        (infonoise, {"sigma_max": math.inf}, r"^sigma_max must be finite, got inf"),
+        (infonoise, {"bins": 1}, r"^bins must be an integer of 2 or more, got 1"),
+        (infonoise, {"warmup": 0}, r"^warmup must be an integer of 1 or more, got 0"),
+        (infonoise, {"refresh": 0.5}, r"^refresh must be an integer of 1 or more, got 0\.5"),
+        (infonoise, {"decay": 1.0}, r"^decay must be a number above 0 and below 1, got 1"),
+        (infonoise, {"cutoff": 0.0}, r"^cutoff must be a number above 0, got 0"),
+        (infonoise, {"order": -1.0}, r"^order must be a number above 0, got -1"),
+        (infonoise, {"weighting": UNEVEN, "sigma_max": 100.0}, r"^weighting must be above 0 and finite from "),
         (
             lambda drawn: Importance(weighting=Unit(base=V()), intended=LAPLACE, drawn=drawn),
             {"drawn": infonoise()},
-            r"weighting\.drawn needs a density with a log_prob, but this density changes",
+            r"^drawn needs a density with a log_prob, but this density changes",
         ),
     ],
 )

@@ -2,6 +2,7 @@ import copy
 import itertools
 import math
 from dataclasses import dataclass
+from typing import Annotated
 
 import pytest
 import torch
@@ -10,6 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from ztsnr.config.registry import build, compose
+from ztsnr.core.checks import Bounds
 from ztsnr.core.distance import MAE, MSE, Huber, PseudoHuber, SNRThreshold
 from ztsnr.core.errors import ConfigError, IncompatibleObjective
 from ztsnr.core.learned import InfoNoise, Uncertainty
@@ -50,7 +52,7 @@ class SquaredSine(Density):
 class Always(Density):
     """One level."""
 
-    level: float
+    level: Annotated[float, Bounds(infinite=True)]
 
     def sigma(self, u):
         return torch.full_like(u, self.level)
@@ -60,9 +62,11 @@ def of(*sigmas):
     return torch.tensor(sigmas, dtype=torch.float64)
 
 
-def make_objective(schedule, target, weighting=None, distance=MSE(), normalise=False):  # noqa: B008
+def make_objective(schedule, target, weighting=None, distance=MSE(), normalise_weight=False):  # noqa: B008
     weighting = weighting or Unit(base=target)
-    return Objective(schedule=schedule, target=target, weighting=weighting, distance=distance, normalise=normalise)
+    return Objective(
+        schedule=schedule, target=target, weighting=weighting, distance=distance, normalise_weight=normalise_weight
+    )
 
 
 def make_adaptive(prior=LogUniform(sigma_min=0.03, sigma_max=14.6)):  # noqa: B008
@@ -191,7 +195,7 @@ def test_terms_hold_the_output_and_the_ideal_that_the_loss_compares(zero_termina
     assert torch.equal(loss, MSE()(output, ideal, sigma))
 
 
-# normalise
+# normalise_weight
 
 
 @pytest.mark.parametrize(
@@ -207,7 +211,7 @@ def test_terms_hold_the_output_and_the_ideal_that_the_loss_compares(zero_termina
     ids=repr,
 )
 def test_normalised_weights_have_mean_1_over_the_draws(target, weighting, mean, sdxl, make_schedule):
-    objective = make_objective(make_schedule(sdxl, density=COSINE), target, weighting, normalise=True)
+    objective = make_objective(make_schedule(sdxl, density=COSINE), target, weighting, normalise_weight=True)
     assert objective.scale == pytest.approx(1 / mean, rel=1e-4)
     x0, noise = pair(6)
     plain = make_objective(objective.schedule, target, weighting)
@@ -232,10 +236,10 @@ def test_a_weight_whose_mean_is_0_or_infinite_or_none_is_not_normalised(
 ):
     schedule = make_schedule(zero_terminal, density=density, grid=LOW)
     make_objective(schedule, target, weighting)
-    with pytest.raises(ConfigError, match=r"objective\.normalise=true needs a weight with a finite mean above 0"):
-        make_objective(schedule, target, weighting, normalise=True)
+    with pytest.raises(ConfigError, match=r"normalise_weight=true needs a weight with a finite mean above 0"):
+        make_objective(schedule, target, weighting, normalise_weight=True)
     heavy = make_objective(
-        make_schedule(zero_terminal, density=LAPLACE, grid=LOW), X0(), Unit(base=Eps()), normalise=True
+        make_schedule(zero_terminal, density=LAPLACE, grid=LOW), X0(), Unit(base=Eps()), normalise_weight=True
     )
     assert heavy.scale == pytest.approx(1 - LAPLACE.b**2, rel=0.01)  # 1 / E[exp(logSNR)], large and finite
 
@@ -244,8 +248,8 @@ def test_what_is_learned_is_not_normalised(sdxl, make_schedule):
     learned = Uncertainty(weighting=Unit(base=V()), features=4, bandwidth=1.0)
     for parts, weighting in (({}, learned), ({"density": make_adaptive()}, Unit(base=V()))):
         schedule = make_schedule(sdxl, **parts)
-        with pytest.raises(ConfigError, match=r"objective\.normalise=true needs a .* not learned"):
-            make_objective(schedule, V(), weighting, normalise=True)
+        with pytest.raises(ConfigError, match=r"normalise_weight=true needs a .* not learned"):
+            make_objective(schedule, V(), weighting, normalise_weight=True)
 
 
 # what is learned
@@ -262,7 +266,7 @@ def test_an_objective_knows_its_learned_parts_wherever_they_are(sdxl, make_sched
             assert dict(objective.learned) == {"weighting": learned, "density": adaptive}
     assert not make_objective(make_schedule(sdxl), V()).learned
     twice = Mixture(densities={"a": make_adaptive(), "b": make_adaptive()}, shares={"a": 1, "b": 1})
-    with pytest.raises(ConfigError, match="density holds 2 learned parts"):
+    with pytest.raises(ConfigError, match="density has 2 learned parts; only one is supported"):
         make_objective(make_schedule(sdxl, density=twice), V())
 
 
@@ -340,10 +344,10 @@ def test_eps_is_refused_wherever_inf_is_reached(part, sdxl, make_schedule):
 @pytest.mark.parametrize("part", ["schedule", "target", "weighting", "distance"])
 def test_a_part_of_the_wrong_kind_is_refused_by_name(part, sdxl, make_schedule):
     parts = {"schedule": make_schedule(sdxl), "target": V(), "weighting": Unit(base=V()), "distance": MSE()}
-    with pytest.raises(ConfigError, match=f"{part} must be a {part.title()}, got 'abc'"):
-        Objective(**parts | {part: "abc"}, normalise=False)
-    with pytest.raises(ConfigError, match=r"objective\.normalise must be true or false, got 1"):
-        Objective(**parts, normalise=1)
+    with pytest.raises(ConfigError, match=f"^{part} must be a {part.title()}, got 'abc'"):
+        Objective(**parts | {part: "abc"}, normalise_weight=False)
+    with pytest.raises(ConfigError, match=r"normalise_weight must be true or false, got 1"):
+        Objective(**parts, normalise_weight=1)
 
 
 # denoising

@@ -135,7 +135,7 @@ def cosine(**given):
     ],
 )
 def test_an_impossible_table_is_refused_by_key_and_value(make_one, key, value):
-    with pytest.raises(ConfigError, match=rf"^table\.{key} must ") as refusal:
+    with pytest.raises(ConfigError, match=rf"^{key} must ") as refusal:
         make_one()
     assert f"got {value}" in str(refusal.value)
 
@@ -186,7 +186,7 @@ def test_flow_time_is_the_timestep_of_diffusers():
     ],
 )
 def test_impossible_timesteps_are_refused_by_key(make_one, key):
-    with pytest.raises(ConfigError, match=rf"timesteps\.{key} must "):
+    with pytest.raises(ConfigError, match=rf"^{key} must "):
         make_one()
 
 
@@ -224,14 +224,14 @@ def test_schedule_knows_its_highest_level_and_which_parts_reach_inf(sdxl, zero_t
 @pytest.mark.parametrize("part", ["density", "grid"])
 def test_a_level_that_the_network_cannot_be_told_is_refused(sdxl, zero_terminal, make_schedule, part):
     at_inf = {"density": TableUniform(table=zero_terminal), "grid": Trailing(table=zero_terminal)}[part]
-    with pytest.raises(ConfigError, match=rf"schedule\.timesteps has no finite timestep .* its {part} reaches"):
+    with pytest.raises(ConfigError, match=rf"^timesteps has no finite timestep .* its {part} reaches"):
         make_schedule(sdxl, timesteps=LogSigma(scale=0.25), **{part: at_inf})
     make_schedule(sdxl, timesteps=LogSigma(scale=0.25))
 
 
 @pytest.mark.parametrize("part", ["density", "grid", "timesteps"])
 def test_a_part_of_the_wrong_kind_is_refused_by_name(sdxl, make_schedule, part):
-    with pytest.raises(ConfigError, match=rf"schedule\.{part} must be a .*, got 'abc'"):
+    with pytest.raises(ConfigError, match=rf"^{part} must be a .*, got 'abc'"):
         make_schedule(sdxl, **{part: "abc"})
 
 

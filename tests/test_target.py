@@ -119,5 +119,5 @@ def test_outputs_and_estimates_keep_the_dtype_of_the_data(target, dtype):
 
 @pytest.mark.parametrize("value", [0, -1.0, math.inf, math.nan, "0.5", True])
 def test_edm_refuses_an_impossible_spread_of_data(value):
-    with pytest.raises(ConfigError, match=r"target\.sigma_data"):
+    with pytest.raises(ConfigError, match=r"^sigma_data"):
         EDM(sigma_data=value)

@@ -245,10 +245,10 @@ def test_importance_refuses_densities_with_atoms_and_to_miss_intended_levels(sid
     mixture = Mixture(densities={"a": LAPLACE, "b": table}, shares={"a": 1, "b": 1})
     for density in (table, terminal, mixture):
         parts = {"intended": LAPLACE, "drawn": LAPLACE} | {side: density}
-        with pytest.raises(ConfigError, match=rf"weighting\.{side} needs a density with a log_prob.* has atoms"):
+        with pytest.raises(ConfigError, match=rf"^{side} needs a density with a log_prob.* has atoms"):
             Importance(weighting=Unit(base=V()), **parts)
     drawn = Truncated(density=LAPLACE, sigma_min=0.5, sigma_max=math.inf)
-    with pytest.raises(ConfigError, match=r"weighting\.drawn never draws sigma 0\.1778 to 0\.497, where weighting\.i"):
+    with pytest.raises(ConfigError, match=r"^drawn never draws sigma 0\.1778 to 0\.497, where i"):
         Importance(weighting=Unit(base=V()), intended=LAPLACE, drawn=drawn)
     almost = LogUniform(sigma_min=0.1, sigma_max=10.0)  # of whose bounds 1 of 10,000 draws lies outside
     Importance(weighting=Unit(base=V()), intended=LAPLACE, drawn=almost)
@@ -284,10 +284,10 @@ def has_base(make_one):
         (lambda: Importance(weighting=min_snr(), intended=LAPLACE, drawn="x"), r"drawn must be a Density, got 'x'"),
         (
             lambda: RemappedTable(weighting=min_snr(), base=V(), table=TABLE, read=replace(TABLE, steps=500)),
-            r"read must have as many levels as weighting\.table, 1000, got 500",
+            r"read must have as many levels as table, 1000, got 500",
         ),
     ],
 )
 def test_an_impossible_part_is_refused_by_name(make_one, named):
-    with pytest.raises(ConfigError, match=rf"weighting\.{named}"):
+    with pytest.raises(ConfigError, match=rf"^{named}"):
         make_one()

@@ -58,7 +58,7 @@ def load_model(
     if weights == "best":
         weights = "ema" if "ema" in checkpoint.names else "raw"
     checkpoint.load_into(network, weights)
-    objective = Objective(**parts, normalise=False)
+    objective = Objective(**parts, normalise_weight=False)
     if objective.learned:
         checkpoint.load_into(objective.learned, "objective")
     network.requires_grad_(False).eval().to("cuda" if torch.cuda.is_available() else "cpu")

@@ -49,7 +49,7 @@ def _objective(option: Option, experiment: Experiment, folder: Path) -> Objectiv
         parts = {part: build_from_file(config[part], file) for part in PARTS}
     except ZtsnrError:
         return None
-    return Objective(**parts, normalise=False)
+    return Objective(**parts, normalise_weight=False)
 
 
 def _is_of_objective(key: str) -> bool:

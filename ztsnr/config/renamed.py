@@ -17,6 +17,7 @@ RENAMED_KEYS: dict[str, str] = {
     "data.level": "data.batch_size_step",
     "data.normalise": "data.latent_normalisation",
     "data.windows": "data.text_windows",
+    "objective.normalise": "objective.normalise_weight",
     "tracking.must_answer": "tracking.require_server",
     "tracking.patience": "tracking.final_flush_seconds",
     "trainer.accumulate": "trainer.gradient_accumulation_steps",

@@ -17,7 +17,7 @@ from contextvars import ContextVar
 from dataclasses import dataclass
 from functools import cache
 from numbers import Integral, Real
-from typing import Annotated, Any, Literal, Union, get_args, get_origin, get_type_hints
+from typing import Annotated, Any, Literal, Union, cast, get_args, get_origin, get_type_hints
 
 from ztsnr.core.errors import ConfigError
 
@@ -261,17 +261,18 @@ def _number(name: str, value: object, bounds: Bounds) -> None:
     message = f"{key(name)} must be {_number_words(bounds)}, got {value!r}"
     if isinstance(value, bool) or not isinstance(value, Real) or math.isnan(value):
         raise ConfigError(message)
-    too_low = value < bounds.at_least or (value <= bounds.above and math.isfinite(bounds.above))
-    too_high = value > bounds.at_most or (value >= bounds.below and math.isfinite(bounds.below))
+    real = cast(float, value)  # Real has no comparisons for type checkers
+    too_low = real < bounds.at_least or (real <= bounds.above and math.isfinite(bounds.above))
+    too_high = real > bounds.at_most or (real >= bounds.below and math.isfinite(bounds.below))
     if too_low or too_high:
         raise ConfigError(message)
-    if math.isinf(value) and not bounds.infinite:
+    if math.isinf(real) and not bounds.infinite:
         raise ConfigError(f"{key(name)} must be finite, got {value!r}")
 
 
 def _integer(name: str, value: object, bounds: Bounds) -> None:
     is_integer = isinstance(value, Integral) and not isinstance(value, bool)
-    if not is_integer or not bounds.at_least <= value <= bounds.at_most:
+    if not is_integer or not bounds.at_least <= cast(int, value) <= bounds.at_most:
         raise ConfigError(f"{key(name)} must be {_integer_words(bounds)}, got {value!r}")
 
 

@@ -10,37 +10,41 @@ import torch
 from torch import Tensor
 from torch.nn.functional import huber_loss
 
-from ztsnr.core import checks
+from ztsnr.core.checks import Part, Positive
 from ztsnr.core.noise import expand
 from ztsnr.core.schedule.table import SigmaTable
+from ztsnr.core.shapes import PerSample, Samples
 
 
-class Distance:
-    def __call__(self, output: Tensor, ideal: Tensor, sigma: Tensor, mask: Tensor | None = None) -> Tensor:
-        """(B, ...), (B, ...), (B,) -> (B,), in float32 or better.
+class Distance(Part):
+    def __call__(self, output: Samples, ideal: Samples, sigma: PerSample, mask: Tensor | None = None) -> PerSample:
+        """Each sample's mean distance, in float32 or better.
 
-        A mask, (B, ...) or what broadcasts to that, in [0, 1], multiplies each element's distance; the mean is over all
-        elements none the less (as in sd-scripts). So each element weighs the same in every sample, where divided by
-        the mask's sum the few of one sample would weigh as much as the many of another; and 0 / 0 cannot come about.
+        A mask, (B, ...) or broadcastable to it, in [0, 1], multiplies each element's distance. The mean is still over
+        all elements, as in sd-scripts, so that an element has the same weight in every sample. Divided by the mask's
+        sum, the few unmasked elements of one sample would count as much as the many of another, and an empty mask
+        would give 0 / 0.
         """
-        wide = torch.promote_types(output.dtype, torch.float32)
-        found = self.of(output.to(wide) - ideal.to(wide), sigma)
-        return (found if mask is None else mask.to(wide) * found).flatten(1).mean(1)
+        dtype = torch.promote_types(output.dtype, torch.float32)
+        distance = self.elementwise(output.to(dtype) - ideal.to(dtype), sigma)
+        if mask is not None:
+            distance = mask.to(dtype) * distance
+        return distance.flatten(1).mean(1)
 
-    def of(self, d: Tensor, sigma: Tensor) -> Tensor:
-        """Each element's distance: d (B, ...), sigma (B,) -> (B, ...)."""
+    def elementwise(self, d: Samples, sigma: PerSample) -> Samples:
+        """The distance of each element, d being output - ideal."""
         raise NotImplementedError
 
 
 @dataclass(frozen=True, kw_only=True)
 class MSE(Distance):
-    def of(self, d, sigma):
+    def elementwise(self, d: Samples, sigma: PerSample) -> Samples:
         return d.square()
 
 
 @dataclass(frozen=True, kw_only=True)
 class MAE(Distance):
-    def of(self, d, sigma):
+    def elementwise(self, d: Samples, sigma: PerSample) -> Samples:
         return d.abs()
 
 
@@ -48,31 +52,24 @@ class MAE(Distance):
 class Huber(Distance):
     """d² / 2 below delta, delta (|d| - delta / 2) above (torch.nn.functional.huber_loss)."""
 
-    delta: float
+    delta: Positive
 
-    def __post_init__(self):
-        checks.finite("distance.delta", self.delta, above=0)
-
-    def of(self, d, sigma):
+    def elementwise(self, d: Samples, sigma: PerSample) -> Samples:
         return huber_loss(d, torch.zeros_like(d), reduction="none", delta=self.delta)
 
 
-class Threshold:
-    """Where a pseudo-Huber distance turns from squared to absolute, as a function of the noise level."""
+class Threshold(Part):
+    """Where a pseudo-Huber distance changes from squared to absolute, as a function of the noise level."""
 
-    def __call__(self, sigma: Tensor) -> Tensor:
-        """(B,) -> (B,)"""
+    def __call__(self, sigma: PerSample) -> PerSample:
         raise NotImplementedError
 
 
 @dataclass(frozen=True, kw_only=True)
 class ConstantThreshold(Threshold):
-    c: float
+    c: Positive
 
-    def __post_init__(self):
-        checks.finite("distance.threshold.c", self.c, above=0)
-
-    def __call__(self, sigma):
+    def __call__(self, sigma: PerSample) -> PerSample:
         return torch.full_like(sigma, self.c)
 
 
@@ -80,14 +77,10 @@ class ConstantThreshold(Threshold):
 class ExponentialThreshold(Threshold):
     """c^(t / T), from 1 without noise towards c (arXiv 2403.16728; huber_schedule=exponential in sd-scripts)."""
 
-    c: float
+    c: Positive
     table: SigmaTable
 
-    def __post_init__(self):
-        checks.finite("distance.threshold.c", self.c, above=0)
-        checks.instance("distance.threshold.table", self.table, SigmaTable)
-
-    def __call__(self, sigma):
+    def __call__(self, sigma: PerSample) -> PerSample:
         return self.c ** (self.table.index(sigma) / len(self.table.sigmas))
 
 
@@ -95,12 +88,9 @@ class ExponentialThreshold(Threshold):
 class SNRThreshold(Threshold):
     """c + (1 - c) / (1 + sigma)², from 1 without noise to c at sigma = inf (huber_schedule=snr in sd-scripts)."""
 
-    c: float
+    c: Positive
 
-    def __post_init__(self):
-        checks.finite("distance.threshold.c", self.c, above=0)
-
-    def __call__(self, sigma):
+    def __call__(self, sigma: PerSample) -> PerSample:
         return self.c + (1 - self.c) / (1 + sigma).square()
 
 
@@ -110,10 +100,7 @@ class PseudoHuber(Distance):
 
     threshold: Threshold
 
-    def __post_init__(self):
-        checks.instance("distance.threshold", self.threshold, Threshold)
-
-    def of(self, d, sigma):
+    def elementwise(self, d: Samples, sigma: PerSample) -> Samples:
         c = expand(self.threshold(sigma), d)
         return 2 * c * d.square() / (torch.hypot(d, c) + c)
 
@@ -124,9 +111,6 @@ class Charbonnier(Distance):
 
     threshold: Threshold
 
-    def __post_init__(self):
-        checks.instance("distance.threshold", self.threshold, Threshold)
-
-    def of(self, d, sigma):
+    def elementwise(self, d: Samples, sigma: PerSample) -> Samples:
         c = expand(self.threshold(sigma), d)
         return d.square() / (torch.hypot(d, c) + c)

@@ -41,7 +41,7 @@ def encode_timesteps(timesteps: TimestepMap) -> dict[str, Any]:
 
 def decode_timesteps(encoded: Mapping[str, Any], table: SigmaTable) -> TimestepMap:
     """The inverse of `encode_timesteps`; `table` is the file's. Raises ConfigError for what is not of the format."""
-    name = encoded.get("name")
+    name = encoded.get("name", "")
     checks.one_of("ztsnr.timesteps", name, TIMESTEP_NAMES.values())
     parameters = {key: value for key, value in encoded.items() if key != "name"}
     if parameters.keys() != set(TIMESTEP_PARAMETERS[name]):

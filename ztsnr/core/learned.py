@@ -1,51 +1,63 @@
-"""Parts of an objective that change as they train: modules that the trainer optimises, saves and resumes."""
+"""Parts of an objective that change in training: modules that the trainer optimises, saves and resumes."""
 
 import math
+from collections.abc import Callable
 from dataclasses import fields, is_dataclass
 
 import torch
 from torch import Tensor, nn
 
 from ztsnr.core import checks
+from ztsnr.core.checks import key
 from ztsnr.core.errors import ConfigError
 from ztsnr.core.schedule.density import Density
+from ztsnr.core.shapes import PerSample
 from ztsnr.core.target import X0, Target
 from ztsnr.core.weighting import Weighting
 
-FAINT = 1e-6
-"""A count that yields to any observation."""
+PRIOR_COUNT = 1e-6
+"""How many observations the error of Gaussian data counts for: any real one outweighs it."""
 
 
-def modules_in(part) -> list[nn.Module]:
-    """The modules that a part is or holds; into modules it does not look."""
+def modules_in(part: object) -> list[nn.Module]:
+    """The modules that a part is or contains; modules inside modules are not listed."""
     if isinstance(part, nn.Module):
         return [part]
+
+    values: list[object] = []
     if isinstance(part, dict):
-        held = part.values()
-    else:
-        held = [getattr(part, field.name) for field in fields(part)] if is_dataclass(part) else []
-    return [module for value in held for module in modules_in(value)]
+        values = list(part.values())
+    elif is_dataclass(part) and not isinstance(part, type):
+        values = [getattr(part, field.name) for field in fields(part)]
+
+    modules = []
+    for value in values:
+        modules += modules_in(value)
+    return modules
 
 
-def _refuse_learned(name: str, part) -> None:
+def _refuse_learned(name: str, part: object) -> None:
     if modules_in(part):
-        raise ConfigError(f"{name} must not be learned itself. Choose a fixed one.")
+        raise ConfigError(f"{key(name)} must not be learned itself. Choose a fixed one.")
 
 
 class Uncertainty(Weighting, nn.Module):
-    """Another weighting divided by the error that is to be expected: w / exp(u) * distance + u, u learned of sigma.
+    """A weighting w divided by the expected error: w / exp(u) * distance + u, u a learned function of sigma.
 
     At its optimum every level contributes the same loss (Karras et al., arXiv 2312.02696, equation 21). u is linear in
     random Fourier features, as there, but of tanh(c_noise) = (sqrt(sigma) - 1) / (sqrt(sigma) + 1) in place of c_noise
-    = ln(sigma) / 4, which has no value at sigma = inf. u begins as 0, hence as the other weighting, whose weight must
-    be above 0 wherever levels are drawn.
+    = ln(sigma) / 4, which has no value at sigma = inf. u starts at 0, so the first loss is that of w, which must be
+    above 0 at all levels that are drawn.
     """
 
-    def __init__(self, *, weighting: Weighting, features: int, bandwidth: float):
-        checks.instance("weighting.weighting", weighting, Weighting)
-        _refuse_learned("weighting.weighting", weighting)
-        checks.integer("weighting.features", features, at_least=1)
-        checks.finite("weighting.bandwidth", bandwidth, above=0)
+    frequency: Tensor
+    phase: Tensor
+
+    def __init__(self, *, weighting: Weighting, features: int, bandwidth: float) -> None:
+        checks.instance("weighting", weighting, Weighting)
+        _refuse_learned("weighting", weighting)
+        checks.integer("features", features, at_least=1)
+        checks.finite("bandwidth", bandwidth, above=0)
         super().__init__()
         self.weighting = weighting
         source = torch.Generator().manual_seed(0)
@@ -57,13 +69,13 @@ class Uncertainty(Weighting, nn.Module):
     def base(self) -> Target:
         return self.weighting.base
 
-    def penalty(self, sigma: Tensor) -> Tensor:
-        """u: (B,) -> (B,)"""
+    def penalty(self, sigma: PerSample) -> PerSample:
+        """u"""
         position = (1 - 2 / (sigma.sqrt() + 1)).to(self.phase)
         waves = (position[:, None] * self.frequency + self.phase).cos()
         return waves @ self.amplitude * math.sqrt(2 / len(self.amplitude))
 
-    def weight(self, sigma: Tensor) -> Tensor:
+    def weight(self, sigma: PerSample) -> PerSample:
         return self.weighting.weight(sigma) * (-self.penalty(sigma)).exp().to(sigma)
 
 
@@ -74,13 +86,18 @@ def _interpolate(x: Tensor, xs: Tensor, ys: Tensor) -> Tensor:
 
 
 class InfoNoise(Density, nn.Module):
-    """Draws where an observation tells most of the data: p(ln sigma) ~ gate * mmse / sigma² / w (arXiv 2602.18647).
+    """Draws the levels that inform most about the data: p(ln sigma) ~ gate * mmse / sigma² / w (arXiv 2602.18647).
 
     mmse is the running squared error of x0 in each of `bins` equal intervals of ln sigma, w the weighting on that
     error, gate = sigma^order / (sigma^order + cutoff^order). For its first `warmup` steps it draws from `prior`, then
-    from its own estimate, made anew every `refresh` steps. `decay` is the part of a bin's record that a step keeps. A
-    bin without a record has the error of Gaussian data of variance 1, sigma² / (1 + sigma²).
+    from its own estimate, which it updates every `refresh` steps. `decay` multiplies a bin's record in each step. A bin
+    without a record has the error of Gaussian data of variance 1, sigma² / (1 + sigma²).
     """
+
+    error: Tensor
+    count: Tensor
+    quantile: Tensor
+    steps: Tensor
 
     def __init__(
         self,
@@ -95,64 +112,72 @@ class InfoNoise(Density, nn.Module):
         decay: float,
         cutoff: float,
         order: float,
-    ):
-        checks.instance("density.prior", prior, Density)
-        _refuse_learned("density.prior", prior)
-        checks.instance("density.weighting", weighting, Weighting)
-        _refuse_learned("density.weighting", weighting)
-        checks.ascending("density.sigma_min", sigma_min, "density.sigma_max", sigma_max)
-        for name, value, least in (("bins", bins, 2), ("warmup", warmup, 1), ("refresh", refresh, 1)):
-            checks.integer(f"density.{name}", value, at_least=least)
-        checks.finite("density.decay", decay, above=0, below=1)
-        checks.finite("density.cutoff", cutoff, above=0)
-        checks.finite("density.order", order, above=0)
+    ) -> None:
+        checks.instance("prior", prior, Density)
+        _refuse_learned("prior", prior)
+        checks.instance("weighting", weighting, Weighting)
+        _refuse_learned("weighting", weighting)
+        checks.ascending("sigma_min", sigma_min, "sigma_max", sigma_max)
+        checks.integer("bins", bins, at_least=2)
+        checks.integer("warmup", warmup, at_least=1)
+        checks.integer("refresh", refresh, at_least=1)
+        checks.finite("decay", decay, above=0, below=1)
+        checks.finite("cutoff", cutoff, above=0)
+        checks.finite("order", order, above=0)
         super().__init__()
-        self.prior, self.warmup, self.refresh, self.decay = prior, warmup, refresh, decay
+        self.prior = prior
+        self.warmup = warmup
+        self.refresh = refresh
+        self.decay = decay
+
         self.edges = torch.linspace(math.log(sigma_min), math.log(sigma_max), bins + 1, dtype=torch.float64)
         sigma = ((self.edges[1:] + self.edges[:-1]) / 2).exp()
         gate = 1 / (1 + (cutoff / sigma).pow(order))
         self.allocation = gate / sigma.square() / weighting(sigma, X0())
         if not (self.allocation.isfinite().all() and self.allocation.sum() > 0):
             raise ConfigError(
-                f"density.weighting must be above 0 and finite from density.sigma_min={sigma_min} to "
-                f"density.sigma_max={sigma_max}"
+                f"{key('weighting')} must be above 0 and finite from {key('sigma_min')}={sigma_min} to "
+                f"{key('sigma_max')}={sigma_max}"
             )
-        self.of_gaussian = sigma.square() / (1 + sigma.square())
+        self.gaussian_mmse = sigma.square() / (1 + sigma.square())
         self.register_buffer("error", torch.zeros_like(sigma))
         self.register_buffer("count", torch.zeros_like(sigma))
         self.register_buffer("quantile", torch.linspace(0, 1, bins + 1, dtype=torch.float64))
         self.register_buffer("steps", torch.zeros((), dtype=torch.long))
 
-    def _apply(self, fn, recurse=True):
-        """It stays in float64 in host memory, where levels are drawn, whatever else is moved or cast."""
+    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> "InfoNoise":
+        """Keeps the buffers in float64 in host memory, where levels are drawn, when the network is moved or cast."""
         return self
 
-    def sigma(self, u: Tensor) -> Tensor:
+    def sigma(self, u: PerSample) -> PerSample:
         if self.steps < self.warmup:
             return self.prior.sigma(u)
         return _interpolate(u, self.quantile, self.edges).exp()
 
-    def cdf(self, sigma: Tensor) -> Tensor:
+    def cdf(self, sigma: PerSample) -> PerSample:
         if self.steps < self.warmup:
             return self.prior.cdf(sigma)
         return _interpolate(sigma.log().clamp(self.edges[0], self.edges[-1]), self.edges, self.quantile)
 
-    def log_prob(self, sigma: Tensor) -> Tensor:
+    def log_prob(self, sigma: PerSample) -> PerSample:
         raise NotImplementedError("this density changes as it trains, so it has no log_prob")
 
     @property
     def highest(self) -> float:
         return max(self.prior.highest, self.edges[-1].exp().item())
 
-    def observe(self, sigma: Tensor, error: Tensor) -> None:
-        """After each step: its levels and the squared errors of x0 at them, (B,) each, on every process the same."""
-        place = torch.bucketize(sigma.log(), self.edges, right=True) - 1
-        inside = (place >= 0) & (place < len(self.error))
-        for record, seen in ((self.error, error), (self.count, torch.ones_like(error))):
-            record.mul_(self.decay).index_add_(0, place[inside], seen[inside].to(record))
+    def observe(self, sigma: PerSample, error: PerSample) -> None:
+        """After each step: its levels and the squared errors of x0 at them, the same on all processes."""
+        index = torch.bucketize(sigma.log(), self.edges, right=True) - 1
+        inside = (index >= 0) & (index < len(self.error))
+        for record, new in ((self.error, error), (self.count, torch.ones_like(error))):
+            record.mul_(self.decay).index_add_(0, index[inside], new[inside].to(record))
         self.steps += 1
         if (self.steps - self.warmup) % self.refresh == 0:
-            mmse = (self.error + FAINT * self.of_gaussian) / (self.count + FAINT)
-            mass = mmse * self.allocation
-            self.quantile[1:] = (mass / mass.sum()).cumsum(0)
-            self.quantile[-1] = 1
+            self._update_quantiles()
+
+    def _update_quantiles(self) -> None:
+        mmse = (self.error + PRIOR_COUNT * self.gaussian_mmse) / (self.count + PRIOR_COUNT)
+        mass = mmse * self.allocation
+        self.quantile[1:] = (mass / mass.sum()).cumsum(0)
+        self.quantile[-1] = 1

@@ -7,6 +7,8 @@ Zero terminal SNR is sigma = inf. Functions of sigma take and return (B,) tensor
 import torch
 from torch import Tensor
 
+from ztsnr.core.shapes import Samples
+
 
 def alpha(sigma: Tensor) -> Tensor:
     """Share of signal in z: 1 at sigma = 0, 0 at sigma = inf."""
@@ -31,11 +33,11 @@ def sigma_from_logsnr(logsnr: Tensor) -> Tensor:
     return (-logsnr / 2).exp()
 
 
-def expand(coefficient: Tensor, like: Tensor) -> Tensor:
+def expand(coefficient: Tensor, like: Samples) -> Tensor:
     """(B,) or () -> (B, 1, ...), on the device and in the dtype of `like` (B, ...)."""
     return coefficient.to(like.device, like.dtype).reshape(-1, *[1] * (like.ndim - 1))
 
 
-def add_noise(x0: Tensor, noise: Tensor, sigma: Tensor) -> Tensor:
-    """x0, noise (B, ...), sigma (B,) -> z (B, ...). At sigma = inf, z is the noise."""
+def add_noise(x0: Samples, noise: Samples, sigma: Tensor) -> Samples:
+    """z, for sigma (B,) or (). At sigma = inf, z is the noise."""
     return expand(alpha(sigma), x0) * x0 + expand(sigma_vp(sigma), x0) * noise

@@ -8,13 +8,14 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
-from ztsnr.core import checks
+from ztsnr.core.checks import Part, key
 from ztsnr.core.distance import MSE, Distance
 from ztsnr.core.errors import ConfigError, IncompatibleObjective
 from ztsnr.core.format_names import TARGET_NAMES
 from ztsnr.core.learned import modules_in
 from ztsnr.core.noise import add_noise, expand
 from ztsnr.core.schedule import Schedule
+from ztsnr.core.shapes import PerSample, Samples
 from ztsnr.core.target import Target
 from ztsnr.core.weighting import Weighting
 
@@ -25,29 +26,26 @@ Network = Callable[..., Tensor]
 class Terms(NamedTuple):
     """What one evaluation of the network on a batch gives; a function of its arguments only."""
 
-    loss: Tensor
-    """(B,) weighted, not reduced."""
-    sigma: Tensor
-    """(B,) float64, the levels that u chose."""
-    output: Tensor
-    """(B, ...) the network's."""
-    ideal: Tensor
-    """(B, ...) the output that the target asks for."""
+    loss: PerSample
+    """Weighted, not reduced."""
+    sigma: PerSample
+    """float64, the quantiles of u."""
+    output: Samples
+    """The network's."""
+    ideal: Samples
+    """The output that the target asks for."""
 
 
 @dataclass(frozen=True, kw_only=True)
-class Objective:
+class Objective(Part):
     schedule: Schedule
     target: Target
     weighting: Weighting
     distance: Distance
-    normalise: bool
+    normalise_weight: bool
 
-    def __post_init__(self):
-        for kind in (Schedule, Target, Weighting, Distance):
-            name = kind.__name__.lower()
-            checks.instance(name, getattr(self, name), kind)
-        checks.flag("objective.normalise", self.normalise)
+    def __post_init__(self) -> None:
+        super().__post_init__()
         if self.schedule.parts_at_inf and not self.target.finite_at_inf:
             name = TARGET_NAMES.get(type(self.target), repr(self.target))
             raise IncompatibleObjective(
@@ -56,7 +54,7 @@ class Objective:
                 f"flow, or a schedule with a finite terminal level (schedule=sdxl, schedule=laplace)."
             )
         self._check_learned()
-        if self.normalise:
+        if self.normalise_weight:
             self._check_scale()
 
     def _check_learned(self) -> None:
@@ -66,31 +64,32 @@ class Objective:
         idle = sigma[self.learned["weighting"](sigma, self.target) == 0]
         if len(idle):
             raise IncompatibleObjective(
-                f"a learned weighting needs a weight above 0 to begin with, but at sigma {idle[0]:.4g} to "
-                f"{idle[-1]:.4g} it is 0: its penalty would fall there without end. Choose "
+                f"a learned weighting needs an initial weight above 0, but at sigma {idle[0]:.4g} to {idle[-1]:.4g} "
+                f"it is 0: its loss would be unbounded below there. Choose "
                 f"weighting@weighting.weighting=min_snr_plus_one or unit_v."
             )
 
     def _check_scale(self) -> None:
         if self.learned:
-            raise ConfigError("objective.normalise=true needs a weighting and a density that are not learned")
-        few, many = (self.weighting(self.draws(count), self.target).mean().item() for count in (2**12, 2**16))
+            raise ConfigError(f"{key('normalise_weight')}=true needs a weighting and a density that are not learned")
+        few = self.weighting(self.draws(2**12), self.target).mean().item()
+        many = self.weighting(self.draws(2**16), self.target).mean().item()
         if not abs(few - many) < 0.1 * many:  # nor with 0, inf or nan
             raise ConfigError(
-                f"objective.normalise=true needs a weight with a finite mean above 0, but over 4096 draws it is "
-                f"{few:.4g} and over 65536 {many:.4g}. Use objective.normalise=false."
+                f"{key('normalise_weight')}=true needs a weight with a finite mean above 0, but over 4096 draws it is "
+                f"{few:.4g} and over 65536 {many:.4g}. Use {key('normalise_weight')}=false."
             )
 
     def terms(
         self,
         network: Network,
-        x0: Tensor,
-        noise: Tensor,
-        u: Tensor,
+        x0: Samples,
+        noise: Samples,
+        u: PerSample,
         cond: Mapping[str, Tensor],
         mask: Tensor | None = None,
     ) -> Terms:
-        """x0, noise (B, ...), u (B,) float64 in [0, 1): which quantiles to train at. `mask` is the distance's."""
+        """`u`, float64 in [0, 1): at which quantiles of the density to train. `mask`: the distance's, (B, ...)."""
         sigma = self.schedule.density.sigma(u)
         output = self.output(network, add_noise(x0, noise, sigma), sigma, cond)
         ideal = self.target.output(x0, noise, sigma)
@@ -101,34 +100,39 @@ class Objective:
         return Terms(loss, sigma, output, ideal)
 
     @torch.no_grad()
-    def x0_error(self, terms: Terms, mask: Tensor | None = None) -> Tensor:
-        """(B,) float64, the mean squared error of x0: that of the output, times c_out²."""
+    def x0_error(self, terms: Terms, mask: Tensor | None = None) -> PerSample:
+        """The mean squared error of x0, float64: that of the output, times c_out²."""
         error = MSE()(terms.output, terms.ideal, terms.sigma, mask).to(terms.sigma)
         return self.target.c_out(terms.sigma).square() * error
 
-    def output(self, network: Network, z: Tensor, sigma: Tensor, cond: Mapping[str, Tensor]) -> Tensor:
-        """z (B, ...), sigma (B,) -> what the network says of them, (B, ...)."""
+    def output(self, network: Network, z: Samples, sigma: PerSample, cond: Mapping[str, Tensor]) -> Samples:
+        """The network's output for z."""
         t = self.schedule.timesteps(sigma).to(z.device, torch.float32)
         return network(expand(self.target.c_in(sigma), z) * z, t, **cond)
 
-    def denoise(self, network: Network, z: Tensor, sigma: Tensor, cond: Mapping[str, Tensor]) -> Tensor:
-        """z (B, ...), sigma () or (B,) -> the estimate of x0, (B, ...)."""
+    def denoise(self, network: Network, z: Samples, sigma: Tensor, cond: Mapping[str, Tensor]) -> Samples:
+        """The estimate of x0, for sigma (B,) or ()."""
         sigma = sigma.expand(len(z))
         return self.target.denoised(self.output(network, z, sigma, cond), z, sigma)
 
     @cached_property
     def scale(self) -> float:
-        """1, or with `normalise` 1 / E[weight], so that learning rates and clipping compare between weightings."""
-        return 1 / self.weighting(self.draws(2**16), self.target).mean().item() if self.normalise else 1.0
+        """1, or with `normalise_weight` 1 / E[weight]: one learning rate and one clipping then suit all weightings."""
+        if not self.normalise_weight:
+            return 1.0
+        return 1 / self.weighting(self.draws(2**16), self.target).mean().item()
 
     @cached_property
     def learned(self) -> nn.ModuleDict:
-        """The parts that change as they train, by name: a learned weighting, an adaptive density. Mostly none."""
-        found = {"weighting": modules_in(self.weighting), "density": modules_in(self.schedule.density)}
-        for name, modules in found.items():
+        """The parts that change in training, by name: a learned weighting, an adaptive density. Usually none."""
+        learned = nn.ModuleDict()
+        for name, part in {"weighting": self.weighting, "density": self.schedule.density}.items():
+            modules = modules_in(part)
             if len(modules) > 1:
-                raise ConfigError(f"{name} holds {len(modules)} learned parts, of which one alone can be trained")
-        return nn.ModuleDict({name: modules[0] for name, modules in found.items() if modules})
+                raise ConfigError(f"{name} has {len(modules)} learned parts; only one is supported")
+            if modules:
+                learned[name] = modules[0]
+        return learned
 
     def draws(self, count: int) -> Tensor:
         """(count,) ascending: the density's quantiles at the middles of equal strata."""
@@ -139,7 +143,7 @@ class Objective:
         """W(sigma) = E_u[weight; sigma(u) <= sigma], the weight being on the squared error of `base`; (N,) -> (N,).
 
         Two objectives with the same target have proportional expected gradients iff their W are proportional (VDM++,
-        arXiv 2303.00848). The expectation is a midpoint sum over `draws` values of u, without what `normalise` does.
+        arXiv 2303.00848). The expectation is a midpoint sum over `draws` values of u. `scale` is not applied.
         """
         drawn = self.draws(draws)
         mass = self.weighting(drawn, base).cumsum(0) / draws

@@ -11,9 +11,10 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
-from ztsnr.core import checks
+from ztsnr.core.checks import Fraction, NonNegative, Part
 from ztsnr.core.errors import ConfigError
 from ztsnr.core.noise import alpha, expand, sigma_vp
+from ztsnr.core.shapes import Samples
 
 if TYPE_CHECKING:  # ComfyUI's nodes sample without an objective
     from ztsnr.core.objective import Network, Objective
@@ -25,15 +26,19 @@ OnStep = Callable[[int, Tensor], None]
 """on_step(index, denoised), after each step."""
 
 
-def step_to(denoised: Tensor, z: Tensor, sigma: Tensor, sigma_next: Tensor) -> Tensor:
+def no_op(index: int, denoised: Tensor) -> None:
+    pass
+
+
+def step_to(denoised: Samples, z: Samples, sigma: Tensor, sigma_next: Tensor) -> Samples:
     """One step of DDIM (arXiv 2010.02502), which is Euler's on z / alpha (arXiv 2206.00364)."""
     ratio = sigma_vp(sigma_next) / sigma_vp(sigma)
     return expand(ratio, z) * z + expand(alpha(sigma_next) - alpha(sigma) * ratio, z) * denoised
 
 
-class Sampler:
-    def __call__(self, denoise: Denoise, z: Tensor, sigmas: Tensor, on_step: OnStep = lambda *_: None) -> Tensor:
-        """z (B, ...) at sigmas[0] -> x0 (B, ...); sigmas (steps + 1,), decreasing to 0."""
+class Sampler(Part):
+    def __call__(self, denoise: Denoise, z: Samples, sigmas: Tensor, on_step: OnStep = no_op) -> Samples:
+        """From z at sigmas[0] to x0; sigmas (steps + 1,), decreasing to 0."""
         raise NotImplementedError
 
 
@@ -41,7 +46,7 @@ class Sampler:
 class Euler(Sampler):
     """First order; on z this is DDIM."""
 
-    def __call__(self, denoise, z, sigmas, on_step=lambda *_: None):
+    def __call__(self, denoise: Denoise, z: Samples, sigmas: Tensor, on_step: OnStep = no_op) -> Samples:
         for i, (sigma, sigma_next) in enumerate(pairwise(sigmas)):
             denoised = denoise(z, sigma)
             z = step_to(denoised, z, sigma, sigma_next)
@@ -57,7 +62,7 @@ class Heun(Sampler):
     from the terminal level; the two agree to leading order elsewhere. The last step, to 0, is Euler's, as there.
     """
 
-    def __call__(self, denoise, z, sigmas, on_step=lambda *_: None):
+    def __call__(self, denoise: Denoise, z: Samples, sigmas: Tensor, on_step: OnStep = no_op) -> Samples:
         for i, (sigma, sigma_next) in enumerate(pairwise(sigmas)):
             denoised = denoise(z, sigma)
             z = step_to(denoised, z, sigma, sigma_next)
@@ -75,49 +80,49 @@ class DPMpp2M(Sampler):
     After a step from sigma = inf the correction is 0 by itself; the last step, to 0, is first order.
     """
 
-    def __call__(self, denoise, z, sigmas, on_step=lambda *_: None):
-        previous, width = None, None
+    def __call__(self, denoise: Denoise, z: Samples, sigmas: Tensor, on_step: OnStep = no_op) -> Samples:
+        previous = last_width = None
         for i, (sigma, sigma_next) in enumerate(pairwise(sigmas)):
             denoised = denoise(z, sigma)
-            last_width, width = width, sigma.log() - sigma_next.log()
+            width = sigma.log() - sigma_next.log()
             extrapolated = denoised
-            if previous is not None and sigma_next > 0:
+            if previous is not None and last_width is not None and sigma_next > 0:
                 extrapolated = denoised + expand(width / (2 * last_width), z) * (denoised - previous)
             z = step_to(extrapolated, z, sigma, sigma_next)
-            previous = denoised
+            previous, last_width = denoised, width
             on_step(i, denoised)
         return z
 
 
-def rescale_v(guided: Tensor, positive: Tensor, z: Tensor, sigma: Tensor, rescale: Tensor | float) -> Tensor:
-    """A guided estimate of x0 (B, ...) whose v has the spread of the positive one's, by the share `rescale` () or (B,).
+def rescale_v(guided: Samples, positive: Samples, z: Samples, sigma: Tensor, rescale: Tensor | float) -> Samples:
+    """The guided estimate of x0, its v moved by the share `rescale`, () or (B,), to the deviation of the positive v.
 
     Lin et al. (arXiv 2305.08891, Algorithm 2); sigma > 0.
     """
-    signal, noise = expand(alpha(sigma), z), expand(sigma_vp(sigma), z)
-    v_positive, v_guided = ((signal * z - x0) / noise for x0 in (positive, guided))
+    signal = expand(alpha(sigma), z)
+    noise = expand(sigma_vp(sigma), z)
+    v_positive = (signal * z - positive) / noise
+    v_guided = (signal * z - guided) / noise
     ratio = v_positive.flatten(1).std(1) / v_guided.flatten(1).std(1)
     return signal * z - noise * v_guided * expand(1 + rescale * (ratio - 1), z)
 
 
 @dataclass(frozen=True, kw_only=True)
-class Guidance:
+class Guidance(Part):
     """Classifier-free guidance (arXiv 2207.12598) with the rescale of Lin et al. (arXiv 2305.08891, Algorithm 2).
 
-    scale 1 is no guidance; rescale 0 leaves the guided output as it is, 1 gives it the spread of the conditional one.
+    scale 1 is no guidance; rescale 0 does not change the guided v, 1 gives it the deviation of the conditional one.
     """
 
-    scale: float
-    rescale: float
+    scale: NonNegative
+    rescale: Fraction
 
-    def __post_init__(self):
-        checks.finite("guidance.scale", self.scale, at_least=0)
-        checks.finite("guidance.rescale", self.rescale, at_least=0, at_most=1)
-
-    def combine(self, positive: Tensor, negative: Tensor, z: Tensor, sigma: Tensor) -> Tensor:
-        """Two estimates of x0, (B, ...) each -> the guided one. The rescale acts on v, as published; sigma > 0."""
+    def combine(self, positive: Samples, negative: Samples, z: Samples, sigma: Tensor) -> Samples:
+        """The guided estimate of x0 from two of them. The rescale acts on v, as published; sigma > 0."""
         guided = negative + self.scale * (positive - negative)
-        return rescale_v(guided, positive, z, sigma, self.rescale) if self.rescale > 0 else guided
+        if self.rescale == 0:
+            return guided
+        return rescale_v(guided, positive, z, sigma, self.rescale)
 
 
 Cond = Mapping[str, Tensor]
@@ -126,12 +131,12 @@ Cond = Mapping[str, Tensor]
 def guided_denoise(
     objective: "Objective", network: "Network", cond: Cond, negative: Cond, guidance: Guidance
 ) -> Denoise:
-    """The objective's denoiser under conditions (B, ...) each; both branches go through the network as one batch."""
+    """The objective's denoiser under conditions (B, ...) each; the network computes both branches as one batch."""
     if guidance.scale == 1:
         return lambda z, sigma: objective.denoise(network, z, sigma, cond)
     if cond.keys() != negative.keys():
         raise ConfigError(
-            f"the negative conditions must be {sorted(cond)}, as the positive ones, got {sorted(negative)}"
+            f"the negative conditions must be {sorted(cond)}, as the positive ones are, got {sorted(negative)}"
         )
     both = {name: torch.cat([cond[name], negative[name]]) for name in cond}
 

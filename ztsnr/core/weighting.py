@@ -1,40 +1,42 @@
-"""Loss weightings, each declared once, on the squared error of one target, and converted to whatever is trained.
+"""Loss weightings, each declared once, on the squared error of one target, and converted to the target that is trained.
 
-`base` is the target whose squared error the formula multiplies. A formula on another base is another weighting.
+`base` is the target whose squared error the formula multiplies. The same formula on a different base is a different
+weighting.
 """
 
 from dataclasses import dataclass
 
 import torch
-from torch import Tensor
 
 from ztsnr.core import checks
+from ztsnr.core.checks import NonNegative, Part, Positive, key
 from ztsnr.core.errors import ConfigError
 from ztsnr.core.noise import alpha, sigma_vp, snr
 from ztsnr.core.schedule.density import Density
 from ztsnr.core.schedule.table import SigmaTable
+from ztsnr.core.shapes import PerSample
 from ztsnr.core.target import Target
 
 
-class Weighting:
+class Weighting(Part):
     base: Target
     """The target whose squared error `weight` multiplies."""
 
-    def weight(self, sigma: Tensor) -> Tensor:
-        """(B,) -> (B,), on the squared error of `base`."""
+    def weight(self, sigma: PerSample) -> PerSample:
+        """On the squared error of `base`, at least 0."""
         raise NotImplementedError
 
-    def __call__(self, sigma: Tensor, target: Target) -> Tensor:
-        """(B,) -> (B,), the same weighting on the squared error of `target`: times (c_out_target / c_out_base)².
+    def __call__(self, sigma: PerSample, target: Target) -> PerSample:
+        """The same weighting on the squared error of `target`: times (c_out_target / c_out_base)².
 
-        Finite at sigma = 0 and inf but for two: at 0 on x0 and at inf on eps it may be inf, or nan as 0 / 0, since
-        there z itself is the output and an error of v is none of it.
+        Finite also at sigma = 0 and inf, with two exceptions: on x0 at 0 and on eps at inf it may be inf or nan. There
+        the ideal output is z itself, so its error says nothing about an error of v.
         """
         weight = self.weight(sigma)
         return weight if target == self.base else weight * self.base.gain(sigma) / target.gain(sigma)
 
-    def penalty(self, sigma: Tensor) -> Tensor:
-        """What is added to the weighted distance, (B,) -> (B,): 0, but where the weighting is learned."""
+    def penalty(self, sigma: PerSample) -> PerSample:
+        """What is added to the weighted distance: 0 unless the weighting is learned."""
         return torch.zeros_like(sigma)
 
 
@@ -44,10 +46,7 @@ class Unit(Weighting):
 
     base: Target
 
-    def __post_init__(self):
-        checks.instance("weighting.base", self.base, Target)
-
-    def weight(self, sigma: Tensor) -> Tensor:
+    def weight(self, sigma: PerSample) -> PerSample:
         return torch.ones_like(sigma)
 
 
@@ -59,32 +58,26 @@ class MinSNR(Weighting):
     """
 
     base: Target
-    gamma: float
-    offset: float
-    floor: float
+    gamma: Positive
+    offset: NonNegative
+    floor: NonNegative
 
-    def __post_init__(self):
-        checks.instance("weighting.base", self.base, Target)
-        checks.finite("weighting.gamma", self.gamma, above=0)
-        checks.finite("weighting.offset", self.offset, at_least=0)
-        checks.finite("weighting.floor", self.floor, at_least=0, at_most=self.gamma)
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        checks.finite("floor", self.floor, at_least=0, at_most=self.gamma)
 
-    def weight(self, sigma: Tensor) -> Tensor:
+    def weight(self, sigma: PerSample) -> PerSample:
         return (snr(sigma) + self.offset).clamp(self.floor, self.gamma)
 
 
 @dataclass(frozen=True, kw_only=True)
 class MinSNRByEps(Weighting):
-    """min(SNR, gamma) / SNR: min-SNR as written for the error of eps. On another base it is another weighting."""
+    """min(SNR, gamma) / SNR: min-SNR as written for the error of eps, a different weighting on any other base."""
 
     base: Target
-    gamma: float
+    gamma: Positive
 
-    def __post_init__(self):
-        checks.instance("weighting.base", self.base, Target)
-        checks.finite("weighting.gamma", self.gamma, above=0)
-
-    def weight(self, sigma: Tensor) -> Tensor:
+    def weight(self, sigma: PerSample) -> PerSample:
         return (self.gamma * sigma.square()).clamp(max=1)
 
 
@@ -93,13 +86,9 @@ class SoftMinSNR(Weighting):
     """gamma SNR / (SNR + gamma) (Crowson et al., arXiv 2401.11605: base x0). Its weight at sigma = inf is 0."""
 
     base: Target
-    gamma: float
+    gamma: Positive
 
-    def __post_init__(self):
-        checks.instance("weighting.base", self.base, Target)
-        checks.finite("weighting.gamma", self.gamma, above=0)
-
-    def weight(self, sigma: Tensor) -> Tensor:
+    def weight(self, sigma: PerSample) -> PerSample:
         return self.gamma / (1 + self.gamma * sigma.square())
 
 
@@ -109,10 +98,7 @@ class Debiased(Weighting):
 
     base: Target
 
-    def __post_init__(self):
-        checks.instance("weighting.base", self.base, Target)
-
-    def weight(self, sigma: Tensor) -> Tensor:
+    def weight(self, sigma: PerSample) -> PerSample:
         return alpha(sigma) * sigma_vp(sigma)
 
 
@@ -121,15 +107,10 @@ class P2(Weighting):
     """(k + SNR)^-gamma (Choi et al., arXiv 2204.00227: base eps)."""
 
     base: Target
-    k: float
-    gamma: float
+    k: Positive
+    gamma: NonNegative
 
-    def __post_init__(self):
-        checks.instance("weighting.base", self.base, Target)
-        checks.finite("weighting.k", self.k, above=0)
-        checks.finite("weighting.gamma", self.gamma, at_least=0)
-
-    def weight(self, sigma: Tensor) -> Tensor:
+    def weight(self, sigma: PerSample) -> PerSample:
         return (self.k + snr(sigma)).pow(-self.gamma)
 
 
@@ -139,10 +120,7 @@ class TruncatedSNR(Weighting):
 
     base: Target
 
-    def __post_init__(self):
-        checks.instance("weighting.base", self.base, Target)
-
-    def weight(self, sigma: Tensor) -> Tensor:
+    def weight(self, sigma: PerSample) -> PerSample:
         return torch.maximum(alpha(sigma), sigma_vp(sigma)).square()
 
 
@@ -153,17 +131,13 @@ class Sigmoid(Weighting):
     base: Target
     bias: float
 
-    def __post_init__(self):
-        checks.instance("weighting.base", self.base, Target)
-        checks.finite("weighting.bias", self.bias)
-
-    def weight(self, sigma: Tensor) -> Tensor:
+    def weight(self, sigma: PerSample) -> PerSample:
         return torch.sigmoid(self.bias + 2 * sigma.log())
 
 
 @dataclass(frozen=True, kw_only=True)
 class Importance(Weighting):
-    """Another weighting times intended / drawn density: what is drawn changes, and what is trained does not.
+    """A weighting times intended / drawn density: the levels drawn change, the expected loss does not.
 
     It has no value at sigma = 0 and inf, which a density without atoms never draws. A drawn density that misses more
     than a thousandth of the intended draws is refused.
@@ -173,45 +147,43 @@ class Importance(Weighting):
     intended: Density
     drawn: Density
 
-    def __post_init__(self):
-        checks.instance("weighting.weighting", self.weighting, Weighting)
-        for name in ("intended", "drawn"):
-            density = getattr(self, name)
-            checks.instance(f"weighting.{name}", density, Density)
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        for name, density in {"intended": self.intended, "drawn": self.drawn}.items():
             try:
                 density.log_prob(torch.ones(1, dtype=torch.float64))
             except NotImplementedError as error:
                 raise ConfigError(
-                    f"weighting.{name} needs a density with a log_prob, but {error}. Choose one that is continuous, "
+                    f"{key(name)} needs a density with a log_prob, but {error}. Choose one that is continuous, "
                     f"such as table_interpolated in place of table_uniform."
                 ) from error
         intended = self.intended.sigma((torch.arange(1000, dtype=torch.float64) + 0.5) / 1000)
         missed = intended[self.drawn.log_prob(intended) == -torch.inf]
         if len(missed):
             raise ConfigError(
-                f"weighting.drawn never draws sigma {missed[0]:.4g} to {missed[-1]:.4g}, where weighting.intended has "
-                f"levels. Choose a schedule that draws them, or truncate weighting.intended."
+                f"{key('drawn')} never draws sigma {missed[0]:.4g} to {missed[-1]:.4g}, where {key('intended')} has "
+                f"levels. Choose a schedule that draws them, or truncate {key('intended')}."
             )
 
     @property
     def base(self) -> Target:
         return self.weighting.base
 
-    def _ratio(self, sigma: Tensor) -> Tensor:
+    def _ratio(self, sigma: PerSample) -> PerSample:
         return (self.intended.log_prob(sigma) - self.drawn.log_prob(sigma)).exp()
 
-    def weight(self, sigma: Tensor) -> Tensor:
+    def weight(self, sigma: PerSample) -> PerSample:
         return self.weighting.weight(sigma) * self._ratio(sigma)
 
-    def penalty(self, sigma: Tensor) -> Tensor:
+    def penalty(self, sigma: PerSample) -> PerSample:
         return self.weighting.penalty(sigma) * self._ratio(sigma)
 
 
 @dataclass(frozen=True, kw_only=True)
 class RemappedTable(Weighting):
-    """Another weighting, on the error of `base`, with the levels of `read` taken for those of `table`, by index.
+    """A weighting on the error of `base`, evaluated at the level that `read` has at the index of sigma in `table`.
 
-    sd-scripts takes its SNR from the table as it was before the zero-terminal rescale.
+    sd-scripts computes the SNR from the table before its zero-terminal rescale.
     """
 
     weighting: Weighting
@@ -219,22 +191,19 @@ class RemappedTable(Weighting):
     table: SigmaTable
     read: SigmaTable
 
-    def __post_init__(self):
-        checks.instance("weighting.weighting", self.weighting, Weighting)
-        checks.instance("weighting.base", self.base, Target)
-        checks.instance("weighting.table", self.table, SigmaTable)
-        checks.instance("weighting.read", self.read, SigmaTable)
+    def __post_init__(self) -> None:
+        super().__post_init__()
         if len(self.table.sigmas) != len(self.read.sigmas):
             raise ConfigError(
-                f"weighting.read must have as many levels as weighting.table, {len(self.table.sigmas)}, "
+                f"{key('read')} must have as many levels as {key('table')}, {len(self.table.sigmas)}, "
                 f"got {len(self.read.sigmas)}"
             )
 
-    def _level(self, sigma: Tensor) -> Tensor:
+    def _level(self, sigma: PerSample) -> PerSample:
         return self.read.at(self.table.index(sigma))
 
-    def weight(self, sigma: Tensor) -> Tensor:
+    def weight(self, sigma: PerSample) -> PerSample:
         return self.weighting(self._level(sigma), self.base)
 
-    def penalty(self, sigma: Tensor) -> Tensor:
+    def penalty(self, sigma: PerSample) -> PerSample:
         return self.weighting.penalty(self._level(sigma))

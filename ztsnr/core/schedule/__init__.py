@@ -1,11 +1,11 @@
-"""A schedule groups four choices: a table of sigmas, a density to train on, a grid to sample on, timesteps to tell."""
+"""A schedule groups four choices: a table of sigmas, a training density, a sampling grid, the network's timesteps."""
 
 import math
 from dataclasses import dataclass
 
 import torch
 
-from ztsnr.core import checks
+from ztsnr.core.checks import Part, key
 from ztsnr.core.errors import ConfigError
 from ztsnr.core.noise import alpha
 from ztsnr.core.schedule.density import Density
@@ -13,36 +13,33 @@ from ztsnr.core.schedule.grid import Grid
 from ztsnr.core.schedule.table import SigmaTable
 from ztsnr.core.schedule.timesteps import TimestepMap
 
-UNSEEN_SIGNAL = 0.01
+MAX_ALPHA_GAP = 0.01
 """How much more signal than sampling's first level, in alpha, the noisiest training sample may have."""
 
 
 @dataclass(frozen=True, kw_only=True)
-class Schedule:
+class Schedule(Part):
     table: SigmaTable
     density: Density
     grid: Grid
     timesteps: TimestepMap
 
-    def __post_init__(self):
-        for name, kind in (("table", SigmaTable), ("density", Density), ("grid", Grid), ("timesteps", TimestepMap)):
-            checks.instance(f"schedule.{name}", getattr(self, name), kind)
+    def __post_init__(self) -> None:
+        super().__post_init__()
         if self.sigma_max == math.inf and not self.timesteps.finite_at_inf:
             raise ConfigError(
-                f"schedule.timesteps has no finite timestep at sigma = inf, which "
-                f"its {self.parts_at_inf} reaches. Choose schedule/timesteps=table, "
-                f"or a finite schedule.table.terminal such as 20000."
+                f"{key('timesteps')} has no finite timestep at sigma = inf, which its {self.parts_at_inf} reaches. "
+                f"Choose schedule/timesteps=table, or a finite schedule.table.terminal such as 20000."
             )
-
         self._refuse_unreached_start()
 
     def _refuse_unreached_start(self) -> None:
         """Sampling must not start from less signal than training ever shows (Lin et al., arXiv 2305.08891)."""
         start, highest = self.grid.start, self.density.highest
         trained, sampled = alpha(torch.tensor([highest, start], dtype=torch.float64)).tolist()
-        if trained - sampled > UNSEEN_SIGNAL:
+        if trained - sampled > MAX_ALPHA_GAP:
             raise ConfigError(
-                f"schedule.grid starts sampling from sigma {start:.6g}, but schedule.density draws no level above "
+                f"{key('grid')} starts sampling from sigma {start:.6g}, but {key('density')} draws no level above "
                 f"{highest:.6g}. Choose a grid that starts there, or a density that reaches further: "
                 f"schedule/density=laplace_terminal puts a share of draws at the terminal level."
             )

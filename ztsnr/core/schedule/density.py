@@ -4,34 +4,36 @@ import math
 from dataclasses import dataclass
 
 import torch
-from torch import Tensor
 from torch.nn.functional import logsigmoid
 from torch.special import ndtr, ndtri
 
 from ztsnr.core import checks
+from ztsnr.core.checks import Part, Positive
 from ztsnr.core.noise import alpha, logsnr, sigma_from_logsnr, sigma_vp
 from ztsnr.core.schedule.table import SigmaTable
+from ztsnr.core.shapes import PerSample
 
 LAST_U = 1 - 2**-53
 """The largest u that a float64 draw can give."""
 
 
-class Density:
-    def sigma(self, u: Tensor) -> Tensor:
-        """u (B,) float64 in [0, 1) -> sigma (B,) in [0, inf], nondecreasing. u = 1, never drawn, gives the limit."""
+class Density(Part):
+    def sigma(self, u: PerSample) -> PerSample:
+        """The quantiles of u, float64 in [0, 1): in [0, inf], nondecreasing. u = 1, never drawn, gives the limit."""
         raise NotImplementedError
 
-    def cdf(self, sigma: Tensor) -> Tensor:
-        """Share of draws up to and including sigma, (B,) -> (B,) in [0, 1]; by bisection unless a density knows it."""
+    def cdf(self, sigma: PerSample) -> PerSample:
+        """Share of draws up to and including sigma, in [0, 1]; by bisection unless a density has a formula."""
         low, high = torch.zeros_like(sigma), torch.ones_like(sigma)
         for _ in range(54):
             middle = (low + high) / 2
             below = self.sigma(middle.clamp(max=LAST_U)) <= sigma
-            low, high = torch.where(below, middle, low), torch.where(below, high, middle)
+            low = torch.where(below, middle, low)
+            high = torch.where(below, high, middle)
         return torch.where(low >= LAST_U, 1.0, low)
 
-    def log_prob(self, sigma: Tensor) -> Tensor:
-        """Log density of ln sigma, (B,) -> (B,), -inf where nothing is drawn. Densities with atoms have none."""
+    def log_prob(self, sigma: PerSample) -> PerSample:
+        """Log density of ln sigma, -inf where nothing is drawn. Raises NotImplementedError where there are atoms."""
         raise NotImplementedError("this density has atoms, so it has no log_prob")
 
     @property
@@ -46,14 +48,11 @@ class TableUniform(Density):
 
     table: SigmaTable
 
-    def __post_init__(self):
-        checks.instance("density.table", self.table, SigmaTable)
-
-    def sigma(self, u: Tensor) -> Tensor:
+    def sigma(self, u: PerSample) -> PerSample:
         sigmas = self.table.sigmas.to(u.device)
         return sigmas[(u * len(sigmas)).long().clamp(max=len(sigmas) - 1)]
 
-    def cdf(self, sigma: Tensor) -> Tensor:
+    def cdf(self, sigma: PerSample) -> PerSample:
         sigmas = self.table.sigmas.to(sigma.device)
         return torch.searchsorted(sigmas, sigma.double(), right=True).double() / len(sigmas)
 
@@ -64,17 +63,15 @@ class TableInterpolated(Density):
 
     table: SigmaTable
 
-    def __post_init__(self):
-        checks.instance("density.table", self.table, SigmaTable)
-
-    def sigma(self, u: Tensor) -> Tensor:
+    def sigma(self, u: PerSample) -> PerSample:
         return self.table.at(u * (len(self.table.sigmas) - 1))
 
-    def cdf(self, sigma: Tensor) -> Tensor:
+    def cdf(self, sigma: PerSample) -> PerSample:
         return self.table.index(sigma) / (len(self.table.sigmas) - 1)
 
-    def log_prob(self, sigma: Tensor) -> Tensor:
-        angles, last = self.table.angles.to(sigma.device), len(self.table.sigmas) - 1
+    def log_prob(self, sigma: PerSample) -> PerSample:
+        angles = self.table.angles.to(sigma.device)
+        last = len(self.table.sigmas) - 1
         left = self.table.index(sigma).long().clamp(max=last - 1)
         slope = last * (angles[left + 1] - angles[left])  # of the angle, by u
         inside = (sigma >= self.table.sigmas[0]) & (sigma <= self.table.sigmas[-1])
@@ -85,27 +82,27 @@ class TableInterpolated(Density):
 class Karras(Density):
     """Uniform in sigma^(1/rho): EDM's sampling grid as a training density (arXiv 2206.00364, equation 5)."""
 
-    sigma_min: float
-    sigma_max: float
-    rho: float
+    sigma_min: Positive
+    sigma_max: Positive
+    rho: Positive
 
-    def __post_init__(self):
-        checks.ascending("density.sigma_min", self.sigma_min, "density.sigma_max", self.sigma_max)
-        checks.finite("density.rho", self.rho, above=0)
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        checks.ascending("sigma_min", self.sigma_min, "sigma_max", self.sigma_max)
 
     @property
     def _roots(self) -> tuple[float, float]:
         return self.sigma_min ** (1 / self.rho), self.sigma_max ** (1 / self.rho)
 
-    def sigma(self, u: Tensor) -> Tensor:
+    def sigma(self, u: PerSample) -> PerSample:
         low, high = self._roots
         return (low + u * (high - low)).pow(self.rho).clamp(self.sigma_min, self.sigma_max)
 
-    def cdf(self, sigma: Tensor) -> Tensor:
+    def cdf(self, sigma: PerSample) -> PerSample:
         low, high = self._roots
         return ((sigma.pow(1 / self.rho) - low) / (high - low)).clamp(0, 1)
 
-    def log_prob(self, sigma: Tensor) -> Tensor:
+    def log_prob(self, sigma: PerSample) -> PerSample:
         low, high = self._roots
         inside = (sigma >= self.sigma_min) & (sigma <= self.sigma_max)
         return torch.where(inside, sigma.log() / self.rho - math.log(self.rho * (high - low)), -math.inf)
@@ -115,23 +112,24 @@ class Karras(Density):
 class LogUniform(Density):
     """ln sigma uniform between bounds."""
 
-    sigma_min: float
-    sigma_max: float
+    sigma_min: Positive
+    sigma_max: Positive
 
-    def __post_init__(self):
-        checks.ascending("density.sigma_min", self.sigma_min, "density.sigma_max", self.sigma_max)
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        checks.ascending("sigma_min", self.sigma_min, "sigma_max", self.sigma_max)
 
     @property
     def _width(self) -> float:
         return math.log(self.sigma_max / self.sigma_min)
 
-    def sigma(self, u: Tensor) -> Tensor:
+    def sigma(self, u: PerSample) -> PerSample:
         return (self.sigma_min * (u * self._width).exp()).clamp(max=self.sigma_max)
 
-    def cdf(self, sigma: Tensor) -> Tensor:
+    def cdf(self, sigma: PerSample) -> PerSample:
         return ((sigma / self.sigma_min).log() / self._width).clamp(0, 1)
 
-    def log_prob(self, sigma: Tensor) -> Tensor:
+    def log_prob(self, sigma: PerSample) -> PerSample:
         inside = (sigma >= self.sigma_min) & (sigma <= self.sigma_max)
         return torch.where(inside, torch.full_like(sigma, -math.log(self._width)), -math.inf)
 
@@ -144,19 +142,15 @@ class LogNormal(Density):
     """
 
     mean: float
-    std: float
+    std: Positive
 
-    def __post_init__(self):
-        checks.finite("density.mean", self.mean)
-        checks.finite("density.std", self.std, above=0)
-
-    def sigma(self, u: Tensor) -> Tensor:
+    def sigma(self, u: PerSample) -> PerSample:
         return (self.mean + self.std * ndtri(u)).exp()
 
-    def cdf(self, sigma: Tensor) -> Tensor:
+    def cdf(self, sigma: PerSample) -> PerSample:
         return ndtr((sigma.log() - self.mean) / self.std)
 
-    def log_prob(self, sigma: Tensor) -> Tensor:
+    def log_prob(self, sigma: PerSample) -> PerSample:
         return -((sigma.log() - self.mean) / self.std).square() / 2 - math.log(self.std * math.sqrt(2 * math.pi))
 
 
@@ -169,20 +163,16 @@ class Cosine(Density):
     """
 
     mu: float
-    scale: float
+    scale: Positive
 
-    def __post_init__(self):
-        checks.finite("density.mu", self.mu)
-        checks.finite("density.scale", self.scale, above=0)
-
-    def sigma(self, u: Tensor) -> Tensor:
+    def sigma(self, u: PerSample) -> PerSample:
         tan = (u * (math.pi / 2)).sin() / ((1 - u) * (math.pi / 2)).sin()  # as exact near u = 1 as near 0
         return math.exp(-self.mu / 2) * tan.pow(1 / self.scale)
 
-    def cdf(self, sigma: Tensor) -> Tensor:
+    def cdf(self, sigma: PerSample) -> PerSample:
         return (sigma * math.exp(self.mu / 2)).pow(self.scale).atan() * (2 / math.pi)
 
-    def log_prob(self, sigma: Tensor) -> Tensor:
+    def log_prob(self, sigma: PerSample) -> PerSample:
         y = (self.scale * (sigma.log() + self.mu / 2)).abs()
         return math.log(2 * self.scale / math.pi) - y - (-2 * y).exp().log1p()  # a hyperbolic secant
 
@@ -192,22 +182,18 @@ class Laplace(Density):
     """logSNR from a Laplace distribution with mean mu and scale b (Hang et al., arXiv 2407.03297)."""
 
     mu: float
-    b: float
+    b: Positive
 
-    def __post_init__(self):
-        checks.finite("density.mu", self.mu)
-        checks.finite("density.b", self.b, above=0)
-
-    def sigma(self, u: Tensor) -> Tensor:
+    def sigma(self, u: PerSample) -> PerSample:
         tail = torch.minimum(u, 1 - u)
         return sigma_from_logsnr(self.mu - self.b * (0.5 - u).sign() * (2 * tail).log())
 
-    def cdf(self, sigma: Tensor) -> Tensor:
+    def cdf(self, sigma: PerSample) -> PerSample:
         z = (self.mu - logsnr(sigma)) / self.b
         tail = (-z.abs()).exp() / 2
         return torch.where(z < 0, tail, 1 - tail)
 
-    def log_prob(self, sigma: Tensor) -> Tensor:
+    def log_prob(self, sigma: PerSample) -> PerSample:
         return -(logsnr(sigma) - self.mu).abs() / self.b - math.log(self.b)  # |d logsnr / d ln sigma| = 2
 
 
@@ -216,19 +202,15 @@ class Cauchy(Density):
     """logSNR from a Cauchy distribution (Hang et al., arXiv 2407.03297). Its tails reach 0 and inf: truncate it."""
 
     mu: float
-    gamma: float
+    gamma: Positive
 
-    def __post_init__(self):
-        checks.finite("density.mu", self.mu)
-        checks.finite("density.gamma", self.gamma, above=0)
-
-    def sigma(self, u: Tensor) -> Tensor:
+    def sigma(self, u: PerSample) -> PerSample:
         return sigma_from_logsnr(self.mu + self.gamma * (math.pi * (0.5 - u)).tan())
 
-    def cdf(self, sigma: Tensor) -> Tensor:
+    def cdf(self, sigma: PerSample) -> PerSample:
         return 0.5 + ((self.mu - logsnr(sigma)) / self.gamma).atan() / math.pi
 
-    def log_prob(self, sigma: Tensor) -> Tensor:
+    def log_prob(self, sigma: PerSample) -> PerSample:
         z = (logsnr(sigma) - self.mu) / self.gamma
         return math.log(2 / (math.pi * self.gamma)) - z.square().log1p()
 
@@ -237,11 +219,11 @@ class Cauchy(Density):
 class FlowUniform(Density):
     """Flow time tau = sigma / (1 + sigma) uniform in [0, 1) (arXiv 2209.03003): ln sigma is logistic."""
 
-    def sigma(self, u: Tensor) -> Tensor:
+    def sigma(self, u: PerSample) -> PerSample:
         return u / (1 - u)
 
-    def cdf(self, sigma: Tensor) -> Tensor:
+    def cdf(self, sigma: PerSample) -> PerSample:
         return 1 / (1 + 1 / sigma)
 
-    def log_prob(self, sigma: Tensor) -> Tensor:
+    def log_prob(self, sigma: PerSample) -> PerSample:
         return logsigmoid(sigma.log()) + logsigmoid(-sigma.log())

@@ -1,23 +1,26 @@
-"""Sampling grids: where a sampler stops on its way from noise to data."""
+"""Sampling grids: the levels that a sampler visits on its way from noise to data."""
 
 from dataclasses import dataclass
+from itertools import pairwise
+from typing import Annotated
 
 import torch
 from torch import Tensor
 
 from ztsnr.core import checks
+from ztsnr.core.checks import Bounds, Index, NonEmpty, Part, Positive, key
 from ztsnr.core.errors import ConfigError
 from ztsnr.core.schedule.density import Density
-from ztsnr.core.schedule.table import SigmaTable
+from ztsnr.core.schedule.table import SigmaTable, Terminal
 
 
-class Grid:
+class Grid(Part):
     def levels(self, steps: int) -> Tensor:
         """(steps,) float64, decreasing, above 0; the first may be inf."""
         raise NotImplementedError
 
     def sigmas(self, steps: int) -> Tensor:
-        """(steps + 1,) float64: the levels, and 0 at the end. Raises ConfigError where the grid has not so many."""
+        """(steps + 1,) float64: the levels, then 0. Raises ConfigError if the grid does not have that many."""
         checks.integer("steps", steps, at_least=1)
         levels = self.levels(steps)
         sigmas = torch.cat([levels, levels.new_zeros(1)])
@@ -35,16 +38,17 @@ class Grid:
 class KarrasGrid(Grid):
     """Equal steps in sigma^(1/rho) (EDM, arXiv 2206.00364, equation 5)."""
 
-    sigma_min: float
-    sigma_max: float
-    rho: float
+    sigma_min: Positive
+    sigma_max: Positive
+    rho: Positive
 
-    def __post_init__(self):
-        checks.ascending("grid.sigma_min", self.sigma_min, "grid.sigma_max", self.sigma_max)
-        checks.finite("grid.rho", self.rho, above=0)
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        checks.ascending("sigma_min", self.sigma_min, "sigma_max", self.sigma_max)
 
     def levels(self, steps: int) -> Tensor:
-        high, low = self.sigma_max ** (1 / self.rho), self.sigma_min ** (1 / self.rho)
+        high = self.sigma_max ** (1 / self.rho)
+        low = self.sigma_min ** (1 / self.rho)
         sigmas = (high + torch.linspace(0, 1, steps, dtype=torch.float64) * (low - high)) ** self.rho
         sigmas[-1] = self.sigma_min  # the ends exactly, whatever the power rounds to
         sigmas[0] = self.sigma_max
@@ -52,6 +56,7 @@ class KarrasGrid(Grid):
 
 
 def _size(table: SigmaTable, steps: int) -> int:
+    """The table's length. Raises ConfigError if that is less than `steps`."""
     if steps > len(table.sigmas):
         raise ConfigError(f"steps must be at most {len(table.sigmas)}, the length of the grid's table, got {steps}")
     return len(table.sigmas)
@@ -63,9 +68,6 @@ class Trailing(Grid):
 
     table: SigmaTable
 
-    def __post_init__(self):
-        checks.instance("grid.table", self.table, SigmaTable)
-
     def levels(self, steps: int) -> Tensor:
         size = _size(self.table, steps)
         return self.table.sigmas[(size - torch.arange(steps).double() * size / steps).round().long() - 1]
@@ -75,21 +77,17 @@ class Trailing(Grid):
 class Leading(Grid):
     """Equal steps through a table, its first level last, all moved up by `offset`.
 
-    The terminal level is left out, but for numbers of steps at which `offset` reaches it, such as half the table's.
+    The terminal level is left out, except for numbers of steps at which `offset` reaches it, such as half the table's.
     """
 
     table: SigmaTable
-    offset: int
-
-    def __post_init__(self):
-        checks.instance("grid.table", self.table, SigmaTable)
-        checks.integer("grid.offset", self.offset, at_least=0)
+    offset: Index
 
     def levels(self, steps: int) -> Tensor:
         size = _size(self.table, steps)
         index = torch.arange(steps).flip(0) * (size // steps) + self.offset
         if index[0] >= size:
-            raise ConfigError(f"steps={steps} with grid.offset={self.offset} leaves the table of {size} levels")
+            raise ConfigError(f"steps={steps} with the grid's offset={self.offset} leaves the table of {size} levels")
         return self.table.sigmas[index]
 
     @property
@@ -102,9 +100,6 @@ class Linspace(Grid):
     """Equal steps through a table, both its ends visited."""
 
     table: SigmaTable
-
-    def __post_init__(self):
-        checks.instance("grid.table", self.table, SigmaTable)
 
     def levels(self, steps: int) -> Tensor:
         size = _size(self.table, steps)
@@ -120,11 +115,7 @@ class Quantiles(Grid):
     """
 
     density: Density
-    u_max: float
-
-    def __post_init__(self):
-        checks.instance("grid.density", self.density, Density)
-        checks.finite("grid.u_max", self.u_max, above=0, at_most=1)
+    u_max: Annotated[float, Bounds(above=0, at_most=1)]
 
     def levels(self, steps: int) -> Tensor:
         return self.density.sigma(torch.linspace(self.u_max, 0, steps + 1, dtype=torch.float64)[:-1])
@@ -132,39 +123,40 @@ class Quantiles(Grid):
 
 @dataclass(frozen=True, kw_only=True)
 class SigmaList(Grid):
-    """The given levels, in decreasing order; for another number of steps, interpolated in ln sigma along the list.
+    """A list of levels, in decreasing order; for any other number of steps, interpolated in ln sigma along the list.
 
     Align Your Steps (arXiv 2404.14507) publishes such lists and interpolates them so, though on to 0.029 in place of 0.
     """
 
-    sigma_list: tuple[float, ...]
+    sigma_list: Annotated[tuple[Positive, ...], NonEmpty()]
 
-    def __post_init__(self):
-        checks.numbers("grid.sigma_list", self.sigma_list, above=0)
-        if any(high <= low for high, low in zip(self.sigma_list, self.sigma_list[1:], strict=False)):
-            raise ConfigError(f"grid.sigma_list must decrease, got {list(self.sigma_list)}")
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if any(high <= low for high, low in pairwise(self.sigma_list)):
+            raise ConfigError(f"{key('sigma_list')} must decrease, got {list(self.sigma_list)}")
 
     def levels(self, steps: int) -> Tensor:
         listed = torch.tensor(self.sigma_list, dtype=torch.float64)
-        place = torch.linspace(0, len(listed) - 1, steps, dtype=torch.float64)
-        left = place.long()
-        right, share = (left + 1).clamp(max=len(listed) - 1), place - left
+        position = torch.linspace(0, len(listed) - 1, steps, dtype=torch.float64)
+        left = position.long()
+        right = (left + 1).clamp(max=len(listed) - 1)
+        share = position - left
         return listed[left].pow(1 - share) * listed[right].pow(share)
 
 
 @dataclass(frozen=True, kw_only=True)
 class WithTerminalStep(Grid):
-    """Another grid, entered by one step from the terminal level: 20000, 17.8, ..., 0.0292, or inf, 17.8, ..."""
+    """A grid with one step from the terminal level before it: 20000, 17.8, ..., 0.0292, or inf, 17.8, ..."""
 
     grid: Grid
-    terminal: float
+    terminal: Terminal
 
-    def __post_init__(self):
-        checks.instance("grid.grid", self.grid, Grid)
-        checks.number("grid.terminal", self.terminal, above=0)
+    def __post_init__(self) -> None:
+        super().__post_init__()
         if self.terminal <= self.grid.start:
             raise ConfigError(
-                f"grid.terminal must exceed the start of the grid it enters, {self.grid.start:.6g}, got {self.terminal}"
+                f"{key('terminal')} must exceed the start of the grid below it, {self.grid.start:.6g}, "
+                f"got {self.terminal}"
             )
 
     def levels(self, steps: int) -> Tensor:

@@ -1,17 +1,23 @@
-"""Tables: the finitely many sigmas that a discrete-time model knows, ascending from its cleanest level."""
+"""Tables: the finite list of sigmas of a discrete-time model, ascending from its cleanest level."""
 
 import math
 from dataclasses import dataclass
 from functools import cached_property
+from typing import Annotated
 
 import torch
 from torch import Tensor
 
-from ztsnr.core import checks
+from ztsnr.core.checks import Bounds, NonNegative, Part, key
 from ztsnr.core.errors import ConfigError
 
+UnitInterval = Annotated[float, Bounds(above=0, below=1)]
+AtLeastTwo = Annotated[int, Bounds(at_least=2)]
+Terminal = Annotated[float, Bounds(above=0, infinite=True)]
+"""A terminal level: sigma = inf, or a finite stand-in."""
 
-class SigmaTable:
+
+class SigmaTable(Part):
     """Between its levels a table is interpolated in the angle atan(sigma), which is finite at sigma = inf."""
 
     sigmas: Tensor
@@ -42,60 +48,62 @@ def sigmas_from_alpha_bar(alpha_bar: Tensor) -> Tensor:
     return ((1 - alpha_bar) / alpha_bar).sqrt()
 
 
-def _check_betas(start, end, steps) -> None:
-    checks.finite("table.beta_start", start, above=0, below=1)
-    checks.finite("table.beta_end", end, above=0, below=1)
-    checks.integer("table.steps", steps, at_least=2)
-    if start > end:
-        raise ConfigError(f"table.beta_start must not exceed table.beta_end={end}, got {start}")
+def rescale_to_zero(alphas: Tensor) -> Tensor:
+    """sqrt(alpha_bar), (T,) descending, shifted and scaled so that the last is 0 and the first stays."""
+    return (alphas - alphas[-1]) * alphas[0] / (alphas[0] - alphas[-1])
 
 
 @dataclass(frozen=True, kw_only=True)
-class ScaledLinear(SigmaTable):
+class BetaTable(SigmaTable):
+    """A table of DDPM's betas, which rise from beta_start to beta_end."""
+
+    beta_start: UnitInterval
+    beta_end: UnitInterval
+    steps: AtLeastTwo
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.beta_start > self.beta_end:
+            raise ConfigError(
+                f"{key('beta_start')} must not exceed {key('beta_end')}={self.beta_end}, got {self.beta_start}"
+            )
+
+    def betas(self) -> Tensor:
+        """(T,) float64."""
+        raise NotImplementedError
+
+    @cached_property
+    def sigmas(self) -> Tensor:
+        return sigmas_from_alpha_bar((1 - self.betas()).cumprod(0))
+
+
+@dataclass(frozen=True, kw_only=True)
+class ScaledLinear(BetaTable):
     """Betas that are linear in their square root (Stable Diffusion, arXiv 2112.10752; diffusers: scaled_linear)."""
 
-    beta_start: float
-    beta_end: float
-    steps: int
-
-    def __post_init__(self):
-        _check_betas(self.beta_start, self.beta_end, self.steps)
-
-    @cached_property
-    def sigmas(self) -> Tensor:
-        root = torch.linspace(self.beta_start**0.5, self.beta_end**0.5, self.steps, dtype=torch.float64)
-        return sigmas_from_alpha_bar((1 - root.square()).cumprod(0))
+    def betas(self) -> Tensor:
+        return torch.linspace(self.beta_start**0.5, self.beta_end**0.5, self.steps, dtype=torch.float64).square()
 
 
 @dataclass(frozen=True, kw_only=True)
-class Linear(SigmaTable):
+class Linear(BetaTable):
     """Betas in equal steps (DDPM, arXiv 2006.11239; diffusers: linear)."""
 
-    beta_start: float
-    beta_end: float
-    steps: int
+    def betas(self) -> Tensor:
+        return torch.linspace(self.beta_start, self.beta_end, self.steps, dtype=torch.float64)
 
-    def __post_init__(self):
-        _check_betas(self.beta_start, self.beta_end, self.steps)
 
-    @cached_property
-    def sigmas(self) -> Tensor:
-        betas = torch.linspace(self.beta_start, self.beta_end, self.steps, dtype=torch.float64)
-        return sigmas_from_alpha_bar((1 - betas).cumprod(0))
+STABLE_DIFFUSION = ScaledLinear(beta_start=0.00085, beta_end=0.012, steps=1000)
+"""The table of Stable Diffusion 1.5 and XL as released; conf/schedule/table/sdxl.yaml builds an equal one."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class CosineTable(SigmaTable):
     """alpha_bar of a squared cosine, whose betas are clipped (arXiv 2102.09672; diffusers: squaredcos_cap_v2)."""
 
-    offset: float
-    beta_max: float
-    steps: int
-
-    def __post_init__(self):
-        checks.finite("table.offset", self.offset, at_least=0)
-        checks.finite("table.beta_max", self.beta_max, above=0, below=1)
-        checks.integer("table.steps", self.steps, at_least=2)
+    offset: NonNegative
+    beta_max: UnitInterval
+    steps: AtLeastTwo
 
     @cached_property
     def sigmas(self) -> Tensor:
@@ -107,28 +115,25 @@ class CosineTable(SigmaTable):
 
 @dataclass(frozen=True, kw_only=True)
 class ZeroTerminal(SigmaTable):
-    """Another table with sqrt(alpha_bar) shifted and scaled to end in 0 (Lin et al., arXiv 2305.08891, Algorithm 1).
+    """A table rescaled to zero terminal SNR (Lin et al., arXiv 2305.08891, Algorithm 1).
 
     The first sigma stays; the last becomes `terminal`: inf exactly, or a finite stand-in such as NovelAI's 20000.
     """
 
     table: SigmaTable
-    terminal: float
+    terminal: Terminal
 
-    def __post_init__(self):
-        checks.instance("table.table", self.table, SigmaTable)
-        checks.number("table.terminal", self.terminal, above=0)
+    def __post_init__(self) -> None:
+        super().__post_init__()
         below = self.sigmas[-2].item()
         if not self.terminal > below:
             raise ConfigError(
-                f"table.terminal must exceed the sigma before it, {below:.2f}, got {self.terminal}. "
+                f"{key('terminal')} must exceed the sigma before it, {below:.2f}, got {self.terminal}. "
                 f"Use inf for exactly zero SNR, or a stand-in such as 20000."
             )
 
     @cached_property
     def sigmas(self) -> Tensor:
-        root = torch.rsqrt(1 + self.table.sigmas.square())  # sqrt(alpha_bar)
-        root = (root - root[-1]) * root[0] / (root[0] - root[-1])
-        sigmas = sigmas_from_alpha_bar(root.square())
+        sigmas = sigmas_from_alpha_bar(rescale_to_zero(torch.rsqrt(1 + self.table.sigmas.square())).square())
         sigmas[-1] = self.terminal
         return sigmas

@@ -1,19 +1,18 @@
-"""What the network is told about the noise level: a fact about the network, not about the noise."""
+"""The timestep that the network receives for a noise level: a property of the network, not of the noise."""
 
 from dataclasses import dataclass
 from typing import ClassVar
 
-from torch import Tensor
-
-from ztsnr.core import checks
+from ztsnr.core.checks import Part, Positive
 from ztsnr.core.schedule.table import SigmaTable
+from ztsnr.core.shapes import PerSample
 
 
-class TimestepMap:
+class TimestepMap(Part):
     finite_at_inf: ClassVar[bool]
 
-    def __call__(self, sigma: Tensor) -> Tensor:
-        """sigma (B,) -> t (B,)."""
+    def __call__(self, sigma: PerSample) -> PerSample:
+        """The network's timesteps t at these levels."""
         raise NotImplementedError
 
 
@@ -21,18 +20,14 @@ class TimestepMap:
 class TableIndex(TimestepMap):
     """The fractional index of sigma in a table, interpolated in the angle atan(sigma), hence finite at sigma = inf.
 
-    Levels outside the table are told as its nearest end. `quantize` rounds to a whole index.
+    Levels outside the table get the index of its nearest end. `quantize` rounds to a whole index.
     """
 
     table: SigmaTable
     quantize: bool
     finite_at_inf: ClassVar[bool] = True
 
-    def __post_init__(self):
-        checks.instance("timesteps.table", self.table, SigmaTable)
-        checks.flag("timesteps.quantize", self.quantize)
-
-    def __call__(self, sigma: Tensor) -> Tensor:
+    def __call__(self, sigma: PerSample) -> PerSample:
         t = self.table.index(sigma)
         return t.round() if self.quantize else t
 
@@ -41,13 +36,10 @@ class TableIndex(TimestepMap):
 class LogSigma(TimestepMap):
     """scale * ln(sigma): EDM's c_noise with scale 1/4 (arXiv 2206.00364, Table 1). It has no value at 0 and inf."""
 
-    scale: float
+    scale: Positive
     finite_at_inf: ClassVar[bool] = False
 
-    def __post_init__(self):
-        checks.finite("timesteps.scale", self.scale, above=0)
-
-    def __call__(self, sigma: Tensor) -> Tensor:
+    def __call__(self, sigma: PerSample) -> PerSample:
         return self.scale * sigma.double().log()
 
 
@@ -55,11 +47,8 @@ class LogSigma(TimestepMap):
 class FlowTime(TimestepMap):
     """scale * tau, tau = sigma / (1 + sigma): the straight path's time (arXiv 2403.03206, scale 1000)."""
 
-    scale: float
+    scale: Positive
     finite_at_inf: ClassVar[bool] = True
 
-    def __post_init__(self):
-        checks.finite("timesteps.scale", self.scale, above=0)
-
-    def __call__(self, sigma: Tensor) -> Tensor:
+    def __call__(self, sigma: PerSample) -> PerSample:
         return self.scale / (1 + 1 / sigma.double())
