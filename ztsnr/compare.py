@@ -21,13 +21,13 @@ def main(composed: DictConfig) -> None:
     checks.one_of("format", composed.format, ("table", "json", "csv"))
     for name in ("attach", "all"):
         checks.flag(name, composed[name])
-    texts = {}
-    for name in TEXT_KEYS:
-        texts[name] = None if composed[name] is None else str(composed[name])
     report, page = compare(
         build(composed, "tracking"),
-        **texts,
+        sweep=composed.sweep,
+        where=composed.filter,
+        baseline=composed.baseline,
         rank_by=composed.rank_by,
+        output=composed.output,
         every_run=composed.all,
         attach=composed.attach,
     )

@@ -1,1 +1,1 @@
-"""What runs say of the options that they tried: read from the record, ranked over seeds, drawn, and put on a page."""
+"""From recorded runs to a report: options ranked over seeds, with intervals, figures and samples on one page."""

@@ -29,7 +29,7 @@ def compare(
     tracker: Tracker,
     *,
     sweep: str | None = None,
-    filter: str | None = None,
+    where: str | None = None,
     baseline: str | None = None,
     rank_by: str = "score",
     output: str | None = None,
@@ -38,17 +38,17 @@ def compare(
 ) -> tuple[Report, Path]:
     """Writes the report on a sweep (by default the newest) or on all runs; returns it and the path of its page.
 
-    attach: adds it to the sweep's summary run too.
+    where: MLflow's filter; baseline: name of an option; attach: adds the report to the sweep's summary run too.
     """
     if not isinstance(tracker, MLflowTracker):
         raise ConfigError("Only runs recorded in MLflow can be compared, so tracking must be mlflow.")
     experiment = Experiment(tracker)
-    if not sweep and not filter and not every_run:
+    if not sweep and not where and not every_run:
         sweep = newest_sweep(experiment)
-    comparison = Comparison(read_runs(experiment, sweep or "", filter or ""), MEASURES[rank_by], baseline)
+    comparison = Comparison(read_runs(experiment, sweep or "", where or ""), MEASURES[rank_by], baseline)
 
     command = ["python -m ztsnr.compare"]
-    for name, value in {"sweep": sweep, "filter": filter, "baseline": baseline, "rank_by": rank_by}.items():
+    for name, value in {"sweep": sweep, "filter": where, "baseline": baseline, "rank_by": rank_by}.items():
         if value:
             command.append(f"'{name}={value}'")
     folder = Path(output) if output else tracker.folder / "comparisons" / (sweep or tracker.experiment)
