@@ -18,37 +18,37 @@ from pathlib import Path
 import torch
 from torch import nn
 
-from ztsnr.checkpoints.saver import RunSaves
+from ztsnr.checkpoints.saver import DiskCheckpointer
 from ztsnr.checkpoints.state_file import file_of
 from ztsnr.config.registry import build, compose
 from ztsnr.tracking.spool import Spool
-from ztsnr.training.step import Loop
+from ztsnr.training.step import Batch, TrainStep
 
 CASES = {"mlp of the main job": (), "500 MB of state": ("model.width=1080", "model.depth=5")}
 
 
-def trained_loop(composed) -> Loop:
+def trained_step(composed) -> TrainStep:
     """After one step, so that the optimizer has its state."""
     network, objective, trainer = build(composed.model), build(composed.objective), build(composed.trainer)
-    loop, data = Loop(trainer, objective, network, build(composed.optimizer)), build(composed.data)
-    x0, cond = data.batch(0, loop.rows, trainer.batch_size)
-    loop.step(0, x0, torch.randn_like(x0), torch.rand(len(x0), dtype=torch.float64), cond)
-    return loop
+    train_step, data = TrainStep(trainer, objective, network, build(composed.optimizer)), build(composed.data)
+    x0, cond = data.batch(0, train_step.rows_of(trainer.batch_size), trainer.batch_size)
+    train_step(0, Batch(x0, cond, torch.randn_like(x0), torch.rand(len(x0), dtype=torch.float64)))
+    return train_step
 
 
 def measure(composed, folder: Path, saves: int) -> None:
-    loop, policy = trained_loop(composed), build(composed.trainer).checkpoint
+    train_step, policy = trained_step(composed), build(composed.trainer).checkpoint
     still, whole, plain = [], [], []
-    with RunSaves(folder / "checkpoints", policy, {"config": {}}, None) as ours:
-        ours.begin({"loop": loop})
+    with DiskCheckpointer(folder / "checkpoints", policy, {"config": {}}, None) as ours:
+        ours.resume({"loop": train_step})
         for step in range(1, saves + 2):
             began = time.perf_counter()
             ours._save(step)
             still.append(time.perf_counter() - began)
-            ours._wait()
+            ours._writer.wait()
             whole.append(time.perf_counter() - began)
             began = time.perf_counter()
-            torch.save(loop.state(), folder / "plain.pt")
+            torch.save(train_step.state(), folder / "plain.pt")
             plain.append(time.perf_counter() - began)
     size, other = file_of(folder / "checkpoints", saves + 1).stat().st_size, os.path.getsize(folder / "plain.pt")
     ratios = [one / two for one, two in zip(still[1:], plain[1:], strict=True)]

@@ -31,7 +31,7 @@ from ztsnr.config.registry import build, compose
 from ztsnr.core.randomness import normal, stratified
 from ztsnr.devices.memory import peak_gib, reset_peak
 from ztsnr.models.architectures import ARCHITECTURES
-from ztsnr.training.step import Loop
+from ztsnr.training.step import Batch, TrainStep
 
 SDXL = ("model=sdxl", "schedule=sdxl_ztsnr", "loss=vpred", "optimizer.lr=1e-5")
 CHOSEN = (*SDXL, "trainer.ema=null")
@@ -52,12 +52,13 @@ def make_batch(size: int, side: int, widths: tuple[int, int]) -> dict[str, torch
 def our_step(composed, batch: dict) -> Callable[[], None]:
     torch.manual_seed(0)
     objective, trainer = build(composed.objective), build(composed.trainer)
-    loop = Loop(trainer, objective, build(composed.model), build(composed.optimizer))
+    train_step = TrainStep(trainer, objective, build(composed.model), build(composed.optimizer))
     cond, rows, count = {name: batch[name] for name in (TEXT, POOLED, IDS)}, range(trainer.batch_size), [0]
 
     def step() -> None:
         noise = normal(0, "noise", count[0], rows, batch[LATENTS].shape[1:])
-        loop.step(count[0], batch[LATENTS], noise, stratified(0, "u", count[0], rows, len(rows)), cond)
+        u = stratified(0, "u", count[0], rows, len(rows))
+        train_step(count[0], Batch(batch[LATENTS], cond, noise, u))
         count[0] += 1
 
     return step

@@ -16,7 +16,7 @@ from tests.helpers import load_script
 from tests.processes import MLflowServer, wait_until
 from ztsnr.checkpoints.state_file import file_of, read_state, saved_steps
 from ztsnr.tracking.store import make_client
-from ztsnr.training.signals import TOGETHER, Signals
+from ztsnr.training.signals import SAME_SIGNAL_SECONDS, StopSignals
 
 kill_runs = load_script("kill_runs")
 SHORT = (*kill_runs.SHORT, "model.width=16", "trainer.steps=200", "trainer.validate_every=20", "quality=none")
@@ -47,7 +47,7 @@ def test_each_signal_saves_the_run_and_says_so_and_its_end_is_the_same(tmp_path)
         os.kill(pid, number)
         assert kill_runs.end_of(pid) == 75, output(struck)
         step = saved_steps(struck / "checkpoints")[-1]
-        assert f"{number.name} ended the run after step {step}, which is saved" in output(struck)
+        assert f"{number.name} stopped the run after step {step}; its state is saved" in output(struck)
         assert kill_runs.record(struck / "runs", struck)["status"] == "KILLED"
     assert kill_runs.end_of(start(struck)) == 0, output(struck)
     assert f"resumed after step {step}" in output(struck)
@@ -57,7 +57,7 @@ def test_each_signal_saves_the_run_and_says_so_and_its_end_is_the_same(tmp_path)
 
 
 def deaf():
-    Signals().listen()
+    StopSignals().install()
     print("listening", flush=True)
     time.sleep(60)
 
@@ -68,7 +68,7 @@ def test_a_second_signal_ends_at_once_and_an_echo_of_the_first_does_not(tmp_path
     os.kill(pid, signal.SIGINT)
     time.sleep(0.1)
     os.kill(pid, signal.SIGTERM)
-    time.sleep(TOGETHER + 0.1)
+    time.sleep(SAME_SIGNAL_SECONDS + 0.1)
     assert os.waitpid(pid, os.WNOHANG) == (0, 0)
     os.kill(pid, signal.SIGTERM)
     assert kill_runs.end_of(pid) == -signal.SIGTERM

@@ -21,8 +21,8 @@ def changed(option, **settings):
     return partial(made(option).func, **made(option).keywords | settings)
 
 
-def check_optimizer(make, weights="float32", groups=None):
-    try_optimizer(make, weights=weights, rounding="nearest", in_backward=False, groups=groups)
+def check_optimizer(make, param_dtype="float32", groups=None):
+    try_optimizer(make, param_dtype=param_dtype, rounding="nearest", in_backward=False, groups=groups)
 
 
 def groups(**fields):
@@ -96,7 +96,7 @@ def test_evaluating_between_steps_does_not_disturb_them(option):
 @pytest.mark.parametrize("option", OPTIMIZERS)
 @pytest.mark.parametrize("settings", [{"lr": "abc"}, {"lr": -1.0}, {"lr": float("inf")}, {"lr": None}])
 def test_every_optimizer_refuses_impossible_rates(option, settings):
-    with pytest.raises(ConfigError, match=rf"with optimizer\.lr={settings['lr']}.* is refused: "):
+    with pytest.raises(ConfigError, match=rf"with optimizer\.lr={settings['lr']}.* (is refused|diverges): "):
         check_optimizer(changed(option, **settings), "bfloat16" if option in FOR_BFLOAT16 else "float32")
 
 
@@ -104,7 +104,7 @@ def test_every_optimizer_refuses_impossible_rates(option, settings):
     ("option", "settings"), [("adamw", {"betas": [0.9]}), ("came", {"betas": [0.9, 0.99]}), ("muon", {"ns_steps": "x"})]
 )
 def test_what_only_a_step_finds_wrong_is_refused_too(option, settings):
-    with pytest.raises(ConfigError, match=rf"optimizer\.{next(iter(settings))}=.* is refused: "):
+    with pytest.raises(ConfigError, match=rf"optimizer\.{next(iter(settings))}=.* (is refused|diverges): "):
         check_optimizer(changed(option, **settings))
 
 
@@ -138,7 +138,7 @@ def test_bfloat16_weights_are_for_optimizers_whose_small_steps_arrive(option):
     if option in FOR_BFLOAT16:
         check_optimizer(made(option), "bfloat16")
     else:
-        with pytest.raises(ConfigError, match=r"param_dtype=bfloat16 loses the small steps of \w+: \d+% arrive\. Use "):
+        with pytest.raises(ConfigError, match=r"rounds away small updates of \w+: \d+% take effect\. Use "):
             check_optimizer(made(option), "bfloat16")
 
 
@@ -263,10 +263,10 @@ def test_factors_are_refused_where_an_optimizer_has_one_rate_for_all():
 @pytest.mark.parametrize(
     ("option", "fields", "told"),
     [
-        ("adamw", {"lr": [["hiden", 0.1]]}, r"groups\.lr has 'hiden', which is no parameter's name; near are hid"),
-        ("adamw", {"no_decay": ["enter.wait"]}, r"groups\.no_decay has 'enter\.wait', .* near are enter\.weight"),
-        ("adamw", {"lr": [["frozen.*", 0.1]]}, r"trainer\.groups\.lr has 'frozen\.\*', which is no parameter's name"),
-        ("muon", {"adamw": ["vectors", "conv_in"]}, r"groups\.adamw=.* has none of this .* of enter, hidden, "),
+        ("adamw", {"lr": [["hiden", 0.1]]}, r"groups\.lr has 'hiden', which matches no parameter\. Did you mean hid"),
+        ("adamw", {"no_decay": ["enter.wait"]}, r"groups\.no_decay has 'enter\.wait', .* Did you mean .*enter\.weight"),
+        ("adamw", {"lr": [["frozen.*", 0.1]]}, r"trainer\.groups\.lr has 'frozen\.\*', which matches no parameter"),
+        ("muon", {"adamw": ["vectors", "conv_in"]}, r"groups\.adamw=.* matches none of this .* of enter, hidden, "),
     ],
 )
 def test_patterns_that_match_nothing_are_refused(option, fields, told):
@@ -275,16 +275,16 @@ def test_patterns_that_match_nothing_are_refused(option, fields, told):
 
 
 @pytest.mark.parametrize(
-    ("override", "told"),
+    ("override", "message"),
     [
-        ("trainer.groups.no_decay=vectors", r"trainer\.groups\.no_decay must be a list of patterns, got 'vectors'"),
-        ("trainer.groups.adamw=[1]", r"trainer\.groups\.adamw must be a list of patterns, got \[1\]"),
-        ("trainer.groups.lr=0.1", r"trainer\.groups\.lr must be a list such as \[\[blocks, 0\.1\]\], got 0\.1"),
-        ("trainer.groups.lr=[blocks,0.1]", r"trainer\.groups\.lr must be a list such as .* got \['blocks', 0\.1\]"),
+        ("trainer.groups.no_decay=vectors", r"trainer\.groups\.no_decay must be a list of .*, got 'vectors'"),
+        ("trainer.groups.adamw=[1]", r"trainer\.groups\.adamw must be a text, got 1"),
+        ("trainer.groups.lr=0.1", r"trainer\.groups\.lr must be a list of .*, got 0\.1"),
+        ("trainer.groups.lr=[blocks,0.1]", r"trainer\.groups\.lr must be a list of .* got 'blocks'"),
         ("trainer.groups.lr=[[blocks.*,-1]]", r"groups\.lr's factor for blocks\.\* must be .* at least 0, got -1"),
         ("trainer.groups=3", r"trainer\.groups must be a ParamGroups, got 3"),
     ],
 )
-def test_refusals_of_groups(override, told):
-    with pytest.raises(ConfigError, match=told):
-        build(compose(override).trainer)
+def test_groups_reject_what_is_no_pattern_or_no_factor(override, message):
+    with pytest.raises(ConfigError, match=message):
+        build(compose(override), "trainer")

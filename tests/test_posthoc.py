@@ -4,12 +4,12 @@ import torch
 from torch import nn
 
 from tests.processes import run
-from ztsnr.checkpoints.saver import RunSaves
+from ztsnr.checkpoints.saver import DiskCheckpointer
 from ztsnr.checkpoints.weights import read_checkpoint
 from ztsnr.config.registry import build, compose
 from ztsnr.core.errors import ConfigError
 from ztsnr.ema import main
-from ztsnr.training.posthoc import combination, combine, gamma_of, make_power_average, overlap, std_of
+from ztsnr.training.posthoc import combination, combine, gamma_of, make_power_average, overlap
 
 
 def densities(time, gamma, at):
@@ -20,7 +20,8 @@ def test_lengths_and_powers_are_each_others_inverse():
     assert gamma_of(0.05) == pytest.approx(16.97, abs=0.005)  # the paper's two
     assert gamma_of(0.10) == pytest.approx(6.94, abs=0.005)
     for std in (0.01, 0.05, 0.1, 0.2, 0.28):
-        assert std_of(gamma_of(std)) == pytest.approx(std)
+        gamma = gamma_of(std)
+        assert (gamma + 1) ** 0.5 / ((gamma + 2) * (gamma + 3) ** 0.5) == pytest.approx(std)
         at = (np.arange(200_000) + 0.5) / 200_000
         p = densities(1.0, gamma_of(std), at) / 200_000
         assert np.sqrt((p * at**2).sum() - (p * at).sum() ** 2) == pytest.approx(std, rel=1e-4)
@@ -69,14 +70,14 @@ def test_any_length_is_what_tracking_it_gives(std, bound):
 @pytest.mark.parametrize("stds", ["[0.05]", "[0.1,0.1]", "[0.05,0.3]", "0.05"])
 def test_lengths_that_cannot_be_tracked_are_refused(stds):
     with pytest.raises(ConfigError, match=r"trainer\.posthoc_ema\.stds"):
-        build(compose(f"trainer.posthoc_ema.stds={stds}").trainer)
+        build(compose(f"trainer.posthoc_ema.stds={stds}"), "trainer")
 
 
 def test_an_average_says_of_which_latents_it_is(tmp_path):
     latents = {"mean": [0.0] * 4, "std": [2.0] * 4}
     run_facts, policy = {"config": {"data": {}}, "data": {"latents": latents}}, build(compose().trainer.checkpoint)
-    with RunSaves(tmp_path / "checkpoints", policy, run_facts, None) as saves:
-        saves.snapshot(3, {f"std_{std}": nn.Linear(2, 1) for std in (0.05, 0.1)})
+    with DiskCheckpointer(tmp_path / "checkpoints", policy, run_facts, None) as checkpointer:
+        checkpointer.snapshot(3, {f"std_{std}": nn.Linear(2, 1) for std in (0.05, 0.1)})
     assert read_checkpoint(tmp_path / "snapshots" / "step_00000003.safetensors").facts["latents"] == latents
     main.__wrapped__(compose(f"run={tmp_path}", "std=0.08", f"output={tmp_path}/ema.safetensors", config="ema"))
     made = read_checkpoint(tmp_path / "ema.safetensors").facts
@@ -100,4 +101,4 @@ def test_the_command_makes_what_another_run_tracked(tmp_path):
     assert error < 0.02**2 * moved
     run(tmp_path, "sample", "checkpoint=ema.safetensors", "steps=2")
     refused = run(tmp_path, "ema", "run=nowhere", "std=0.08", code=2)
-    assert "holds no snapshot: train with trainer.posthoc_ema.stds=" in refused.stderr
+    assert "has no snapshots: train with trainer.posthoc_ema.stds=" in refused.stderr

@@ -12,13 +12,14 @@ from accelerate.state import AcceleratorState
 
 from tests.helpers import PARTS, SMALL, Killed, KillingMonitor, assert_same, tensors
 from ztsnr.checkpoints.find import find_state
-from ztsnr.checkpoints.saver import RunSaves
+from ztsnr.checkpoints.saver import DiskCheckpointer
 from ztsnr.checkpoints.state_file import file_of, saved_steps
 from ztsnr.config.identity import science
 from ztsnr.config.registry import build, compose, options
 from ztsnr.core.errors import CheckpointError, ConfigError, Interrupted
 from ztsnr.core.objective import Objective
 from ztsnr.tracking.monitor import Monitor
+from ztsnr.training.signals import StopSignals
 
 MINE = ("trainer.steps=9", "model.width=64", "trainer.validate_every=3", "trainer.checkpoint.every=2")
 INFONOISE = ("schedule=infonoise", "schedule.density.density.warmup=2", "schedule.density.density.refresh=2")
@@ -39,8 +40,12 @@ def attempt(folder, overrides, monitor):
     torch.manual_seed(composed.seed)
     state = find_state("auto", False, folder, science(composed), "")
     facts = {"config": science(composed), "overrides": [], "record": None}
-    with RunSaves(folder / "checkpoints", trainer.checkpoint, facts, state) as saves:
-        return trainer.fit(**parts, network=build(composed.model), monitor=monitor, saves=saves)
+    with (
+        DiskCheckpointer(folder / "checkpoints", trainer.checkpoint, facts, state) as checkpointer,
+        StopSignals() as stop,
+    ):
+        network = build(composed.model)
+        return trainer.fit(**parts, network=network, monitor=monitor, checkpointer=checkpointer, stop=stop)
 
 
 def train(folder, *overrides, killer):
@@ -210,10 +215,10 @@ def test_what_cannot_go_on_is_told(tmp_path, override, told):
     trainer, parts = build(composed.trainer), {name: build(composed[name]) for name in PARTS}
     state = find_state("auto", True, tmp_path, science(composed), "")
     with (
-        RunSaves(tmp_path / "checkpoints", trainer.checkpoint, {}, state) as saves,
+        DiskCheckpointer(tmp_path / "checkpoints", trainer.checkpoint, {}, state) as checkpointer,
         pytest.raises((CheckpointError, ConfigError), match=told),
     ):
-        trainer.fit(**parts, network=build(composed.model), monitor=Monitor(), saves=saves)
+        trainer.fit(**parts, network=build(composed.model), monitor=Monitor(), checkpointer=checkpointer)
 
 
 def on_processes(folder, overrides, kills, name):
@@ -267,4 +272,4 @@ def test_a_signal_to_one_process_ends_all_after_the_same_step(tmp_path):
     debug_launcher(signalled, (tmp_path, "ended"), num_processes=2)
     assert saved_steps(tmp_path / "checkpoints") == [5]
     told = [(tmp_path / f"ended{process}").read_text() for process in range(2)]
-    assert told == [f"{name} ended the run after step 5, which is saved" for name in ("A signal", "SIGUSR1")]
+    assert told == [f"{name} stopped the run after step 5; its state is saved" for name in ("A signal", "SIGUSR1")]

@@ -7,7 +7,7 @@ from safetensors import safe_open
 from tests.helpers import Killed, KillingMonitor, assert_same
 from tests.tiny import Latents, composed_for
 from ztsnr.checkpoints.find import find_state
-from ztsnr.checkpoints.saver import RunSaves
+from ztsnr.checkpoints.saver import DiskCheckpointer
 from ztsnr.checkpoints.state_file import file_of
 from ztsnr.config.identity import science
 from ztsnr.config.registry import build
@@ -48,8 +48,8 @@ def attempt(file, folder, overrides, killer, seed=0):
     network = build(composed.model)
     state = find_state("auto", False, folder, science(composed), "")
     facts = {"config": science(composed), "overrides": [], "record": None}
-    with RunSaves(folder / "checkpoints", trainer.checkpoint, facts, state) as saves:
-        return trainer.fit(**parts, data=Latents(), network=network, monitor=killer, saves=saves), state
+    with DiskCheckpointer(folder / "checkpoints", trainer.checkpoint, facts, state) as checkpointer:
+        return trainer.fit(**parts, data=Latents(), network=network, monitor=killer, checkpointer=checkpointer), state
 
 
 @pytest.mark.slow

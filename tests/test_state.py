@@ -5,7 +5,7 @@ import torch
 from torch import nn
 
 from tests.helpers import load_script
-from ztsnr.checkpoints.saver import SavePolicy
+from ztsnr.checkpoints.policy import SavePolicy
 from ztsnr.checkpoints.state import pack, restore, unpack
 from ztsnr.checkpoints.state_file import read_state, write_state
 from ztsnr.config.registry import build, compose
@@ -88,16 +88,16 @@ def test_when_a_save_is_due(every, seconds, due):
 
 def test_which_saves_are_spared():
     policy = SavePolicy(**POLICY | {"keep_every": 30})
-    assert policy.spared([10, 20, 30, 40, 50], best=20) == {20, 30, 40, 50}
-    assert SavePolicy(**POLICY).spared([10, 20, 30], best=None) - {None} == {20, 30}
+    assert policy.steps_to_keep([10, 20, 30, 40, 50], best=20) == {20, 30, 40, 50}
+    assert SavePolicy(**POLICY).steps_to_keep([10, 20, 30], best=None) == {20, 30}
 
 
 @pytest.mark.parametrize(
     "override", ["every=soon", "every=0", "keep=0", "keep_best=1", "on_save_error=x", "keep_every=-1"]
 )
-def test_refusals(override):
+def test_save_policy_rejects(override):
     with pytest.raises(ConfigError, match=rf"trainer\.checkpoint\.{override.split('=')[0]} must be"):
-        build(compose(f"trainer.checkpoint.{override}").trainer)
+        build(compose(f"trainer.checkpoint.{override}"), "trainer")
 
 
 @pytest.mark.slow

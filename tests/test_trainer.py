@@ -12,10 +12,11 @@ from ztsnr.config.registry import build, compose
 from ztsnr.core.errors import ConfigError, NonFinite, OutOfMemory
 from ztsnr.core.objective import Objective
 from ztsnr.core.schedule.density import TableUniform
-from ztsnr.devices.processes import share
+from ztsnr.devices.processes import rows_of
 from ztsnr.tracking.monitor import Monitor
 from ztsnr.training.averaging import make_ema
 from ztsnr.training.optim import evaluating, make_optimizer, set_training
+from ztsnr.training.step import parts_of
 
 
 @pytest.fixture(scope="module")
@@ -172,7 +173,9 @@ def poisoned(data):
 
 
 def test_a_non_finite_loss_stops_with_the_sigmas():
-    told = r"in step 1, .*loss of 16 of 16 samples is not finite, at sigma [\d.]+.*Lower optimizer\.lr"
+    told = (
+        r"in step 1 before its update: .*loss of 16 of 16 samples is not finite, at sigma [\d.]+.*Lower optimizer\.lr"
+    )
     with pytest.raises(NonFinite, match=told):
         fit(data=poisoned)
 
@@ -183,7 +186,8 @@ def test_memory_that_does_not_suffice_is_told_with_what_needs_less(monkeypatch):
 
     monkeypatch.setattr(Objective, "loss", raising)
     with pytest.raises(
-        OutOfMemory, match=r"suffice: CUDA out of memory\. Use .*trainer\.gradient_accumulation_steps"
+        OutOfMemory,
+        match=r"Out of memory: CUDA out of memory\. Reduce memory with .*trainer\.gradient_accumulation_steps",
     ) as caught:
         fit()
     for word in ("model.gradient_checkpointing=true", "trainer=24gb", "model/train=lora", "optimizer=adamw8bit"):
@@ -200,7 +204,7 @@ def test_a_non_finite_gradient_names_its_tensors():
 
 
 @pytest.mark.parametrize(
-    ("overrides", "told"),
+    ("overrides", "message"),
     [
         (["trainer.steps=abc"], r"trainer\.steps must be an integer of 1 or more, got 'abc'"),
         (
@@ -214,7 +218,7 @@ def test_a_non_finite_gradient_names_its_tensors():
         (["trainer.param_dtype=fp16"], r"trainer\.param_dtype must be one of float32, bfloat16, got 'fp16'"),
         (
             ["trainer.param_dtype=bfloat16"],
-            r"trainer\.param_dtype=bfloat16 needs trainer\.mixed_precision=bf16, got no",
+            r"trainer\.param_dtype=bfloat16 requires trainer\.mixed_precision=bf16, got no",
         ),
         pytest.param(
             ["trainer.mixed_precision=fp16"],
@@ -223,17 +227,17 @@ def test_a_non_finite_gradient_names_its_tensors():
         ),
     ],
 )
-def test_refusals(overrides, told):
-    with pytest.raises(ConfigError, match=told):
-        build(compose(*overrides).trainer)
+def test_trainer_rejects(overrides, message):
+    with pytest.raises(ConfigError, match=message):
+        build(compose(*overrides), "trainer")
 
 
 def test_processes_share_the_batch_without_gap_or_overlap():
-    shares = [share(process, 4, batch_size=24, accumulate=3) for process in range(4)]
-    assert [row for rows, _ in shares for row in rows] == list(range(24))
-    assert [len(range(*part.indices(6))) for _, parts in shares for part in parts] == [2] * 12
+    shares = [rows_of(process, 4, batch_size=24, accumulation_steps=3) for process in range(4)]
+    assert [row for rows in shares for row in rows] == list(range(24))
+    assert [list(range(6))[part] for part in parts_of(6, accumulation_steps=3)] == [[0, 1], [2, 3], [4, 5]]
     with pytest.raises(ConfigError, match=r"multiple of 5 process\(es\)"):
-        share(0, 5, batch_size=24, accumulate=3)
+        rows_of(0, 5, batch_size=24, accumulation_steps=3)
 
 
 def test_a_rest_of_a_bucket_that_cannot_be_shared_is_refused_before_the_first_step():

@@ -16,7 +16,7 @@ from ztsnr.tracking.monitor import Monitor
 from ztsnr.training.averaging import make_ema
 from ztsnr.training.optim import ParamGroups, make_optimizer
 from ztsnr.training.trial import try_optimizer
-from ztsnr.training.updates import OneByOne, round_at_random
+from ztsnr.training.updates import PerParameterOptimizer, stochastic_round
 
 IN_BACKWARD = ("trainer.optimizer_in_backward=true", "trainer.max_grad_norm=null")
 made = cache(partial(make, "optimizer"))
@@ -28,7 +28,7 @@ def train(option, steps, one_by_one):
     network = nn.Sequential(nn.Linear(64, 80), nn.LayerNorm(80), nn.Linear(80, 64)).to(dtype)
     groups = ParamGroups(no_decay=["vectors"], adamw=["vectors", "2"], lr=[["2", 0.5]])
     optimizer = make_optimizer(made(option), network, groups)
-    stepper = OneByOne(optimizer, stochastic=False) if one_by_one else optimizer
+    stepper = PerParameterOptimizer(optimizer, stochastic=False) if one_by_one else optimizer
     for step in range(steps):
         torch.manual_seed(step)
         x = torch.randn(16, 64, dtype=dtype)
@@ -40,7 +40,7 @@ def train(option, steps, one_by_one):
 
 @pytest.mark.parametrize("option", options("optimizer"))
 def test_one_parameter_at_a_time_is_the_same_step_or_is_refused(option):
-    settings = {"weights": "bfloat16" if option == "adamw_flash" else "float32", "rounding": "nearest"}
+    settings = {"param_dtype": "bfloat16" if option == "adamw_flash" else "float32", "rounding": "nearest"}
     if option == "prodigy":
         with pytest.raises(ConfigError, match=r"update each parameter by itself, and what Prodigy .* on the others"):
             try_optimizer(made(option), in_backward=True, **settings)
@@ -65,13 +65,13 @@ def test_a_step_in_the_backward_pass_is_the_step_after_it(overrides):
 @given(st.floats(-(2.0**126), 2.0**126, width=32), st.integers(0, 2**31))
 def test_rounding_at_random_takes_a_neighbour_and_is_right_on_average(value, seed):
     torch.manual_seed(seed)
-    rounded = round_at_random(torch.full((4000,), value)).double()
+    rounded = stochastic_round(torch.full((4000,), value)).double()
     down = (torch.tensor(value).view(torch.int32) & -(1 << 16)).view(torch.float32).item()
     spacing = 2.0 ** (max(math.frexp(value)[1], -125) - 8)
     assert set(rounded.unique().tolist()) <= {down, down + math.copysign(spacing, value)}
     assert abs(rounded.mean().item() - value) <= 0.04 * spacing
     exact = torch.tensor([down, math.inf, -math.inf])
-    assert torch.equal(round_at_random(exact).float(), exact)
+    assert torch.equal(stochastic_round(exact).float(), exact)
 
 
 @pytest.mark.parametrize("backward", ["true", "false"])
@@ -88,7 +88,7 @@ def test_small_steps_arrive_in_bfloat16_by_rounding_at_random(option, backward):
     assert trained.dtype == torch.bfloat16
     moved = (trained.float() - begun.float()).abs().mean().item()
     assert 39e-5 / 6 < moved < 39e-5 * 6  # the rate falls, and a random walk of roundings comes on top
-    with pytest.raises(ConfigError, match=r"param_dtype=bfloat16 loses the small steps of .* Use trainer\.rounding="):
+    with pytest.raises(ConfigError, match=r"rounds away small updates of \w+: .* Use trainer\.rounding="):
         fit(*low, "trainer.rounding=nearest")
 
 
@@ -109,7 +109,7 @@ def test_small_steps_arrive_in_bfloat16_by_rounding_at_random(option, backward):
         ),
         (
             ["trainer.rounding=stochastic"],
-            r"trainer\.rounding=stochastic is of trainer\.param_dtype=bfloat16, got float32",
+            r"trainer\.rounding=stochastic requires trainer\.param_dtype=bfloat16, got float32",
         ),
         (["trainer.rounding=up"], r"trainer\.rounding must be one of nearest, stochastic"),
         (["trainer.ema_every=0"], r"trainer\.ema_every must be an integer of 1 or more"),
@@ -124,7 +124,7 @@ def test_refusals(overrides, told):
     ("rate", "poison", "told"),
     [
         (1e10, 1.0, r"before its update: the loss of"),
-        (1e-3, math.nan, r"in its update, which has changed the weights,"),
+        (1e-3, math.nan, r"in step 1 after the weights were updated:"),
     ],
 )
 def test_what_is_not_finite_in_the_backward_pass_is_told_as_it_is(rate, poison, told):

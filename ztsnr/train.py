@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from ztsnr.checkpoints.state_file import State
     from ztsnr.core.objective import Objective
     from ztsnr.tracking.tracker import TrackedRun, Tracker
-    from ztsnr.training.trainer import Trained
+    from ztsnr.training.trainer import TrainingResult
 
 PARTS = ("data", "lr_schedule", "validation", "samples", "quality", "trainer", "optimizer")
 TOLD = ("target", "weighting", "model", "data", "optimizer")
@@ -49,14 +49,15 @@ def run(composed: DictConfig, tracker: "Tracker", title: str, tags: dict[str, st
 
     import torch
 
-    from ztsnr.checkpoints.saver import RunSaves
+    from ztsnr.checkpoints.saver import DiskCheckpointer
     from ztsnr.data import prepare
-    from ztsnr.devices.memory import telling_what_needs_less
+    from ztsnr.devices.memory import explain_oom
     from ztsnr.devices.processes import join_processes
     from ztsnr.io.console import make_console
     from ztsnr.tracking.code_version import code_version
     from ztsnr.tracking.monitor import RunMonitor
     from ztsnr.tracking.tracker import NoTracker
+    from ztsnr.training.signals import StopSignals
 
     trainer, quality = parts.pop("trainer"), parts.pop("quality")
     console, processes = make_console(sys.stderr, wrap=False), join_processes()
@@ -88,12 +89,15 @@ def run(composed: DictConfig, tracker: "Tracker", title: str, tags: dict[str, st
         facts["data"] = parts["data"].facts
         with (
             RunMonitor(record, console, trainer.steps, trainer.batch_size, trainer.log_every) as monitor,
-            RunSaves(folder / "checkpoints", trainer.checkpoint, facts, state, record.flush) as saves,
+            DiskCheckpointer(folder / "checkpoints", trainer.checkpoint, facts, state, record.flush) as checkpointer,
+            StopSignals() as stop,
         ):
-            trained = trainer.fit(**parts, objective=objective, network=network, monitor=monitor, saves=saves)
+            trained = trainer.fit(
+                **parts, objective=objective, network=network, monitor=monitor, checkpointer=checkpointer, stop=stop
+            )
         if not console.quiet:
             print(f"score {trained.score:.4f}", flush=True)
-            with telling_what_needs_less("a smaller quality.batch_size, or quality=none"):
+            with explain_oom("a smaller quality.batch_size, or quality=none"):
                 record.log_metrics(quality(objective, trained.networks[trained.best], parts["data"]), trained.step)
             keep(trained, objective, composed, title, record, parts["data"].facts)
     weights = folder / "final.safetensors"
@@ -177,7 +181,12 @@ def recorded(
 
 
 def keep(
-    trained: "Trained", objective: "Objective", composed: DictConfig, title: str, record: "TrackedRun", facts: Mapping
+    trained: "TrainingResult",
+    objective: "Objective",
+    composed: DictConfig,
+    title: str,
+    record: "TrackedRun",
+    facts: Mapping,
 ) -> None:
     """Writes what a run leaves into its folder, and a copy of it to the record. `facts` are the data's."""
     from ztsnr.analysis.plots import objective_figure, validation_figure
@@ -192,7 +201,7 @@ def keep(
     objective_figure({title: summary}).savefig(folder / "objective.png", dpi=90)
     told = f"{title}: score {trained.score:.4f}"
     validation_figure(trained.errors, told).savefig(folder / "validation.png", dpi=90)
-    samples = {f"samples_guidance_{guidance:g}.png": picture for guidance, picture in trained.pictures.items()}
+    samples = {f"samples_guidance_{guidance:g}.png": picture for guidance, picture in trained.images.items()}
     for name, picture in samples.items():
         picture.save(folder / name)
     pictures = [*samples, "validation.png", "objective.png"]

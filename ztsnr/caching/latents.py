@@ -1,6 +1,5 @@
 """Images through the VAE, in batches as large as memory lets them be."""
 
-import os
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import nullcontext
@@ -21,6 +20,7 @@ from ztsnr.caching.shards import Keys, ShardStore, hashed
 from ztsnr.caching.statistics import all_finite, moments_of
 from ztsnr.core.errors import BadImage, CacheError
 from ztsnr.core.randomness import generator
+from ztsnr.devices.processes import local_device
 from ztsnr.models.pretrained import fingerprint, load_vae
 
 SHARD_BYTES = 2**27
@@ -225,10 +225,3 @@ class AdaptiveBatches:
         if self.successes >= GROW_AFTER and self.size < self.largest:
             self.size = min(2 * self.size, self.largest)
             self.successes = 0
-
-
-def local_device() -> torch.device:
-    """Of several GPUs that torchrun shares out, this process's; without a GPU the CPU."""
-    if torch.cuda.is_available():
-        return torch.device("cuda", int(os.environ.get("LOCAL_RANK", "0")) % torch.cuda.device_count())
-    return torch.device("cpu")

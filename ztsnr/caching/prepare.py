@@ -1,6 +1,5 @@
 """From images on the disk to an index: what is missing in the cache is encoded, nothing else."""
 
-import os
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
@@ -19,6 +18,7 @@ from ztsnr.caching.shards import ShardStore
 from ztsnr.caching.texts import encode_texts
 from ztsnr.core.errors import ConfigError
 from ztsnr.data.order import order_of
+from ztsnr.devices.processes import is_main
 from ztsnr.models.source import find_source
 
 
@@ -33,7 +33,7 @@ class ImageSource(CacheSettings):
     def prepare(self) -> None:
         """With `refresh`, encodes what is missing and writes the index. Raises BadImage, CacheError, ConfigError."""
         if self.refresh:
-            is_quiet = int(os.environ.get("RANK", "0")) > 0  # one process reports
+            is_quiet = not is_main()  # one process reports
             write_cache(self, make_progress(is_quiet))
         object.__setattr__(self, "_is_prepared", True)
         if not self.refresh:

@@ -8,10 +8,11 @@ from torch import Tensor
 
 from ztsnr.caching.buckets import USED, Plan
 from ztsnr.caching.catalogue import CatalogueEntry
-from ztsnr.caching.latents import AdaptiveBatches, local_device
+from ztsnr.caching.latents import AdaptiveBatches
 from ztsnr.caching.progress import Progress, Report
 from ztsnr.caching.settings import CacheSettings
 from ztsnr.caching.shards import Keys, ShardStore, hashed
+from ztsnr.devices.processes import local_device
 from ztsnr.models.pretrained import fingerprint
 from ztsnr.models.source import find_source
 from ztsnr.models.text import TextEncoders, Tokenizers, encoders_of

@@ -25,6 +25,7 @@ from omegaconf.errors import (
 from ztsnr.config.arguments import Grammar, parse, unchanged
 from ztsnr.config.registry import HYDRA_VERSION, compose, conf_folder
 from ztsnr.core.errors import Interrupted, ZtsnrError
+from ztsnr.devices.processes import is_main
 
 USER_ERROR, SAVED, INTERRUPTED, BROKEN_PIPE = 2, 75, 130, 141  # 75 is EX_TEMPFAIL: try again
 
@@ -59,7 +60,7 @@ def command(
             os.environ.setdefault("HYDRA_FULL_ERROR", "1")  # so that errors come here, and bugs with all their frames
             with _exit_codes(config):
                 parsed = parse(sys.argv[1:] if arguments is None else arguments, grammar)
-                if int(os.environ.get("RANK", 0)) > 0:  # of several processes, only the first writes a run's folder
+                if not is_main():  # of several processes, only the first writes a run's folder
                     log = f"hydra.job_logging.handlers.file.filename={os.devnull}"
                     parsed.overrides += ["hydra.output_subdir=null", "hydra.run.dir=.", log]
                 setbase(HYDRA_VERSION)

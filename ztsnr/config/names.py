@@ -111,7 +111,7 @@ CLASSES: dict[str, str] = {
     "train_text.full": "ztsnr.models.trainable.TextWeights",
     "train_text.lora": "ztsnr.models.trainable.TextLoRA",
     "trainer": "ztsnr.training.trainer.Trainer",
-    "trainer.checkpoint": "ztsnr.checkpoints.saver.SavePolicy",
+    "trainer.checkpoint": "ztsnr.checkpoints.policy.SavePolicy",
     "trainer.groups": "ztsnr.training.optim.ParamGroups",
     "trainer.posthoc_ema": "ztsnr.training.posthoc.PosthocEMA",
     "validation.held_out": "ztsnr.evaluation.validation.Validation",

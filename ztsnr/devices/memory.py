@@ -1,4 +1,4 @@
-"""The most memory that a run has held: the accelerator's where there is one, else this process's."""
+"""The most memory that a run has used: the GPU's where there is one, else this process's."""
 
 import resource
 import sys
@@ -10,8 +10,9 @@ import torch
 
 from ztsnr.core.errors import OutOfMemory
 
-CLEAR, STATUS = Path("/proc/self/clear_refs"), Path("/proc/self/status")
-OF_TRAINING = (
+CLEAR_REFS = Path("/proc/self/clear_refs")
+STATUS = Path("/proc/self/status")
+TRAINING_ADVICE = (
     "a larger trainer.gradient_accumulation_steps or a smaller trainer.batch_size; model.gradient_checkpointing=true; "
     "trainer.mixed_precision=bf16; trainer.ema_on_cpu=true; optimizer=adamw8bit; "
     "trainer.optimizer_in_backward=true trainer.max_grad_norm=null; for sdxl and sd15 also trainer=16gb, trainer=24gb, "
@@ -20,25 +21,25 @@ OF_TRAINING = (
 
 
 @contextmanager
-def telling_what_needs_less(remedy: str = OF_TRAINING) -> Iterator[None]:
-    """Raises OutOfMemory for torch's own error."""
+def explain_oom(advice: str = TRAINING_ADVICE) -> Iterator[None]:
+    """Raises OutOfMemory, with what needs less memory, for torch's own error."""
     try:
         yield
     except torch.OutOfMemoryError as error:
-        told = str(error).split(". ")[0]
-        raise OutOfMemory(f"The device's memory does not suffice: {told}. Use {remedy}.") from error
+        reason = str(error).split(". ")[0]
+        raise OutOfMemory(f"Out of memory: {reason}. Reduce memory with {advice}.") from error
 
 
 def reset_peak() -> None:
-    """Begins anew, as for the next run of a process; where the system cannot, the process's own peak stays."""
+    """Starts a new measurement, as for the next run of a process; where the system cannot, the old peak stays."""
     if torch.cuda.is_available():
         torch.cuda.reset_peak_memory_stats()
-    elif CLEAR.exists():
-        CLEAR.write_text("5")  # Linux: peak resident size back to the present one (man 5 proc)
+    elif CLEAR_REFS.exists():
+        CLEAR_REFS.write_text("5")  # Linux: peak resident size back to the present one (man 5 proc)
 
 
 def peak_gib() -> float:
-    """In GiB."""
+    """Since the last reset_peak, in GiB."""
     if torch.cuda.is_available():
         return torch.cuda.max_memory_allocated() / 2**30
     if STATUS.exists():

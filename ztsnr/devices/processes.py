@@ -1,31 +1,69 @@
-"""The processes of a run: which one this is, and its share of the work."""
+"""The processes of a run: which one this is, its device, and its share of the work."""
 
 import os
-
-import torch
-from accelerate import PartialState
+from typing import TYPE_CHECKING
 
 from ztsnr.core.errors import ConfigError
 
-
-def share(process: int, processes: int, batch_size: int, accumulate: int) -> tuple[range, list[slice]]:
-    """A process's rows of a step's batch, and the parts of them that go through the network one by one."""
-    size, rest = divmod(batch_size, processes * accumulate)
-    if rest or not size:
-        raise ConfigError(
-            f"trainer.batch_size must be a multiple of {processes} process(es) x "
-            f"trainer.gradient_accumulation_steps={accumulate}, got {batch_size}. "
-            f"For the rest of a bucket: data.leftovers=merge"
-        )
-    rows = range(process * size * accumulate, (process + 1) * size * accumulate)
-    return rows, [slice(start, start + size) for start in range(0, len(rows), size)]
+if TYPE_CHECKING:
+    import torch
+    from accelerate import PartialState
 
 
-def join_processes() -> PartialState:
-    """The state of this process among those that torchrun or accelerate started; it is this one alone without them."""
+def rank() -> int:
+    """This process's number among those of all machines, known from the launcher before they are joined."""
+    return int(os.environ.get("RANK", "0"))
+
+
+def is_main() -> bool:
+    """Whether this process is the only one, or the first: the one that writes a run's folder."""
+    return rank() == 0
+
+
+def local_device() -> "torch.device":
+    """This process's own GPU among the machine's; without a GPU the CPU."""
+    import torch
+
+    if torch.cuda.is_available():
+        local_rank = int(os.environ.get("LOCAL_RANK", "0"))
+        return torch.device("cuda", local_rank % torch.cuda.device_count())
+    return torch.device("cpu")
+
+
+def join_processes() -> "PartialState":
+    """Joins the processes that torchrun or accelerate started; without them, the state of this one. Raises ConfigError
+    where accelerate finds another number of processes."""
+    import torch
+    from accelerate import PartialState
+
     started = int(os.environ.get("WORLD_SIZE", "1"))
-    # Left to itself, accelerate takes several processes on CPUs for so many that know nothing of each other.
+    # By default accelerate takes several processes on CPUs for so many independent ones.
     state = PartialState(cpu=True) if started > 1 and not torch.cuda.is_available() else PartialState()
     if state.num_processes != started:
         raise ConfigError(f"{started} processes were started, but accelerate joins {state.num_processes} of them")
     return state
+
+
+def any_process(flag: bool) -> bool:
+    """Whether the flag is true in one of the joined processes; all of them must ask."""
+    import torch
+
+    processes = join_processes()
+    if processes.num_processes == 1:
+        return flag
+    count = torch.tensor(float(flag), device=processes.device)
+    torch.distributed.all_reduce(count)
+    return count.item() > 0
+
+
+def rows_of(process: int, processes: int, batch_size: int, accumulation_steps: int) -> range:
+    """A process's rows of a step's batch. Raises ConfigError for a batch that cannot be divided into equal parts."""
+    part_size, rest = divmod(batch_size, processes * accumulation_steps)
+    if rest or not part_size:
+        raise ConfigError(
+            f"trainer.batch_size must be a multiple of {processes} process(es) x "
+            f"trainer.gradient_accumulation_steps={accumulation_steps}, got {batch_size}. "
+            f"For the rest of a bucket: data.leftovers=merge"
+        )
+    size = part_size * accumulation_steps
+    return range(process * size, (process + 1) * size)

@@ -14,7 +14,7 @@ from ztsnr.checkpoints.weights import Checkpoint, read_checkpoint
 from ztsnr.core import checks
 from ztsnr.core.errors import CheckpointError, ConfigError
 from ztsnr.core.sampling import Sampler
-from ztsnr.devices.memory import telling_what_needs_less
+from ztsnr.devices.memory import explain_oom
 from ztsnr.evaluation.prompts import Prompts
 from ztsnr.evaluation.samples import SampleGrid
 from ztsnr.models.sdxl import PretrainedUNet
@@ -100,7 +100,7 @@ class ClassSampling(CheckpointSampling):
         classes = self.classes or list(range(class_count))
         for number in classes:
             checks.one_of("classes", number, range(class_count))
-        with telling_what_needs_less("fewer classes or columns"), torch.inference_mode():
+        with explain_oom("fewer classes or columns"), torch.inference_mode():
             label = torch.tensor(classes)
             return self.grid.sample(objective, network, shape, label, class_count, self.grid.guidances[0])
 
@@ -155,7 +155,7 @@ class PromptSampling(CheckpointSampling):
         if not self.has_size:
             side = cast("PretrainedUNet", network).image_size
             prompts = replace(prompts, size=[side, side])
-        with telling_what_needs_less("fewer columns or a smaller size"), torch.inference_mode():
+        with explain_oom("fewer columns or a smaller size"), torch.inference_mode():
             return prompts.sample(objective, network, self.latents, prompts.guidances[0])
 
 

@@ -1,26 +1,24 @@
-"""Learning-rate schedules: the factor on the optimizer's rate, as a function of the step alone, hence without state."""
+"""Learning-rate schedules: the factor on the optimizer's rate, as a function of only the step, hence without state."""
 
 import math
 from dataclasses import dataclass
+from typing import Annotated
 
-from ztsnr.core import checks
+from ztsnr.core.checks import Bounds, Count, Fraction, Index, Part, Positive
 
 
 @dataclass(frozen=True, kw_only=True)
-class LRSchedule:
+class LRSchedule(Part):
     """A shape, times a linear rise over the first `warmup` steps."""
 
-    warmup: int
-
-    def __post_init__(self):
-        checks.integer("lr_schedule.warmup", self.warmup, at_least=0)
+    warmup: Index
 
     def factor(self, step: int, steps: int) -> float:
         """For step in [0, steps) -> [0, 1]."""
         return min(1.0, (step + 1) / (self.warmup + 1)) * self.shape(step, steps)
 
     def shape(self, step: int, steps: int) -> float:
-        """For step in [0, steps) -> [0, 1]; where it begins after the rise, it is 1 until then."""
+        """For step in [0, steps) -> [0, 1]; a shape that starts after the rise is 1 until then."""
         raise NotImplementedError
 
     def progress(self, step: int, steps: int) -> float:
@@ -37,13 +35,8 @@ class Constant(LRSchedule):
 class Cosine(LRSchedule):
     """Half a cosine from 1 to `final`, `cycles` times with as many steps each (arXiv 1608.03983)."""
 
-    cycles: int
-    final: float
-
-    def __post_init__(self):
-        super().__post_init__()
-        checks.integer("lr_schedule.cycles", self.cycles, at_least=1)
-        checks.finite("lr_schedule.final", self.final, at_least=0, at_most=1)
+    cycles: Count
+    final: Fraction
 
     def shape(self, step: int, steps: int) -> float:
         in_cycle = self.cycles * self.progress(step, steps) % 1
@@ -54,13 +47,8 @@ class Cosine(LRSchedule):
 class Polynomial(LRSchedule):
     """(1 - progress)^power, from 1 to `final`; power 1 is linear."""
 
-    power: float
-    final: float
-
-    def __post_init__(self):
-        super().__post_init__()
-        checks.finite("lr_schedule.power", self.power, above=0)
-        checks.finite("lr_schedule.final", self.final, at_least=0, at_most=1)
+    power: Positive
+    final: Fraction
 
     def shape(self, step: int, steps: int) -> float:
         return self.final + (1 - self.final) * (1 - self.progress(step, steps)) ** self.power
@@ -73,15 +61,9 @@ class WarmupStableDecay(LRSchedule):
     Power 1 is linear, 1/2 the 1 - sqrt that arXiv 2405.18392 found best.
     """
 
-    decay: float
-    power: float
-    final: float
-
-    def __post_init__(self):
-        super().__post_init__()
-        checks.finite("lr_schedule.decay", self.decay, above=0, at_most=1)
-        checks.finite("lr_schedule.power", self.power, above=0)
-        checks.finite("lr_schedule.final", self.final, at_least=0, at_most=1)
+    decay: Annotated[float, Bounds(above=0, at_most=1)]
+    power: Positive
+    final: Fraction
 
     def shape(self, step: int, steps: int) -> float:
         decayed = max(0.0, 1 - (steps - step) / (self.decay * steps))
@@ -92,11 +74,7 @@ class WarmupStableDecay(LRSchedule):
 class InverseSqrt(LRSchedule):
     """1 for `reference` steps, then sqrt(reference / step): EDM2's (arXiv 2312.02696), which needs no end."""
 
-    reference: int
-
-    def __post_init__(self):
-        super().__post_init__()
-        checks.integer("lr_schedule.reference", self.reference, at_least=1)
+    reference: Count
 
     def shape(self, step: int, steps: int) -> float:
         return max(step / self.reference, 1.0) ** -0.5

@@ -1,83 +1,122 @@
 """Averages of the weights whose length is chosen after training (Karras et al., arXiv 2312.02696, section 3).
 
 An average over t in [0, T] with density (gamma + 1) t^gamma / T^(gamma + 1) has the relative length std: the standard
-deviation of t / T. Two are tracked, and snapshots of them kept; any other is a combination of the snapshots, by least
-squares between the densities.
+deviation of t / T. Two are tracked, and snapshots of them are saved; any other is a combination of the snapshots, by
+least squares between the densities.
 """
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 from torch import Tensor, nn
 
+from ztsnr.checkpoints.weights import read_checkpoint
 from ztsnr.core import checks
-from ztsnr.core.errors import ConfigError
+from ztsnr.core.checks import Count, Part, key
+from ztsnr.core.errors import CheckpointError, ConfigError
 from ztsnr.training.averaging import Average
 
-LONGEST = 0.28
-"""Of gamma = 0, where all weights count alike, it is 1 / sqrt(12) = 0.2887."""
+MAX_STD = 0.28
+"""For gamma = 0, where all weights count the same, std is 1 / sqrt(12) = 0.2887."""
 
 
 @dataclass(frozen=True, kw_only=True)
-class PosthocEMA:
-    """`stds`: relative lengths of the averages to track, or none; `every`: steps between snapshots."""
+class PosthocEMA(Part):
+    """stds: relative lengths of the averages to track, or none. every: steps between snapshots."""
 
     stds: list[float]
-    every: int
+    every: Count
 
-    def __post_init__(self):
-        checks.integer("trainer.posthoc_ema.every", self.every, at_least=1)
+    def __post_init__(self) -> None:
+        super().__post_init__()
         if self.stds:
-            checks.numbers("trainer.posthoc_ema.stds", self.stds, above=0, at_most=LONGEST)
-        elif not isinstance(self.stds, list):
-            raise ConfigError(f"trainer.posthoc_ema.stds must be a list such as [0.05, 0.1], got {self.stds!r}")
+            checks.numbers("stds", self.stds, above=0, at_most=MAX_STD)
         if len(self.stds) == 1 or len(set(self.stds)) < len(self.stds):
-            raise ConfigError(f"trainer.posthoc_ema.stds must be two different lengths or none, got {self.stds}")
+            raise ConfigError(f"{key('stds')} must be two different lengths or none, got {self.stds}")
 
     def track(self, network: nn.Module) -> dict[str, Average]:
-        """`update_parameters(network)` after every step; their names say their lengths."""
+        """Averages to be updated after every step; their names say their lengths."""
         return {f"std_{std:g}": make_power_average(network, gamma_of(std)) for std in self.stds}
 
 
+class PosthocAverage(NamedTuple):
+    """A combination of snapshots."""
+
+    weights: dict[str, Tensor]
+    config: dict
+    """Of the run."""
+    step: int
+    """Of the last snapshot, up to which it averages."""
+    facts: dict
+    """What the checkpoint says of it, besides the run's own: its std and the number of snapshots."""
+
+
+def average_snapshots(folder: Path, std: float, step: int | None = None) -> PosthocAverage:
+    """The average of relative length `std` in (0, MAX_STD] over the run up to its last snapshot, or up to `step`.
+
+    folder: RUN/snapshots. Raises ConfigError, and CheckpointError where there is no snapshot.
+    """
+    checks.finite("std", std, above=0, at_most=MAX_STD)
+    snapshots = [read_checkpoint(path) for path in sorted(folder.glob("step_*.safetensors"))]
+    if step is not None:
+        checks.integer("step", step, at_least=1)
+        snapshots = [snapshot for snapshot in snapshots if snapshot.step <= step]
+    if not snapshots:
+        raise CheckpointError(f"{folder} has no snapshots: train with trainer.posthoc_ema.stds=[0.05,0.1]")
+
+    states, times_and_gammas = [], []
+    for snapshot in snapshots:
+        for name in snapshot.names:
+            states.append(snapshot.state(name))
+            times_and_gammas.append((snapshot.step, gamma_of(snapshot.facts["posthoc_stds"][name])))
+    last = snapshots[-1]
+    shares = combination(times_and_gammas, (last.step, gamma_of(std)))
+    weights = combine(states, shares)
+
+    facts = {name: value for name, value in last.facts.items() if name != "posthoc_stds"}  # statistics of latents
+    facts |= {"posthoc_std": std, "snapshots": len(snapshots)}
+    return PosthocAverage(weights, last.config, last.step, facts)
+
+
 def make_power_average(network: nn.Module, gamma: float) -> Average:
-    """The tracked average after t steps keeps (1 - 1 / t)^(gamma + 1) of itself."""
+    """The average with density ~ t^gamma: after t steps it keeps (1 - 1 / t)^(gamma + 1) of itself."""
     return Average(network, lambda updates: 1 - (1 - 1 / (updates + 1)) ** (gamma + 1))
 
 
 def gamma_of(std: float) -> float:
-    """Inverse of std_of: the largest root of (gamma + 2)² (gamma + 3) = (gamma + 1) / std²."""
+    """That of the relative length std: the largest root of (gamma + 2)² (gamma + 3) = (gamma + 1) / std²."""
     inverse = std**-2
     return float(np.roots([1, 7, 16 - inverse, 12 - inverse]).real.max())
 
 
-def std_of(gamma: float) -> float:
-    return (gamma + 1) ** 0.5 / ((gamma + 2) * (gamma + 3) ** 0.5)
-
-
 def overlap(one: np.ndarray, other: np.ndarray) -> np.ndarray:
     """Integral of the product of the densities of two averages, each (time, gamma), (..., 2), (..., 2) -> (...)."""
-    (time, gamma), (end, power) = np.moveaxis(one, -1, 0), np.moveaxis(other, -1, 0)
-    shared = np.minimum(time, end)
-    total = gamma + power + 1
-    within = gamma * np.log(shared / time) + power * np.log(shared / end) + np.log(shared / time / end)
-    return (gamma + 1) * (power + 1) / total * np.exp(within)
+    time, gamma = np.moveaxis(one, -1, 0)
+    other_time, other_gamma = np.moveaxis(other, -1, 0)
+    shared = np.minimum(time, other_time)
+    log_integrand = gamma * np.log(shared / time) + other_gamma * np.log(shared / other_time)
+    log_integrand = log_integrand + np.log(shared / time / other_time)
+    return (gamma + 1) * (other_gamma + 1) / (gamma + other_gamma + 1) * np.exp(log_integrand)
 
 
-def combination(kept: Sequence[tuple[float, float]], wanted: tuple[float, float]) -> np.ndarray:
-    """How much of each kept average (time, gamma) makes the wanted one; (N,)."""
-    kept, wanted = np.asarray(kept, dtype=np.float64), np.asarray(wanted, dtype=np.float64)
-    products = overlap(kept[:, None], kept[None])
-    return np.linalg.lstsq(products, overlap(kept, wanted[None]), rcond=None)[0]
+def combination(averages: Sequence[tuple[float, float]], wanted: tuple[float, float]) -> np.ndarray:
+    """How much of each average (time, gamma) makes the wanted one; (N,)."""
+    given = np.asarray(averages, dtype=np.float64)
+    target = np.asarray(wanted, dtype=np.float64)
+    products = overlap(given[:, None], given[None])
+    return np.linalg.lstsq(products, overlap(given, target[None]), rcond=None)[0]
 
 
-def combine(states: Sequence[Mapping[str, Tensor]], shares: Sequence[float]) -> dict[str, Tensor]:
-    """The sum of the states' floating-point tensors by these shares, in float32; the rest is the last state's."""
-    made = {}
+def combine(states: Sequence[Mapping[str, Tensor]], shares: Sequence[float] | np.ndarray) -> dict[str, Tensor]:
+    """The sum of the states' floating-point tensors by these shares, in their type; the rest is the last state's."""
+    combined = {}
     for name, last in states[-1].items():
         if last.is_floating_point():
             total = sum(state[name].double() * share for state, share in zip(states, shares, strict=True))
-            made[name] = total.to(last.dtype)
+            combined[name] = total.to(last.dtype)
         else:
-            made[name] = last
-    return made
+            combined[name] = last
+    return combined

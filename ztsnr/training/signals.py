@@ -1,35 +1,61 @@
-"""Signals that ask a run to end: the first is waited for, a second one ends the process at once."""
+"""Signals that ask a run to stop: the first is noted and answered after the step, a second one ends the process."""
 
 import os
 import signal
 import threading
 import time
+from collections.abc import Callable
+from types import FrameType
+from typing import Self
 
-ASKING = (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1)
-"""Of a scheduler, of Ctrl-C, and SLURM's warning before its limit."""
+from ztsnr.devices.processes import any_process
 
-TOGETHER = 1.0
-"""Seconds within which signals are one: Ctrl-C reaches a launcher and its processes, to which it passes it on."""
+STOP_SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1)
+"""A scheduler's, Ctrl-C's, and SLURM's warning before its time limit."""
+
+SAME_SIGNAL_SECONDS = 1.0
+"""Signals within it count as one: Ctrl-C reaches a launcher and its processes, and the launcher passes it on."""
+
+Handler = Callable[[int, FrameType | None], object] | int | None
 
 
-class Signals:
-    def __init__(self):
-        self.heard, self.name, self._since, self._before = False, "", 0.0, {}
+class StopSignals:
+    """Notes the first of STOP_SIGNALS. Use it as a context: before and after, signals do what they did."""
 
-    def listen(self) -> None:
+    def __init__(self) -> None:
+        self.name = ""
+        """Of the signal that this process received, such as SIGTERM."""
+        self._received_at = 0.0
+        self._previous: dict[signal.Signals, Handler] = {}
+
+    def __enter__(self) -> Self:
+        self.install()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.restore()
+
+    def install(self) -> None:
+        """Outside the main thread nothing: Python allows handlers only there."""
         if threading.current_thread() is threading.main_thread():
-            self._before = {number: signal.signal(number, self._hear) for number in ASKING}
+            for number in STOP_SIGNALS:
+                self._previous[number] = signal.signal(number, self._receive)
 
-    def leave(self) -> None:
-        for number, handler in self._before.items():
+    def restore(self) -> None:
+        for number, handler in self._previous.items():
             signal.signal(number, handler)
-        self._before = {}
+        self._previous = {}
 
-    def _hear(self, number: int, _frame) -> None:
-        if not self.heard:
-            self.heard, self.name, self._since = True, signal.Signals(number).name, time.monotonic()
-            told = f"\n{self.name}: the run ends after this step, and is saved. A second signal ends it at once.\n"
-            os.write(2, told.encode())  # print is not safe in here
-        elif time.monotonic() - self._since > TOGETHER:
+    def requested(self) -> bool:
+        """Whether any process received a signal: all must stop after the same step."""
+        return any_process(self.name != "")
+
+    def _receive(self, number: int, _frame: FrameType | None) -> None:
+        if not self.name:
+            self.name = signal.Signals(number).name
+            self._received_at = time.monotonic()
+            message = f"\n{self.name}: the run saves its state after this step and stops. A second signal kills it.\n"
+            os.write(2, message.encode())  # print is not safe in a handler
+        elif time.monotonic() - self._received_at > SAME_SIGNAL_SECONDS:
             signal.signal(number, signal.SIG_DFL)
             os.kill(os.getpid(), number)

@@ -1,9 +1,10 @@
-"""One training step: forward, backward, clipping, refusal of what is not finite, update."""
+"""One training step: forward, backward, clipping, refusal of what is not finite, update, averages."""
 
 import math
-from collections.abc import Mapping
+from collections.abc import Iterable
 from contextlib import AbstractContextManager, ExitStack, nullcontext
-from typing import TYPE_CHECKING
+from dataclasses import dataclass
+from typing import Annotated, Literal, NamedTuple
 
 import torch
 from accelerate import Accelerator
@@ -11,120 +12,259 @@ from accelerate.state import AcceleratorState
 from torch import Tensor, nn
 
 from ztsnr.checkpoints.state import optimizer_state, restore, restore_optimizer, settings_of, trained_state
+from ztsnr.core.checks import Bounds, Count, Index, Part, Positive, key
 from ztsnr.core.errors import ConfigError, NonFinite
 from ztsnr.core.objective import Objective
 from ztsnr.core.randomness import seed_torch
-from ztsnr.devices.processes import join_processes, share
+from ztsnr.devices.processes import join_processes, rows_of
 from ztsnr.training.averaging import Average, make_ema
-from ztsnr.training.optim import MakeOptimizer, evaluating, make_optimizer, set_training
-from ztsnr.training.updates import AfterBackward, InBackward, OneByOne
+from ztsnr.training.optim import MakeOptimizer, ParamGroups, evaluating, make_optimizer, set_training
+from ztsnr.training.posthoc import PosthocEMA
+from ztsnr.training.trial import try_optimizer
+from ztsnr.training.updates import PerParameterOptimizer, StepAfterBackward, StepInBackward
 
-if TYPE_CHECKING:
-    from ztsnr.training.trainer import Trainer
+
+class Batch(NamedTuple):
+    """This process's rows of a step's batch."""
+
+    x0: Tensor
+    """(B, ...)"""
+    cond: dict[str, Tensor]
+    """The network's conditions, each (B, ...), and what `Data.batch` allows among them: weight and mask."""
+    noise: Tensor
+    """Like x0."""
+    u: Tensor
+    """(B,) float64 in [0, 1): the quantiles of the noise levels; in host memory, where coefficients cost least."""
+
+    def part(self, rows: slice, device: torch.device) -> "Batch":
+        """These rows, with all but u on the device."""
+        cond = {name: value[rows].to(device, non_blocking=True) for name, value in self.cond.items()}
+        x0 = self.x0[rows].to(device, non_blocking=True)
+        noise = self.noise[rows].to(device, non_blocking=True)
+        return Batch(x0, cond, noise, self.u[rows])
 
 
-class Loop:
-    """A network in training, with all that a step changes. `rows` of each step's whole batch are this process's."""
+def parts_of(count: int, accumulation_steps: int) -> list[slice]:
+    """The rows [0, count) in equal parts, each of which goes through the network by itself."""
+    size = count // accumulation_steps
+    return [slice(start, start + size) for start in range(0, count, size)]
 
-    def __init__(self, trainer: "Trainer", objective: Objective, network: nn.Module, optimizer: MakeOptimizer):
-        AcceleratorState._reset_state()  # of an earlier run of this process, whose precision may have been another
-        self.accelerator = Accelerator(
-            mixed_precision=trainer.mixed_precision, cpu=join_processes().device.type == "cpu"
+
+class StepResult(NamedTuple):
+    """Of this process's rows."""
+
+    loss: float
+    """Mean, weighted."""
+    grad_norm: float
+    """Before clipping."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class StepSettings(Part):
+    """What of a trainer's settings a step reads.
+
+    batch_size: of one optimizer step, over all processes and gradient_accumulation_steps.
+    max_grad_norm: gradients of a larger norm are scaled down to it; null: never.
+    param_dtype: of the trained parameters and their gradients; averages are always float32.
+    rounding: of updated bfloat16 parameters, to the nearest or stochastic.
+    optimizer_in_backward: updates each parameter as soon as its gradient is there, and then frees that.
+    ema: decay of the averaged weights, or null; ema_every: steps between its updates; ema_on_cpu: in host memory.
+    """
+
+    batch_size: Count
+    gradient_accumulation_steps: Count
+    mixed_precision: Literal["no", "bf16", "fp16"]
+    param_dtype: Literal["float32", "bfloat16"]
+    rounding: Literal["nearest", "stochastic"]
+    optimizer_in_backward: bool
+    max_grad_norm: Positive | None
+    ema: Annotated[float, Bounds(above=0, below=1)] | None
+    ema_every: Count
+    ema_on_cpu: bool
+    compile: bool
+    noise_seed: Index
+    groups: ParamGroups
+    posthoc_ema: PosthocEMA
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.batch_size % self.gradient_accumulation_steps:
+            raise ConfigError(
+                f"{key('batch_size')} must be a multiple of {key('gradient_accumulation_steps')}="
+                f"{self.gradient_accumulation_steps}, got {self.batch_size}"
+            )
+        if self.mixed_precision == "fp16" and not torch.cuda.is_available():
+            raise ConfigError(f"{key('mixed_precision')}=fp16 needs a CUDA device, and there is none. Use bf16 or no.")
+        if self.param_dtype == "bfloat16" and self.mixed_precision != "bf16":
+            raise ConfigError(
+                f"{key('param_dtype')}=bfloat16 requires {key('mixed_precision')}=bf16, got {self.mixed_precision}"
+            )
+        if self.rounding == "stochastic" and self.param_dtype != "bfloat16":
+            raise ConfigError(
+                f"{key('rounding')}=stochastic requires {key('param_dtype')}=bfloat16, got {self.param_dtype}"
+            )
+        if self.optimizer_in_backward:
+            self._refuse_what_needs_all_gradients()
+
+    def _refuse_what_needs_all_gradients(self) -> None:
+        conflicts = []
+        if self.max_grad_norm is not None:
+            conflicts.append(("max_grad_norm", self.max_grad_norm, "null"))
+        if self.gradient_accumulation_steps != 1:
+            conflicts.append(("gradient_accumulation_steps", self.gradient_accumulation_steps, "1"))
+        if self.mixed_precision == "fp16":
+            conflicts.append(("mixed_precision", "fp16", "bf16"))
+        for name, value, remedy in conflicts:
+            raise ConfigError(
+                f"{key('optimizer_in_backward')}=true never has all gradients at once, which {key(name)}={value} "
+                f"needs. Use {key(name)}={remedy}"
+            )
+
+    def try_optimizer(self, make: MakeOptimizer) -> None:
+        """Raises ConfigError for one that does not fit these settings."""
+        try_optimizer(
+            make,
+            param_dtype=self.param_dtype,
+            rounding=self.rounding,
+            in_backward=self.optimizer_in_backward,
+            groups=self.groups,
         )
-        self.trainer, self.objective, self.network = trainer, objective, network
-        self.take(trainer.batch_size)
-        trainer.try_optimizer(optimizer)
-        self.trained = [p for p in network.train().parameters() if p.requires_grad]
-        for p in self.trained:
-            p.data = p.data.to(getattr(torch, trainer.param_dtype))
-        self.ema = make_ema(network, trainer.ema, trainer.ema_every) if trainer.ema is not None else None
-        self.posthoc = trainer.posthoc_ema.track(network)
-        for moved in [network] + [average.module for average in self.averages.values() if not trainer.ema_on_cpu]:
-            moved.to(self.accelerator.device)
-        self.networks = {"raw": network} | ({"ema": self.ema.module} if self.ema else {})
-        self.adaptive = dict(objective.learned.items()).get("density")
-        self.optimizer = make_optimizer(optimizer, network, trainer.groups, objective.learned.parameters())
-        self.rates = [group["lr"] for group in self.optimizer.param_groups]
-        self.begun = settings_of(self.optimizer)
-        compiled = torch.compile(network) if trainer.compile else network
-        self.model, self.stepper = self.accelerator.prepare(compiled, self.optimizer)
+
+
+class TrainStep:
+    """A network in training, with all that a step changes."""
+
+    def __init__(
+        self, settings: StepSettings, objective: Objective, network: nn.Module, optimizer: MakeOptimizer
+    ) -> None:
+        """Trains `network` in place. Raises ConfigError for an optimizer that does not fit."""
+        AcceleratorState._reset_state()  # of an earlier run of this process, whose precision may have been different
+        on_cpu = join_processes().device.type == "cpu"
+        self.accelerator = Accelerator(mixed_precision=settings.mixed_precision, cpu=on_cpu)
+        self.settings = settings
+        self.objective = objective
+        self.network = network
+        self.check_batch_sizes([settings.batch_size])
+        settings.try_optimizer(optimizer)
+
+        # Averages are made of the weights as they are trained, before these move to the device
+        self.trainable = [p for p in network.train().parameters() if p.requires_grad]
+        for p in self.trainable:
+            p.data = p.data.to(getattr(torch, settings.param_dtype))
+        self.ema = make_ema(network, settings.ema, settings.ema_every) if settings.ema is not None else None
+        self.posthoc = settings.posthoc_ema.track(network)
+        network.to(self.accelerator.device)
+        if not settings.ema_on_cpu:
+            for average in self.averages.values():
+                average.module.to(self.accelerator.device)
+        self.networks = {"raw": network}
+        if self.ema is not None:
+            self.networks["ema"] = self.ema.module
+
+        # The optimizer is made of the parameters on the device
+        self.adaptive_density = dict(objective.learned.items()).get("density")
+        self.optimizer = make_optimizer(optimizer, network, settings.groups, objective.learned.parameters())
+        self.initial_group_settings = settings_of(self.optimizer)
+        self._base_rates = [group["lr"] for group in self.optimizer.param_groups]
+        compiled = torch.compile(network) if settings.compile else network
+        self.model, self.prepared_optimizer = self.accelerator.prepare(compiled, self.optimizer)
         self.updates = self._make_updates()
         set_training(True, self.optimizer, network)
 
-    def _make_updates(self) -> AfterBackward | InBackward:
-        trainer, stochastic = self.trainer, self.trainer.rounding == "stochastic"
-        one_by_one = OneByOne(self.optimizer, stochastic) if stochastic or trainer.optimizer_in_backward else None
-        if not trainer.optimizer_in_backward:
-            return AfterBackward(one_by_one or self.stepper, self.trained, trainer.max_grad_norm)
-        if self.accelerator.num_processes > 1:
-            raise ConfigError(
-                "trainer.optimizer_in_backward=true is for one process: several must average their gradients."
-            )
-        return InBackward(one_by_one, self.trained)
+    def _make_updates(self) -> StepAfterBackward | StepInBackward:
+        stochastic = self.settings.rounding == "stochastic"
+        if self.settings.optimizer_in_backward:
+            if self.accelerator.num_processes > 1:
+                raise ConfigError(
+                    "trainer.optimizer_in_backward=true is for one process: several must average their gradients."
+                )
+            return StepInBackward(PerParameterOptimizer(self.optimizer, stochastic), self.trainable)
+        stepper = PerParameterOptimizer(self.optimizer, stochastic) if stochastic else self.prepared_optimizer
+        return StepAfterBackward(stepper, self.trainable, self.settings.max_grad_norm)
 
-    def take(self, size: int) -> range:
-        """This process's rows of a batch of this size, which the next step is of. Raises ConfigError."""
-        place = self.accelerator.process_index, self.accelerator.num_processes
-        self.rows, self.parts = share(*place, size, self.trainer.gradient_accumulation_steps)
-        return self.rows
+    @property
+    def averages(self) -> dict[str, Average]:
+        averages = dict(self.posthoc)
+        if self.ema is not None:
+            averages["ema"] = self.ema
+        return averages
+
+    def rows_of(self, batch_size: int) -> range:
+        """This process's rows of a batch. Raises ConfigError for a size that cannot be divided among all."""
+        process, processes = self.accelerator.process_index, self.accelerator.num_processes
+        return rows_of(process, processes, batch_size, self.settings.gradient_accumulation_steps)
+
+    def check_batch_sizes(self, sizes: Iterable[int]) -> None:
+        """Raises ConfigError before training for a size that no step could have."""
+        for size in sorted(sizes):
+            self.rows_of(size)
 
     def set_rates(self, factor: float) -> float:
-        """Sets each group's learning rate; returns the first, which is the optimizer's own."""
-        for group, rate in zip(self.optimizer.param_groups, self.rates, strict=True):
+        """Multiplies each group's learning rate; returns that of the first, which is the optimizer's own."""
+        for group, rate in zip(self.optimizer.param_groups, self._base_rates, strict=True):
             group["lr"] = rate * factor
-        return self.rates[0] * factor
+        return self._base_rates[0] * factor
 
-    def step(self, step: int, x0: Tensor, noise: Tensor, u: Tensor, cond: Mapping[str, Tensor]) -> tuple[float, float]:
-        """Updates the network by these rows; mean weighted loss and gradient norm before clipping. Raises NonFinite."""
-        seed, process = self.trainer.noise_seed, self.accelerator.process_index
-        seed_torch(seed, "network", step, process)
-        losses, watched = self._backward(step, x0, noise, u, cond)
+    def __call__(self, step: int, batch: Batch) -> StepResult:
+        """Updates the network. Raises NonFinite."""
+        seed = self.settings.noise_seed
+        seed_torch(seed, "network", step, self.accelerator.process_index)
+        losses, observed = self._backward(step, batch)
         self.accelerator.unscale_gradients()
         norm = self.updates.norm()
-        loss, norm_value = losses.mean().item(), norm.item()
-        overflow_is_normal = self.trainer.mixed_precision == "fp16"  # its gradient scaler skips that step
-        if not (math.isfinite(loss) and (math.isfinite(norm_value) or overflow_is_normal)):
-            raise self._non_finite(step, losses, u)
+
+        # Nothing that is not finite reaches the weights; the gradient scaler of fp16 skips such a step by itself
+        result = StepResult(losses.mean().item(), norm.item())
+        norm_is_sound = math.isfinite(result.grad_norm) or self.settings.mixed_precision == "fp16"
+        if not (math.isfinite(result.loss) and norm_is_sound):
+            raise self._non_finite(step, losses, batch.u)
+
         seed_torch(seed, "optimizer", step)  # the same in every process: they must stay equal
         self.updates.apply(norm)
-        if (step + 1) % self.trainer.ema_every == 0:
+        if (step + 1) % self.settings.ema_every == 0:
             for average in self.averages.values():
                 average.update_parameters(self.network)
-        if self.adaptive is not None:
-            seen = self.accelerator.gather(torch.cat(watched).to(self.accelerator.device)).cpu()
-            self.adaptive.observe(*seen.unbind(1))
-        return loss, norm_value
+        if self.adaptive_density is not None:
+            everywhere = self.accelerator.gather(torch.cat(observed).to(self.accelerator.device)).cpu()
+            self.adaptive_density.observe(*everywhere.unbind(1))
+        return result
 
-    def _backward(
-        self, step: int, x0: Tensor, noise: Tensor, u: Tensor, cond: Mapping[str, Tensor]
-    ) -> tuple[Tensor, list]:
-        """Leaves the gradients; returns the rows' losses (B,) and, for an adaptive density, their levels and errors."""
-        losses, watched = [], []
-        for part in self.parts:
-            last = part is self.parts[-1]
-            with nullcontext() if last else self.accelerator.no_sync(self.model):
-                *arguments, cond_here = _on(self.accelerator.device, part, x0, noise, u, cond)
-                weight, mask = cond_here.pop("weight", 1), cond_here.pop("mask", None)
-                terms = self.objective.terms(self.model, *arguments, cond_here, mask)
+    def _backward(self, step: int, batch: Batch) -> tuple[Tensor, list[Tensor]]:
+        """Leaves the gradients. Returns the rows' losses (B,) and, for an adaptive density, (b, 2) float64 of each
+        part: levels, and errors of x0 at them."""
+        losses, observed = [], []
+        parts = parts_of(len(batch.u), self.settings.gradient_accumulation_steps)
+        for rows in parts:
+            is_last = rows is parts[-1]
+            with nullcontext() if is_last else self.accelerator.no_sync(self.model):
+                # forward; a data set's weights multiply the losses, its masks what the distance sees
+                x0, cond, noise, u = batch.part(rows, self.accelerator.device)
+                weight = cond.pop("weight", 1)
+                mask = cond.pop("mask", None)
+                terms = self.objective.terms(self.model, x0, noise, u, cond, mask)
                 loss = weight * terms.loss
-                if self.adaptive is not None:
-                    watched.append(torch.stack([terms.sigma, self.objective.x0_error(terms, mask)], 1))
-                if not losses:  # here, new gradients take the memory of the old: 6 % of a step on CPUs
-                    self.stepper.zero_grad()
-                if self.trainer.optimizer_in_backward and not loss.isfinite().all():
+                if self.adaptive_density is not None:
+                    observed.append(torch.stack([terms.sigma, self.objective.x0_error(terms, mask)], 1))
+
+                # backward, each part with its share of the mean
+                if not losses:  # not earlier: here, new gradients take the memory of the old, 6 % of a step on CPUs
+                    self.prepared_optimizer.zero_grad()
+                if self.settings.optimizer_in_backward and not loss.isfinite().all():
                     raise self._non_finite(step, loss, u)
-                self.accelerator.backward(loss.mean() / len(self.parts))
+                self.accelerator.backward(loss.mean() / len(parts))
             losses.append(loss.detach())
-        for p in [p for p in self.objective.learned.parameters() if p.grad is not None]:  # not wrapped by accelerate
-            p.grad = self.accelerator.reduce(p.grad.to(self.accelerator.device), "mean").to(p)
-        return torch.cat(losses), watched
+
+        for p in self.objective.learned.parameters():  # which accelerate does not wrap
+            if p.grad is not None:
+                p.grad = self.accelerator.reduce(p.grad.to(self.accelerator.device), "mean").to(p)
+        return torch.cat(losses), observed
 
     def _non_finite(self, step: int, losses: Tensor, u: Tensor) -> NonFinite:
-        spoilt = self.trainer.optimizer_in_backward and losses.isfinite().all()
-        when = "in its update, which has changed the weights," if spoilt else "before its update"
-        what = what_is_not_finite(losses.detach().cpu(), self.objective, u, self.network)
+        was_updated = self.settings.optimizer_in_backward and losses.isfinite().all()
+        when = "after the weights were updated" if was_updated else "before its update"
+        what = describe_non_finite(losses.detach().cpu(), self.objective, u, self.network)
         return NonFinite(
-            f"Training stopped in step {step + 1}, {when}: {what}. "
+            f"Training stopped in step {step + 1} {when}: {what}. "
             f"Lower optimizer.lr or trainer.max_grad_norm, lengthen lr_schedule.warmup, "
             f"or use trainer.mixed_precision=no."
         )
@@ -134,7 +274,7 @@ class Loop:
         stack = ExitStack()
         stack.enter_context(evaluating(self.optimizer, self.network))
         if self.ema is not None:
-            stack.enter_context(self.ema.visiting(self.accelerator.device))
+            stack.enter_context(self.ema.on_device(self.accelerator.device))
         stack.enter_context(self.accelerator.autocast())
         return stack
 
@@ -143,26 +283,22 @@ class Loop:
         scaler = self.accelerator.scaler
         return {
             "network": trained_state(self.network),
-            "averages": self._averages(),
+            "averages": self._averages_state(),
             "learned": self.objective.learned.state_dict(),
-            "optimizer": optimizer_state(self.optimizer, self.begun),
+            "optimizer": optimizer_state(self.optimizer, self.initial_group_settings),
             "scaler": scaler.state_dict() if scaler is not None else None,
         }
 
-    @property
-    def averages(self) -> dict[str, Average]:
-        return self.posthoc | ({"ema": self.ema} if self.ema is not None else {})
-
-    def _averages(self) -> dict[str, dict[str, Tensor]]:
-        return {
-            name: trained_state(self.network, average.module) | {"n_averaged": average.n_averaged}
-            for name, average in self.averages.items()
-        }
+    def _averages_state(self) -> dict[str, dict[str, Tensor]]:
+        states = {}
+        for name, average in self.averages.items():
+            states[name] = trained_state(self.network, average.module) | {"n_averaged": average.n_averaged}
+        return states
 
     def load(self, state: dict) -> None:
-        """Goes on from such a state. Raises CheckpointError where it does not fit."""
+        """Continues from what `state` returned. Raises CheckpointError where it does not fit."""
         restore(trained_state(self.network), state["network"], "network")
-        for name, average in self._averages().items():
+        for name, average in self._averages_state().items():
             restore(average, state["averages"].get(name, {}), f"average {name}")
         restore(self.objective.learned.state_dict(), state["learned"], "learned part of the objective")
         restore_optimizer(self.optimizer, state["optimizer"])
@@ -178,18 +314,15 @@ class Loop:
         self.accelerator.unwrap_model(self.model, keep_fp32_wrapper=False)
 
 
-def _on(device: torch.device, part: slice, x0: Tensor, noise: Tensor, u: Tensor, cond: Mapping[str, Tensor]):
-    """The part's arguments of Objective.loss; u stays where coefficients are cheapest, in host memory."""
-    moved = {name: value[part].to(device, non_blocking=True) for name, value in cond.items()}
-    return x0[part].to(device, non_blocking=True), noise[part].to(device, non_blocking=True), u[part], moved
+def describe_non_finite(losses: Tensor, objective: Objective, u: Tensor, network: nn.Module) -> str:
+    """Of a step whose losses (B,) at u (B,), or whose gradient, are not finite."""
+    sigma = objective.schedule.density.sigma(u)
+    is_bad = ~losses.isfinite()
+    if is_bad.any():
+        levels = ", ".join(f"{level:.4g}" for level in sigma[is_bad][:8].tolist())
+        return f"the loss of {int(is_bad.sum())} of {len(losses)} samples is not finite, at sigma {levels}"
 
-
-def what_is_not_finite(loss: Tensor, objective: Objective, u: Tensor, network: nn.Module) -> str:
-    """Of a step whose losses (B,) at u (B,), or whose gradient, left the finite numbers."""
-    sigma, bad = objective.schedule.density.sigma(u), ~loss.isfinite()
-    if bad.any():
-        levels = ", ".join(f"{level:.4g}" for level in sigma[bad][:8].tolist())
-        return f"the loss of {int(bad.sum())} of {len(loss)} samples is not finite, at sigma {levels}"
-    names = [name for name, p in network.named_parameters() if p.grad is not None and not p.grad.isfinite().all()]
-    where = f"{len(names)} tensors, first {names[0]}" if names else "its norm alone"
+    gradients = {name: p.grad for name, p in network.named_parameters() if p.grad is not None}
+    names = [name for name, gradient in gradients.items() if not gradient.isfinite().all()]
+    where = f"{len(names)} tensors, first {names[0]}" if names else "only its norm"
     return f"the losses are finite and the gradient is not, in {where}; sigma {sigma.min():.4g} to {sigma.max():.4g}"

@@ -1,4 +1,4 @@
-"""Refusal of what no run could use before there is a model, by an optimizer's steps on tensors of 64 and 8 elements."""
+"""A trial of an optimizer before there is a model: a few steps on tensors of 64 and 8 elements, or refusal."""
 
 from collections.abc import Callable, Iterable
 from functools import partial
@@ -12,76 +12,99 @@ from ztsnr.core.errors import ConfigError
 from ztsnr.training.optim import (
     MakeOptimizer,
     ParamGroups,
+    describe_optimizer,
+    explain_refusal,
     make_optimizer,
-    name_of,
-    refusing,
+    optimizer_name,
     set_training,
-    settings_in,
 )
-from ztsnr.training.updates import OneByOne
+from ztsnr.training.updates import PerParameterOptimizer
 
-MakeOneByOne = Callable[[Optimizer], OneByOne]
+MakePerParameter = Callable[[Optimizer], PerParameterOptimizer]
 STEPS = 32
 
 
 def try_optimizer(
-    make: MakeOptimizer, *, weights: str, rounding: str, in_backward: bool, groups: ParamGroups | None = None
+    make: MakeOptimizer, *, param_dtype: str, rounding: str, in_backward: bool, groups: ParamGroups | None = None
 ) -> None:
-    """As the trainer's settings of these names have it. Raises ConfigError.
+    """With the trainer's settings of these names. Raises ConfigError.
 
-    Weights in bfloat16 need an optimizer that carries what rounding takes, or rounding at random: from a parameter of
+    Weights in bfloat16 need an optimizer that carries what rounding takes, or stochastic rounding: from a parameter of
     1024 times the largest step, each step is below half of the spacing of bfloat16 (2^-8 to 2^-7), and must still
-    arrive. Parameters that are updated one by one must go where they go together.
+    take effect. Parameters that are updated one by one must go where they go together.
     """
-    device, dtype = PartialState().device, getattr(torch, weights)
+    device = PartialState().device
+    dtype = getattr(torch, param_dtype)
     zeros = [torch.zeros(8, 8, device=device, dtype=dtype), torch.zeros(8, device=device, dtype=dtype)]
-    singly = partial(OneByOne, stochastic=rounding == "stochastic")
-    low, one_by_one = weights == "bfloat16", in_backward or rounding == "stochastic"
+    per_parameter = partial(PerParameterOptimizer, stochastic=rounding == "stochastic")
+    is_bfloat16 = param_dtype == "bfloat16"
+    is_per_parameter = in_backward or rounding == "stochastic"
+
     with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
         torch.manual_seed(0)
-        free = _walk(make, zeros, STEPS if low else 3)
-        if not all(path.isfinite().all() for path in free):
-            raise ConfigError(f"{settings_in(make)} is refused: its steps leave the finite numbers")
-        if one_by_one:
-            _refuse_dependent(make, zeros if rounding == "nearest" else [zero.float() for zero in zeros], singly)
-        if low:
-            sizes = [path.diff(dim=0).abs().max() for path in free]
-            starts = [torch.full_like(zero, 1024 * size) for zero, size in zip(zeros, sizes, strict=True)]
-            heavy = _walk(make, starts, STEPS, singly=singly if one_by_one else None)
-            arrived = min(_length(there) / _length(wanted) for there, wanted in zip(heavy, free, strict=True))
-            if not arrived > 0.5:
-                raise ConfigError(
-                    f"trainer.param_dtype=bfloat16 loses the small steps of {name_of(make)}: {arrived:.0%} arrive. Use "
-                    f"trainer.rounding=stochastic, optimizer=adamw_kahan, optimizer=adamw_flash or "
-                    f"trainer.param_dtype=float32."
-                )
-        if groups and groups.lr and _length(_walk(make, zeros, 3, lr=[["1", 0.0]])[1]) > 0:
-            raise ConfigError(
-                f"trainer.groups.lr={groups.lr} has no effect on {name_of(make)}, which has one rate for all. "
-                f"Use another optimizer or trainer.groups.lr=[]."
-            )
+        paths = _walk(make, zeros, STEPS if is_bfloat16 else 3)
+        if not all(path.isfinite().all() for path in paths):
+            raise ConfigError(f"{describe_optimizer(make)} diverges: its first steps are not finite")
+        if is_per_parameter:
+            starts = zeros if rounding == "nearest" else [zero.float() for zero in zeros]
+            _refuse_dependent_updates(make, starts, per_parameter)
+        if is_bfloat16:
+            _refuse_lost_updates(make, paths, per_parameter if is_per_parameter else None)
+        if groups and groups.lr:
+            _refuse_ignored_rates(make, zeros, groups)
 
 
-def _refuse_dependent(make: MakeOptimizer, zeros: list[Tensor], singly: MakeOneByOne) -> None:
-    together, alone = _walk(make, zeros, STEPS), _walk(make, zeros, STEPS, singly=singly)
-    if not all(torch.allclose(a, b, rtol=1e-4) for a, b in zip(together, alone, strict=True)):
+def _refuse_dependent_updates(make: MakeOptimizer, starts: list[Tensor], per_parameter: MakePerParameter) -> None:
+    together = _walk(make, starts, STEPS)
+    one_by_one = _walk(make, starts, STEPS, per_parameter=per_parameter)
+    if not all(torch.allclose(a, b, rtol=1e-4) for a, b in zip(together, one_by_one, strict=True)):
         raise ConfigError(
             f"trainer.optimizer_in_backward=true and trainer.rounding=stochastic update each parameter by itself, and "
-            f"what {name_of(make)} does to one depends on the others. Use another optimizer, such as adamw8bit."
+            f"what {optimizer_name(make)} does to one depends on the others. Use another optimizer, such as adamw8bit."
+        )
+
+
+def _refuse_lost_updates(make: MakeOptimizer, paths: list[Tensor], per_parameter: MakePerParameter | None) -> None:
+    """paths: from 0, where no step is lost."""
+    largest_steps = [path.diff(dim=0).abs().max() for path in paths]
+    starts = [
+        torch.full_like(path[0], 1024 * step, dtype=torch.bfloat16)
+        for path, step in zip(paths, largest_steps, strict=True)
+    ]
+    far_paths = _walk(make, starts, STEPS, per_parameter=per_parameter)
+    share = min(_length(far) / _length(near) for far, near in zip(far_paths, paths, strict=True))
+    if not share > 0.5:
+        raise ConfigError(
+            f"trainer.param_dtype=bfloat16 rounds away small updates of {optimizer_name(make)}: {share:.0%} take "
+            f"effect. Use trainer.rounding=stochastic, optimizer=adamw_kahan, optimizer=adamw_flash or "
+            f"trainer.param_dtype=float32."
+        )
+
+
+def _refuse_ignored_rates(make: MakeOptimizer, zeros: list[Tensor], groups: ParamGroups) -> None:
+    _, path = _walk(make, zeros, 3, lr=[["1", 0.0]])
+    if _length(path) > 0:
+        raise ConfigError(
+            f"trainer.groups.lr={groups.lr} has no effect on {optimizer_name(make)}, which has one rate for all. "
+            f"Use another optimizer or trainer.groups.lr=[]."
         )
 
 
 def _walk(
-    make: MakeOptimizer, starts: list[Tensor], steps: int, lr: Iterable = (), singly: MakeOneByOne | None = None
+    make: MakeOptimizer,
+    starts: list[Tensor],
+    steps: int,
+    lr: Iterable = (),
+    per_parameter: MakePerParameter | None = None,
 ) -> list[Tensor]:
-    """For each start (...), the (steps + 1, ...) places it goes against a gradient of one direction, in float32."""
+    """For each start (...), its path against a gradient of constant direction, (steps + 1, ...) float32."""
     network = nn.ParameterList(nn.Parameter(start.clone()) for start in starts)
     optimizer = make_optimizer(make, network, ParamGroups(no_decay=[], adamw=["vectors"], lr=list(lr)))
     paths = [[start.float()] for start in starts]
-    hint = "" if torch.cuda.is_available() else ". If it needs CUDA, which is not here, use optimizer=adamw"
-    with refusing(make, hint):
+    hint = "" if torch.cuda.is_available() else ". If it needs CUDA, which is not available, use optimizer=adamw"
+    with explain_refusal(make, hint):
         set_training(True, optimizer)
-        stepper = singly(optimizer) if singly else optimizer
+        stepper = per_parameter(optimizer) if per_parameter else optimizer
         for step in range(steps):
             for p in network:
                 sizes = torch.linspace(0.5, 1.5, p.numel(), device=p.device) * (1 + step % 3)

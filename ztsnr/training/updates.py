@@ -6,100 +6,116 @@ from torch import Tensor, nn
 from torch.nn.utils import clip_grads_with_norm_, get_total_norm
 from torch.optim import Optimizer
 
-EVERY_LOW_BIT = 1 << 16
-"""Of the 32 bits of a float32, bfloat16 keeps the upper 16."""
+BF16_ULP = 1 << 16
+"""Of the 32 bits of a float32 bfloat16 keeps the upper 16: as integers, neighbours in bfloat16 are this far apart."""
 
 
-class OneByOne:
-    """An optimizer's step of one parameter at a time, for optimizers whose parameters know nothing of each other.
+class PerParameterOptimizer:
+    """Steps an optimizer one parameter at a time, for optimizers that update each by its own gradient only.
 
-    What an update changes of the parameter's group, such as a count of steps, holds from `finish` on.
-    `stochastic`: a bfloat16 parameter is float32 while it is updated, as are its states, and is rounded at random.
+    What an update changes of the parameter's group, such as a count of steps, takes effect in `finish`.
+    stochastic: a bfloat16 parameter is float32 while it is updated, as are its states, and is rounded stochastically.
     """
 
-    def __init__(self, optimizer: Optimizer, stochastic: bool):
-        self.optimizer, self.stochastic = optimizer, stochastic
+    def __init__(self, optimizer: Optimizer, stochastic: bool) -> None:
+        self.optimizer = optimizer
+        self.stochastic = stochastic
         self.groups = {p: group for group in optimizer.param_groups for p in group["params"]}
-        self.advanced: dict[int, tuple[dict, dict]] = {}
+        self._updated_groups: dict[int, tuple[dict, dict]] = {}
 
     def step(self) -> None:
-        """Updates all that have a gradient."""
-        for p in [p for p in self.groups if p.grad is not None]:
-            self.update(p)
+        """Updates all parameters that have a gradient."""
+        for p in self.groups:
+            if p.grad is not None:
+                self.update(p)
         self.finish()
 
     def update(self, p: nn.Parameter) -> None:
-        """Uses up the gradient."""
+        """Frees the gradient."""
         group = self.groups[p]
-        own, groups = group | {"params": [p]}, self.optimizer.param_groups
-        self.optimizer.param_groups = [own]
+        own_group = group | {"params": [p]}
+        all_groups = self.optimizer.param_groups
+        self.optimizer.param_groups = [own_group]
         rounds = self.stochastic and p.dtype == torch.bfloat16
         try:
             if rounds:
-                gradient, p.grad = p.grad.float(), None
+                gradient = p.grad.float()
+                p.grad = None  # a gradient must have its parameter's type at all times
                 p.data = p.data.float()
                 p.grad = gradient
             self.optimizer.step()
         finally:
-            self.optimizer.param_groups, p.grad = groups, None
+            self.optimizer.param_groups = all_groups
+            p.grad = None
             if rounds:
-                p.data = round_at_random(p.data)
-        self.advanced[id(group)] = group, own
+                p.data = stochastic_round(p.data)
+        self._updated_groups[id(group)] = group, own_group
 
     def finish(self) -> None:
-        """Once all parameters that have a gradient are updated."""
-        for group, own in self.advanced.values():
-            group |= own | {"params": group["params"]}
-        self.advanced.clear()
+        """After the last parameter of a step."""
+        for group, updated in self._updated_groups.values():
+            group |= updated | {"params": group["params"]}
+        self._updated_groups.clear()
 
 
-class AfterBackward:
-    """All gradients are held until the last is there, so that their common norm can be limited to `clip`."""
+class StepAfterBackward:
+    """All gradients are held until the last is there, so that their common norm can be limited to max_grad_norm."""
 
-    def __init__(self, stepper: AcceleratedOptimizer | OneByOne, trained: list[nn.Parameter], clip: float | None):
-        self.stepper, self.trained, self.clip = stepper, trained, clip
+    def __init__(
+        self,
+        stepper: AcceleratedOptimizer | PerParameterOptimizer,
+        trainable: list[nn.Parameter],
+        max_grad_norm: float | None,
+    ) -> None:
+        self.stepper = stepper
+        self.trainable = trainable
+        self.max_grad_norm = max_grad_norm
 
     def norm(self) -> Tensor:
-        """Of the network's gradient, before it is limited."""
-        return get_total_norm([p.grad for p in self.trained if p.grad is not None])
+        """Of the network's gradient, before clipping; ()."""
+        return get_total_norm([p.grad for p in self.trainable if p.grad is not None])
 
     def apply(self, norm: Tensor) -> None:
-        if self.clip is not None:
-            clip_grads_with_norm_(self.trained, self.clip, norm)
+        """norm: what `norm` returned."""
+        if self.max_grad_norm is not None:
+            clip_grads_with_norm_(self.trainable, self.max_grad_norm, norm)
         self.stepper.step()
 
     def end(self) -> None:
-        pass
+        """After the last step."""
 
 
-class InBackward:
-    """A parameter is updated while the backward pass goes on, so that no two gradients are in memory (LOMO's idea,
-    arXiv 2306.09782, with any optimizer). When their norm is known it is too late to limit it."""
+class StepInBackward:
+    """A parameter is updated during the backward pass, so that no two gradients are in memory (LOMO's idea,
+    arXiv 2306.09782, with any optimizer). When the norm of all is known it is too late to limit it."""
 
-    def __init__(self, one_by_one: OneByOne, trained: list[nn.Parameter]):
-        self.one_by_one, self.trained, self.norms = one_by_one, set(trained), []
-        self.hooks = [p.register_post_accumulate_grad_hook(self._update) for p in one_by_one.groups]
+    def __init__(self, optimizer: PerParameterOptimizer, trainable: list[nn.Parameter]) -> None:
+        self.optimizer = optimizer
+        self._trainable = set(trainable)
+        self._norms: list[Tensor] = []
+        self._hooks = [p.register_post_accumulate_grad_hook(self._update) for p in optimizer.groups]
 
     def norm(self) -> Tensor:
-        """Of the gradient of the pass that is over."""
-        norms, self.norms = self.norms, []
+        """Of the network's gradient in the last backward pass; ()."""
+        norms, self._norms = self._norms, []
         return torch.linalg.vector_norm(torch.stack(norms))
 
     def apply(self, norm: Tensor) -> None:
-        self.one_by_one.finish()
+        self.optimizer.finish()
 
     def end(self) -> None:
-        for hook in self.hooks:
+        """After the last step."""
+        for hook in self._hooks:
             hook.remove()
 
     def _update(self, p: nn.Parameter) -> None:
-        if p in self.trained:
-            self.norms.append(torch.linalg.vector_norm(p.grad, dtype=torch.float32))
-        self.one_by_one.update(p)
+        if p in self._trainable:
+            self._norms.append(torch.linalg.vector_norm(p.grad, dtype=torch.float32))
+        self.optimizer.update(p)
 
 
-def round_at_random(x: Tensor) -> Tensor:
+def stochastic_round(x: Tensor) -> Tensor:
     """float32 -> bfloat16, up or down, each with the probability that makes the mean x (arXiv 2010.06192)."""
     bits = x.view(torch.int32)
-    below = torch.randint_like(bits, EVERY_LOW_BIT)
-    return ((bits + below) & -EVERY_LOW_BIT).view(torch.float32).bfloat16()
+    below_ulp = torch.randint_like(bits, BF16_ULP)
+    return ((bits + below_ulp) & -BF16_ULP).view(torch.float32).bfloat16()

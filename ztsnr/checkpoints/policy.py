@@ -1,0 +1,53 @@
+"""When a run saves its state, and which of the saved states it keeps."""
+
+import re
+from dataclasses import dataclass
+from typing import Literal
+
+from ztsnr.core import checks
+from ztsnr.core.checks import Count, Part, key
+from ztsnr.core.errors import ConfigError
+
+SECONDS = {"s": 1, "min": 60, "h": 3600}
+INTERVAL = re.compile(r"(\d+)(s|min|h)")
+
+
+@dataclass(frozen=True, kw_only=True)
+class SavePolicy(Part):
+    """every: a number of steps, or a time such as 10min; null saves only when a signal stops the run.
+    keep: how many of the newest states stay. keep_every: states of multiples of so many steps stay too; null: none.
+    keep_best: the state of the best validation stays too, and is saved whenever the score improves.
+    on_save_error: stop, or continue without that state.
+    """
+
+    every: int | str | None
+    keep: Count
+    keep_best: bool
+    keep_every: Count | None
+    on_save_error: Literal["stop", "continue"]
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if isinstance(self.every, str):
+            if not INTERVAL.fullmatch(self.every):
+                raise ConfigError(
+                    f"{key('every')} must be a number of steps or a time such as 90s, 10min or 2h, got {self.every!r}"
+                )
+        elif self.every is not None:
+            checks.integer("every", self.every, at_least=1)
+
+    def due(self, step: int, seconds: float) -> bool:
+        """Whether to save after `step` steps, `seconds` after the last save."""
+        if isinstance(self.every, str):
+            number, unit = INTERVAL.fullmatch(self.every).groups()
+            return seconds >= int(number) * SECONDS[unit]
+        return self.every is not None and step % self.every == 0
+
+    def steps_to_keep(self, steps: list[int], best: int | None) -> set[int]:
+        """Of these saved steps, ascending; `best` is that of the best validation."""
+        kept = set(steps[-self.keep :])
+        if best is not None:
+            kept.add(best)
+        if self.keep_every is not None:
+            kept |= {step for step in steps if step % self.keep_every == 0}
+        return kept
