@@ -117,14 +117,14 @@ def test_epochs_and_their_borders(tmp_path):
 
 def test_inside_an_accumulated_batch(tmp_path, monkeypatch):
     straight, _ = train(tmp_path / "straight", "trainer.gradient_accumulation_steps=4", killer=KillingMonitor())
-    calls, loss = itertools.count(), Objective.loss
+    calls, terms = itertools.count(), Objective.terms
 
     def interrupted(self, *arguments):
         if next(calls) in (4 * 5 + 2, 4 * 8 + 3):
             raise Killed
-        return loss(self, *arguments)
+        return terms(self, *arguments)
 
-    monkeypatch.setattr(Objective, "loss", interrupted)
+    monkeypatch.setattr(Objective, "terms", interrupted)
     again, attempts = train(tmp_path / "again", "trainer.gradient_accumulation_steps=4", killer=KillingMonitor())
     assert attempts == 3
     assert_same(again, straight)

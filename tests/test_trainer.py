@@ -184,7 +184,7 @@ def test_memory_that_does_not_suffice_is_told_with_what_needs_less(monkeypatch):
     def raising(*_):
         raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 20.00 MiB. GPU 0 has a total ...")
 
-    monkeypatch.setattr(Objective, "loss", raising)
+    monkeypatch.setattr(Objective, "terms", raising)
     with pytest.raises(
         OutOfMemory,
         match=r"Out of memory: CUDA out of memory\. Reduce memory with .*trainer\.gradient_accumulation_steps",
