@@ -1,4 +1,4 @@
-"""What inspect says of a combination, against numbers that are known."""
+"""What preview reports of a combination, against known numbers."""
 
 import math
 
@@ -7,8 +7,9 @@ import torch
 
 from ztsnr.analysis.plots import objective_figure
 from ztsnr.analysis.summary import Summary, percent, same_objectives
-from ztsnr.analysis.tables import tell_many, tell_one
+from ztsnr.analysis.tables import print_many, print_one
 from ztsnr.config.registry import build, compose
+from ztsnr.core.target import V
 
 
 def summary_of(*overrides, steps=20):
@@ -31,11 +32,15 @@ def test_shares_are_those_of_the_table_and_of_min_snr_the_known_ones(zero_termin
     assert weighed == pytest.approx(0.0006, abs=5e-5)
 
 
-def test_the_running_weight_ends_in_1_and_is_the_objectives_own():
+def test_cumulative_share_ends_in_1_and_is_the_objectives_cumulative_weight():
     summary = summary_of("loss=eps", "schedule=sdxl")
     sigma = torch.tensor([0.1, 1.0, 10.0, math.inf], dtype=torch.float64)
-    whole = summary.objective.cumulative_weight(sigma, build(compose("target=v").target))
-    torch.testing.assert_close(summary.running(sigma), whole / whole[-1])
+    total = summary.objective.cumulative_weight(sigma, V())
+    share = summary.cumulative_share(sigma)
+    torch.testing.assert_close(share, total / total[-1])
+    assert share[-1] == 1
+    weighed = torch.stack([summary.weight[summary.draws <= level].sum() for level in sigma])
+    torch.testing.assert_close(share, weighed, rtol=0, atol=1e-12)
 
 
 @pytest.mark.parametrize(
@@ -52,7 +57,7 @@ def test_the_running_weight_ends_in_1_and_is_the_objectives_own():
         (("schedule=sdxl_ztsnr", "schedule/grid=karras"), ["Wasted"]),
     ],
 )
-def test_what_is_starved_or_wasted_is_told(overrides, expected):
+def test_notes_name_what_is_starved_or_wasted(overrides, expected):
     assert kinds(summary_of(*overrides)) == expected
 
 
@@ -65,12 +70,12 @@ def test_what_is_starved_or_wasted_is_told(overrides, expected):
         (("weighting=min_snr_plus_one",), None),
     ],
 )
-def test_options_that_cancel_are_told(overrides, base):
+def test_a_weighting_that_is_constant_over_the_draws_is_noted(overrides, base):
     notes = [note for note in summary_of(*overrides).notes() if "changes nothing" in note]
     assert [f"unit_{base}" in note for note in notes] == [True] * (base is not None)
 
 
-def test_same_objectives_in_disguise_are_found():
+def test_same_objectives_groups_options_that_train_alike():
     disguised = {
         "plain": ("schedule=laplace", "target=v", "weighting=unit_v"),
         "by importance": (
@@ -82,44 +87,44 @@ def test_same_objectives_in_disguise_are_found():
         ),
         "min-SNR that clamps nothing": ("schedule=laplace", "target=v", "weighting=min_snr", "weighting.gamma=1e6"),
         "eps weight": ("schedule=laplace", "target=v", "weighting=unit_eps"),
-        "another target": ("schedule=laplace", "target=x0", "weighting=unit_v"),
-        "another density": ("schedule=laplace", "schedule.density.b=0.75", "target=v", "weighting=unit_v"),
+        "different target": ("schedule=laplace", "target=x0", "weighting=unit_v"),
+        "different density": ("schedule=laplace", "schedule.density.b=0.75", "target=v", "weighting=unit_v"),
     }
-    found = same_objectives({name: summary_of(*overrides) for name, overrides in disguised.items()})
-    assert found == [["plain", "by importance"], ["min-SNR that clamps nothing", "eps weight"]]
+    groups = same_objectives({name: summary_of(*overrides) for name, overrides in disguised.items()})
+    assert groups == [["plain", "by importance"], ["min-SNR that clamps nothing", "eps weight"]]
     learned = {name: summary_of("weighting=uncertainty") for name in ("one", "other")}
     assert same_objectives(learned) == []
 
 
-@pytest.mark.parametrize(("share", "told"), [(0, "none"), (1, "100 %"), (0.0006, "0.06 %"), (3e-7, "3e-05 %")])
-def test_percentages_are_short(share, told):
-    assert percent(share) == told
+@pytest.mark.parametrize(("share", "text"), [(0, "none"), (1, "100 %"), (0.0006, "0.06 %"), (3e-7, "3e-05 %")])
+def test_percent_has_three_digits_at_most(share, text):
+    assert percent(share) == text
 
 
-class Lines:
+class RecordingConsole:
     def __init__(self):
-        self.told = []
+        self.lines = []
 
     def print(self, *objects, **_):
-        self.told += map(str, objects)
+        self.lines += map(str, objects)
 
 
-def test_reports_tell_notes_refusals_and_what_is_the_same():
-    lines = Lines()
-    tell_one(lines, "mine", summary_of("loss=novelai_v3"))
-    assert any("Starved" in line for line in lines.told)
-    lines = Lines()
+def test_tables_print_notes_refusals_and_same_objectives():
+    console = RecordingConsole()
+    print_one(console, "mine", summary_of("loss=novelai_v3"))
+    assert any("Starved" in line for line in console.lines)
+    console = RecordingConsole()
     pair = {"a": summary_of("schedule=laplace"), "b": summary_of("schedule=laplace")}
-    tell_many(lines, pair, {"c": "it cannot be"})
-    assert any("a | b" in line for line in lines.told)
-    assert any("it cannot be" in line for line in lines.told)
+    print_many(console, pair, {"c": "it cannot be"})
+    assert any("a | b" in line for line in console.lines)
+    assert any("it cannot be" in line for line in console.lines)
 
 
 def test_the_figure_shows_every_objective(tmp_path):
     names = ["schedule=ztsnr", "schedule=edm", "schedule=infonoise"]
     figure = objective_figure({name: summary_of(name) for name in names})
     assert [text.get_text() for text in figure.legends[0].get_texts()] == names
-    alone = objective_figure({"loss=novelai_v3": summary_of("loss=novelai_v3")})
-    notes = [text.get_text() for axes in alone.axes for text in axes.texts]
+    single = objective_figure({"loss=novelai_v3": summary_of("loss=novelai_v3")})
+    notes = [text.get_text() for axes in single.axes for text in axes.texts]
     assert any("12 % of draws" in note and "0.06 % of weight" in note for note in notes)
-    alone.savefig(tmp_path / "figure.png")
+    single.savefig(tmp_path / "figure.png")

@@ -17,7 +17,7 @@ def main(composed: DictConfig) -> None:
 
     from ztsnr.analysis.plots import objective_figure
     from ztsnr.analysis.summary import Summary
-    from ztsnr.analysis.tables import tell_many, tell_one
+    from ztsnr.analysis.tables import print_many, print_one
     from ztsnr.io.console import make_console
 
     summaries, refused = {}, {}
@@ -31,9 +31,9 @@ def main(composed: DictConfig) -> None:
 
     console = make_console(sys.stdout)
     if len(summaries) == 1 and not refused:
-        tell_one(console, *next(iter(summaries.items())))
+        print_one(console, *next(iter(summaries.items())))
     else:
-        tell_many(console, summaries, refused)
+        print_many(console, summaries, refused)
     if summaries:
         objective_figure(summaries).savefig(output, dpi=110)
         console.print(f"figure {output}")

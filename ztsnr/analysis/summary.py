@@ -1,4 +1,4 @@
-"""What an objective trains, in numbers: which levels are drawn, which weigh, and which sampling needs."""
+"""What an objective trains, in numbers: which levels are drawn, which have weight, and which sampling visits."""
 
 import math
 from collections.abc import Mapping
@@ -9,27 +9,28 @@ import torch
 from torch import Tensor
 
 from ztsnr.core.objective import Objective
+from ztsnr.core.schedule.table import STABLE_DIFFUSION
 from ztsnr.core.target import EDM, X0, Eps, Flow, Target, V
 from ztsnr.core.weighting import Unit
 
-SDXL_MAX = 14.6
-"""The highest level of Stable Diffusion as released; what lies above is what zero terminal SNR adds."""
+SDXL_MAX = round(STABLE_DIFFUSION.sigmas[-1].item(), 1)
+"""The highest level of Stable Diffusion as released, 14.6: zero terminal SNR adds the levels above it."""
 
 BASES: Mapping[str, Target] = {"eps": Eps(), "x0": X0(), "v": V(), "edm": EDM(sigma_data=0.5), "flow": Flow()}
-COMMON = V()
-"""The base in which weights are added up: its error is of one size at all levels."""
+COMMON_BASE = V()
+"""The base in which weights are added up: its error has the same size at all levels."""
 
-STARVED = 0.1
-"""A level is called starved below this part of the share that an even split over sampling's steps would give it."""
-IDLE_WEIGHT, IDLE_DRAWS, BEYOND = 0.01, 0.1, 0.02
-"""Draws are wasted where IDLE_DRAWS of them have IDLE_WEIGHT of the weight, or BEYOND lie above all sampling."""
+STARVED_SHARE = 0.1
+"""Sampling's first step is starved if its levels have less than this part of 1 / steps of the loss weight."""
+IDLE_WEIGHT, IDLE_DRAWS, UNUSED_DRAWS = 0.01, 0.1, 0.02
+"""Draws are wasted where IDLE_DRAWS of them have IDLE_WEIGHT of the weight, or UNUSED_DRAWS lie above all sampling."""
 SAME_WEIGHT, SAME_CURVE = 1e-6, 5e-4
-"""Largest differences of weightings, relative, and of W, absolute, that count as none."""
+"""Smaller differences of weightings, relative, and of W, absolute, are rounding."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Summary:
-    """`steps`: of sampling."""
+    """`steps`: of sampling. `count`: of the draws that stand for the density."""
 
     objective: Objective
     steps: int
@@ -44,11 +45,12 @@ class Summary:
     @torch.no_grad()
     def weight(self) -> Tensor:
         """(count,), each draw's share of the weight on the squared error of v."""
-        weight = self.objective.weighting(self.draws, COMMON)
+        weight = self.objective.weighting(self.draws, COMMON_BASE)
         return weight / weight.sum()
 
     @cached_property
     def grid(self) -> Tensor:
+        """(steps + 1,), the levels that sampling visits, and 0."""
         return self.objective.schedule.grid.sigmas(self.steps)
 
     @property
@@ -64,10 +66,11 @@ class Summary:
         at = self.draws == level
         return at.double().mean().item(), self.weight[at].sum().item()
 
-    def running(self, sigma: Tensor) -> Tensor:
-        """W: the weight's share up to and including sigma, (N,) -> (N,)."""
-        place = torch.searchsorted(self.draws, sigma, right=True)
-        return torch.cat([self.weight.new_zeros(1), self.weight.cumsum(0)])[place]
+    def cumulative_share(self, sigma: Tensor) -> Tensor:
+        """W, divided by its total: the weight's share up to and including sigma, (N,) -> (N,)."""
+        total = sigma.new_full((1,), math.inf)
+        cumulative = self.objective.cumulative_weight(torch.cat([sigma, total]), COMMON_BASE, self.count)
+        return cumulative[:-1] / cumulative[-1]
 
     def median(self) -> tuple[float, float]:
         """Of the draws, and of the weight, over sigma."""
@@ -75,15 +78,16 @@ class Summary:
         return self.draws[self.count // 2].item(), self.draws[half].item()
 
     def notes(self) -> list[str]:
-        """What is odd about it, a sentence each."""
+        """Warnings, a sentence each."""
         if not self.weight.isfinite().all():
-            return ["The weights do not add up to a finite number: some level has weight inf, or all have 0."]
+            return ["The weights do not add up to a finite number: a level has weight inf, or all have 0."]
         return [*self._starved(), *self._wasted(), *self._cancelled()]
 
     def _starved(self) -> list[str]:
+        """Where sampling starts and training hardly goes."""
         after = self.grid[1].item()
         drawn, weighed = self.share(after)
-        if weighed >= STARVED / self.steps:
+        if weighed >= STARVED_SHARE / self.steps:
             return []
         return [
             f"Starved: sampling starts from sigma {self.start:.4g}, but all levels above its next stop, {after:.3g}, "
@@ -93,29 +97,38 @@ class Summary:
         ]
 
     def _wasted(self) -> list[str]:
+        """Where training goes without weight, or above sampling's start."""
         order = self.weight.argsort()
         busy = self.draws[order[self.weight[order].cumsum(0) >= IDLE_WEIGHT]]
         low, high = busy.min().item(), busy.max().item()
-        below, above = (self.draws < low).double().mean().item(), (self.draws > high).double().mean().item()
+        below = (self.draws < low).double().mean().item()
+        above = (self.draws > high).double().mean().item()
+
         notes = []
         if below + above > IDLE_DRAWS:
-            sides = [f"{percent(below)} below sigma {low:.3g}"] * (below > 0)
-            sides += [f"{percent(above)} above sigma {high:.3g}"] * (above > 0)
+            sides = []
+            if below > 0:
+                sides.append(f"{percent(below)} below sigma {low:.3g}")
+            if above > 0:
+                sides.append(f"{percent(above)} above sigma {high:.3g}")
             notes.append(f"Wasted: {' and '.join(sides)} of the draws have at most 1 % of the loss weight together.")
-        beyond = self.share(self.start)[0]
-        if beyond > BEYOND:
+
+        unused = self.share(self.start)[0]
+        if unused > UNUSED_DRAWS:
             notes.append(
-                f"Wasted: {percent(beyond)} of the draws are above sigma {self.start:.4g}, where sampling starts."
+                f"Wasted: {percent(unused)} of the draws are above sigma {self.start:.4g}, where sampling starts."
             )
         return notes
 
     def _cancelled(self) -> list[str]:
-        weighting, sigma = self.objective.weighting, self.draws[(self.draws > 0) & self.draws.isfinite()][:: 2**6]
+        """A weighting that is a constant over the levels drawn, in some base."""
+        weighting = self.objective.weighting
         if isinstance(weighting, Unit) or self.objective.learned:
             return []
-        weight = weighting(sigma, COMMON)
+        sigma = self.draws[(self.draws > 0) & self.draws.isfinite()][:: 2**6]
+        weight = weighting(sigma, COMMON_BASE)
         for name, base in BASES.items():
-            ratio = weight / Unit(base=base)(sigma, COMMON)
+            ratio = weight / Unit(base=base)(sigma, COMMON_BASE)
             if ratio.max() - ratio.min() < SAME_WEIGHT * ratio.max():
                 return [f"The weighting changes nothing here: at all levels drawn it is weighting=unit_{name}, scaled."]
         return []
@@ -125,10 +138,12 @@ def same_objectives(summaries: Mapping[str, Summary]) -> list[list[str]]:
     """Names of those that train alike: the same target and timesteps, and W proportional."""
     groups: list[list[str]] = []
     for name, summary in summaries.items():
-        found = next((group for group in groups if _same(summaries[group[0]], summary)), None)
-        if found is None:
-            groups.append(found := [])
-        found.append(name)
+        for group in groups:
+            if _same(summaries[group[0]], summary):
+                group.append(name)
+                break
+        else:
+            groups.append([name])
     return [group for group in groups if len(group) > 1]
 
 
@@ -139,9 +154,13 @@ def _same(one: Summary, other: Summary) -> bool:
     if a.learned or b.learned:
         return False
     sigma = torch.cat([one.draws[:: 2**6], other.draws[:: 2**6]])
-    return bool((one.running(sigma) - other.running(sigma)).abs().max() < SAME_CURVE)
+    difference = one.cumulative_share(sigma) - other.cumulative_share(sigma)
+    return bool(difference.abs().max() < SAME_CURVE)
 
 
 def percent(share: float) -> str:
+    """A share as a percentage of three digits: none, 0.06 %, 3e-05 %."""
     number = 100 * share
-    return "none" if number == 0 else f"{number:.3g} %" if number >= 0.01 else f"{number:.0e} %"
+    if number == 0:
+        return "none"
+    return f"{number:.3g} %" if number >= 0.01 else f"{number:.0e} %"

@@ -14,34 +14,49 @@ from ztsnr.core.format_names import target_name
 from ztsnr.io.console import make_console
 
 EDGES = (0, 0.01, 0.1, 1, 10, 100, 1000, sys.float_info.max)
+"""Of the table's rows; sigma = inf has a row of its own."""
 
 
-def tell_one(console: Console, name: str, summary: Summary) -> None:
-    objective = summary.objective
-    console.print(f"[bold]{name}[/]  target {target_name(objective.target)}")
+def print_one(console: Console, name: str, summary: Summary) -> None:
+    """Draws, weights and timesteps by noise level, the levels that sampling visits, and notes."""
+    console.print(f"[bold]{name}[/]  target {target_name(summary.objective.target)}")
     table = make_table("level σ", "draws", "weight", *(f"w({base})" for base in BASES), "t")
     for low, high in [*pairwise(EDGES), (math.inf, math.inf)]:
-        shares = summary.share_at(low) if low == high else summary.share(low, high)
-        if shares[0]:
-            middle = torch.tensor([low if low == high else math.sqrt(max(low, 1e-3) * min(high, 1e4))]).double()
-            with torch.no_grad():
-                on_bases = [objective.weighting(middle, base).item() for base in BASES.values()]
-            told = objective.schedule.timesteps(middle).item()
-            label = "∞" if low == high else f"{low:g} to {high:g}" if high < 1e300 else f"above {low:g}"
-            table.add_row(label, *map(percent, shares), *map(short, on_bases), short(told))
+        _add_level(table, summary, low, high)
     table.add_section()
     table.add_row(f"above {SDXL_MAX}", *map(percent, summary.share(SDXL_MAX)))
     console.print(table)
-    console.print("weight: share of the loss on the squared error of v. w(base), and t, which the network is")
-    console.print("told, are those in the middle of the row.")
+    console.print("weight: share of the loss on the squared error of v. w(base), and t, the network's timestep,")
+    console.print("are those in the middle of the row.")
+
     levels = summary.grid[:-1]
-    stops = zip(map(short, levels.tolist()), map(short, objective.schedule.timesteps(levels).tolist()), strict=True)
-    visited = ", ".join(f"{sigma} ({t})" for sigma, t in stops)
-    console.print(f"\nsampling in {summary.steps} steps, σ (t): {visited}, 0\n", soft_wrap=False)
-    tell_notes(console, summary.notes())
+    timesteps = summary.objective.schedule.timesteps(levels)
+    visited = [f"{short(sigma)} ({short(t)})" for sigma, t in zip(levels.tolist(), timesteps.tolist(), strict=True)]
+    console.print(f"\nsampling in {summary.steps} steps, σ (t): {', '.join(visited)}, 0\n", soft_wrap=False)
+    _print_notes(console, summary.notes())
 
 
-def tell_many(console: Console, summaries: Mapping[str, Summary], refused: Mapping[str, str]) -> None:
+def _add_level(table: Table, summary: Summary, low: float, high: float) -> None:
+    """A row for low < sigma <= high, or for one level, where any are drawn."""
+    if low == high:
+        drawn, weight = summary.share_at(low)
+        middle, label = low, "∞"
+    else:
+        drawn, weight = summary.share(low, high)
+        middle = math.sqrt(max(low, 1e-3) * min(high, 1e4))
+        label = f"{low:g} to {high:g}" if high < 1e300 else f"above {low:g}"
+    if not drawn:
+        return
+
+    objective, sigma = summary.objective, torch.tensor([middle]).double()
+    with torch.no_grad():
+        by_base = [objective.weighting(sigma, base).item() for base in BASES.values()]
+    t = objective.schedule.timesteps(sigma).item()
+    table.add_row(label, percent(drawn), percent(weight), *map(short, by_base), short(t))
+
+
+def print_many(console: Console, summaries: Mapping[str, Summary], refused: Mapping[str, str]) -> None:
+    """A row for each objective, which of them are the same, and notes. `refused`: messages by name."""
     above = f"σ > {SDXL_MAX}"
     table = make_table("", f"draws {above}", f"weight {above}", "at ∞", "weight", "median σ", "weight", "from σ")
     for name, summary in summaries.items():
@@ -53,24 +68,26 @@ def tell_many(console: Console, summaries: Mapping[str, Summary], refused: Mappi
     console.print(
         "Each pair: of the draws, and of the loss weight on the squared error of v. Sampling starts from σ.\n"
     )
+
     for group in same_objectives(summaries):
         console.print(f"[bold green]Same objective:[/] {' | '.join(group)}")
-    told: dict[str, list[str]] = {}
+    names_by_note: dict[str, list[str]] = {}
     for name, summary in summaries.items():
         for note in summary.notes():
-            told.setdefault(note, []).append(name)
-    for note, names in told.items():
-        tell_notes(console, [note], f"{' | '.join(names)}: ")
+            names_by_note.setdefault(note, []).append(name)
+    for note, names in names_by_note.items():
+        _print_notes(console, [note], f"{' | '.join(names)}: ")
     for name, reason in refused.items():
         console.print(f"[bold red]{name}:[/] {reason}", soft_wrap=False)
 
 
-def tell_sweep(results: Mapping[str, dict], seconds: float) -> str:
-    """Prints what became of a sweep's runs, the best first; returns it as Markdown."""
+def print_sweep(results: Mapping[str, dict], seconds: float) -> str:
+    """Prints the outcomes of a sweep's runs, the best first; returns them as Markdown."""
     console = make_console(sys.stderr)
     ranked = sorted(results.values(), key=lambda result: math.inf if result["score"] is None else result["score"])
-    table, rows = make_table("run", "score", "seconds", ""), []
+    table = make_table("run", "score", "seconds", "")
     table.columns[-1].justify = "left"
+    rows = ["| run | score | seconds | |", "|---|---|---|---|"]
     for result in ranked:
         score = result["outcome"] if result["score"] is None else f"{result['score']:.4f}"
         message = result["message"].split(". ")[0]
@@ -78,21 +95,25 @@ def tell_sweep(results: Mapping[str, dict], seconds: float) -> str:
         rows.append(f"| {result['name']} | {score} | {result['seconds']:.0f} | {message} |")
     console.print(table)
     console.print(f"{len(ranked)} runs in {seconds:.0f} s")
-    return "\n".join(["| run | score | seconds | |", "|---|---|---|---|", *rows])
+    return "\n".join(rows)
 
 
 def make_table(*heads: str) -> Table:
+    """The first column to the left, the others, of numbers, to the right; only the last is wrapped."""
     table = Table(box=None, pad_edge=False)
-    for place, head in enumerate(heads):
-        table.add_column(head, justify="right" if place else "left", no_wrap=place < len(heads) - 1)
+    for index, head in enumerate(heads):
+        table.add_column(head, justify="right" if index else "left", no_wrap=index < len(heads) - 1)
     return table
 
 
-def tell_notes(console: Console, notes: list[str], prefix: str = "") -> None:
+def short(number: float) -> str:
+    """Three digits."""
+    if number == math.inf:
+        return "∞"
+    return "-" if math.isnan(number) else f"{number:.3g}"
+
+
+def _print_notes(console: Console, notes: list[str], prefix: str = "") -> None:
     for note in notes:
         kind, _, rest = note.partition(": ")
         console.print(f"[bold]{prefix}[/][bold yellow]{kind}:[/] {rest}", soft_wrap=False)
-
-
-def short(number: float) -> str:
-    return "∞" if number == math.inf else "-" if math.isnan(number) else f"{number:.3g}"

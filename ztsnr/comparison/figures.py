@@ -9,7 +9,7 @@ import torch
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from ztsnr.analysis.plots import COLOURS, STYLES, draw_line, set_sigma_axis
+from ztsnr.analysis.plots import COLOURS, STYLES, plot_levels, set_sigma_axis
 from ztsnr.comparison.curves import Point, error_by_sigma
 from ztsnr.comparison.measures import MEASURES, Measure
 from ztsnr.comparison.options import Option
@@ -90,10 +90,10 @@ def plot_error_by_sigma(ranked: Sequence[RankedOption], baseline: Option) -> Cap
     for name, style in line_styles(ranked).items():
         errors = error_by_sigma(_option_named(name, ranked))
         line = style | {"label": name}
-        draw_line(absolute, torch.tensor(list(errors)), torch.tensor(list(errors.values())), line)
+        plot_levels(absolute, torch.tensor(list(errors)), torch.tensor(list(errors.values())), line)
 
         ratios = {sigma: error / reference[sigma] for sigma, error in errors.items() if sigma in reference}
-        draw_line(relative, torch.tensor(list(ratios)), torch.tensor(list(ratios.values())), line)
+        plot_levels(relative, torch.tensor(list(ratios)), torch.tensor(list(ratios.values())), line)
 
     absolute.set(yscale="log", ylabel="squared error of v, held-out")
     relative.set(yscale="log", ylabel=f"error / that of {baseline.name}")

@@ -66,11 +66,11 @@ class SweepRecord(Callback):
         self.folder, self.sweep, self.began = folder, sweep, time.perf_counter()
 
     def on_multirun_end(self, config: DictConfig, **_) -> None:
-        from ztsnr.analysis.tables import tell_sweep
+        from ztsnr.analysis.tables import print_sweep
 
         results = read_results(self.folder)
         counts = Counter(result["outcome"] for result in results.values())
-        told = tell_sweep(results, time.perf_counter() - self.began)
+        told = print_sweep(results, time.perf_counter() - self.began)
         print(f"results {self.folder}", file=sys.stderr)
         try:
             self.tracker.finish_sweep(self.sweep["run_id"], told, counts)

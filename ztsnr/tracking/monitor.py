@@ -10,7 +10,7 @@ from PIL.Image import Image
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
-from ztsnr.analysis.plots import objective_picture
+from ztsnr.analysis.plots import objective_image
 from ztsnr.analysis.summary import Summary
 from ztsnr.devices.memory import peak_gib, reset_peak
 from ztsnr.tracking.tracker import TrackedRun
@@ -137,7 +137,7 @@ class RunMonitor(Monitor):
         self._window_start = time.perf_counter()  # the time of a validation is not one of training
 
     def adapted(self, step: int, summary: Summary) -> None:
-        self.record.log_image("objective", objective_picture({f"after step {step}": summary}), step)
+        self.record.log_image("objective", objective_image({f"after step {step}": summary}), step)
 
     def sampled(self, step: int, images: Mapping[float, Image]) -> None:
         for guidance, image in images.items():
