@@ -4,10 +4,12 @@ import re
 import shlex
 
 import pytest
+import torch
 import yaml
 
 from tests.helpers import GROUPS, ROOT, load_script
-from ztsnr.config.registry import compose, options
+from ztsnr.config.registry import compose, make, options
+from ztsnr.core.target import X0
 
 FOLDERS = ("conf", "experiments", "nodes", "scripts", "tests", "ztsnr")
 READMES = [ROOT / "README.md", *(path for folder in FOLDERS for path in sorted((ROOT / folder).rglob("README.md")))]
@@ -135,3 +137,12 @@ def test_a_command_of_a_readme_composes(words):
     overrides = [word for word in overrides if not re.search(r"=(?:tag|range|choice|interval)\(|^filter=", word)]
     sweep_free = [re.sub(r"(=[\w.-]+),[\w.,-]+$", r"\1", word) for word in overrides]  # its first combination
     compose(*sweep_free, config=command)
+
+
+def test_the_plug_in_of_the_readme_builds_and_weighs_as_it_says(tmp_path, monkeypatch):
+    for name, content in re.findall(r"```(?:python|yaml)\n# (\S+)\n(.*?)```", TEXTS["conf/README.md"], re.DOTALL):
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).write_text(content)
+    monkeypatch.syspath_prepend(tmp_path)
+    weighting = make("weighting", "my_soft_min_snr", config_dir=tmp_path / "my_conf")
+    assert weighting(torch.ones(1), X0()).item() == pytest.approx(5 / 6)  # gamma / (1 + gamma) at SNR 1
