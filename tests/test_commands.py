@@ -142,9 +142,9 @@ def test_a_users_mistake_is_one_message_and_no_traceback(tmp_path, module, argum
 
 
 @pytest.mark.slow
-def test_a_used_port_is_refused(trained):
-    with socket.create_server(("127.0.0.1", 0)) as taken:
-        port = taken.getsockname()[1]
+def test_ui_refuses_a_used_port(trained):
+    with socket.create_server(("127.0.0.1", 0)) as used:
+        port = used.getsockname()[1]
         done = run(trained[0], "ui", f"port={port}", code=2)
     assert f"port={port} cannot be used" in done.stderr
 

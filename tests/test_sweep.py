@@ -247,7 +247,7 @@ def compared(*words):
 
 
 @pytest.mark.slow
-def test_compare_reads_the_record_alone(swept, tmp_path, monkeypatch, capsys):
+def test_compare_needs_only_the_record(swept, tmp_path, monkeypatch, capsys):
     record = f"tracking.folder={swept[0] / 'runs'}"
     done = run(tmp_path, "compare", record, "output=here", "attach=false", "baseline=laplace eps trainer.batch_size=32")
     assert "Which schedule, loss and trainer.batch_size?" in done.stdout
@@ -255,19 +255,19 @@ def test_compare_reads_the_record_alone(swept, tmp_path, monkeypatch, capsys):
     assert {file.name for file in (tmp_path / "here").iterdir()} >= {"samples.png", "heat_map.png", "guidance.png"}
     monkeypatch.chdir(tmp_path)
     compared(record, "all=true", "format=json")
-    found = {row["option"]: row for row in json.loads(capsys.readouterr().out)["options"]}
-    done = found["laplace vpred trainer.batch_size=32"]
-    assert math.isfinite(done["accuracy"])
-    assert done["seconds"] > 0
-    assert found["ztsnr eps trainer.batch_size=32"]["outcome"] == "incompatible"
-    assert "multiple of trainer.gradient_accumulation_steps=2" in found["laplace eps trainer.batch_size=33"]["message"]
+    rows = {row["option"]: row for row in json.loads(capsys.readouterr().out)["options"]}
+    finished = rows["laplace vpred trainer.batch_size=32"]
+    assert math.isfinite(finished["accuracy"])
+    assert finished["seconds"] > 0
+    assert rows["ztsnr eps trainer.batch_size=32"]["outcome"] == "incompatible"
+    assert "multiple of trainer.gradient_accumulation_steps=2" in rows["laplace eps trainer.batch_size=33"]["message"]
     compared(record, "filter=tags.loss = 'vpred'", "format=csv")
     assert len(capsys.readouterr().out.splitlines()) == 5
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize(
-    ("words", "told"),
+    ("arguments", "message"),
     [
         (["filter=tags.loss = 'no_such'"], "has no run with tags.loss = 'no_such'"),
         (["filter=nonsense"], "filter is not one that MLflow understands"),
@@ -278,7 +278,7 @@ def test_compare_reads_the_record_alone(swept, tmp_path, monkeypatch, capsys):
         (["output=/proc/nowhere"], "output=/proc/nowhere cannot be written"),
     ],
 )
-def test_what_cannot_be_compared_is_refused(swept, words, told):
-    place = [] if words == ["tracking=none"] else [f"tracking.folder={swept[0] / 'runs'}"]
-    with pytest.raises(ZtsnrError, match=re.escape(told)):
-        compared(*place, *words)
+def test_compare_refuses_what_it_cannot_rank(swept, arguments, message):
+    record = [] if arguments == ["tracking=none"] else [f"tracking.folder={swept[0] / 'runs'}"]
+    with pytest.raises(ZtsnrError, match=re.escape(message)):
+        compared(*record, *arguments)
