@@ -4,7 +4,7 @@ import re
 
 import pytest
 
-from ztsnr.config.identity import differences, flatten, science
+from ztsnr.config.identity import differences, result_config, tracked_parameters
 from ztsnr.config.names import CLASSES, OLD_PATHS, decode, encode, upgrade
 from ztsnr.config.registry import build, build_from_file, compose, conf_folder
 from ztsnr.core.errors import CheckpointError
@@ -37,7 +37,7 @@ def test_every_path_of_0de1f9a_has_a_name_of_today():
 
 def test_a_recorded_config_holds_names_and_builds_the_same_objects():
     composed = compose("loss=novelai_v3", "optimizer=lion")
-    recorded = science(composed)
+    recorded = result_config(composed)
     assert recorded["target"] == {"_class_": "target.v"}
     assert recorded["optimizer"]["_class_"] == "optimizer.lion"
     assert paths_in(recorded) == []
@@ -75,11 +75,11 @@ def test_an_unknown_name_is_refused_with_the_file(tmp_path):
 
 
 def test_a_difference_of_classes_is_told_by_names_under_the_nodes_key():
-    then, now = (science(compose(f"loss={loss}")) for loss in ("vpred", "edm"))
+    then, now = (result_config(compose(f"loss={loss}")) for loss in ("vpred", "edm"))
     assert "target: target.v -> target.edm" in differences(then, now)
 
 
 def test_a_trackers_parameters_hold_names_without_their_group():
-    params = flatten(compose("weighting=min_snr"))
+    params = tracked_parameters(compose("weighting=min_snr"))
     assert params["weighting"] == "min_snr"
     assert params["optimizer"] == "adamw"

@@ -14,7 +14,7 @@ from tests.helpers import PARTS, SMALL, Killed, KillingMonitor, assert_same, ten
 from ztsnr.checkpoints.find import find_state
 from ztsnr.checkpoints.saver import DiskCheckpointer
 from ztsnr.checkpoints.state_file import file_of, saved_steps
-from ztsnr.config.identity import science
+from ztsnr.config.identity import result_config
 from ztsnr.config.registry import build, compose, options
 from ztsnr.core.errors import CheckpointError, ConfigError, Interrupted
 from ztsnr.core.objective import Objective
@@ -38,8 +38,8 @@ def attempt(folder, overrides, monitor):
     composed = composed_of(*overrides)
     trainer, parts = build(composed.trainer), {name: build(composed[name]) for name in PARTS}
     torch.manual_seed(composed.seed)
-    state = find_state("auto", False, folder, science(composed), "")
-    facts = {"config": science(composed), "overrides": [], "record": None}
+    state = find_state("auto", False, folder, result_config(composed), "")
+    facts = {"config": result_config(composed), "overrides": [], "record": None}
     with (
         DiskCheckpointer(folder / "checkpoints", trainer.checkpoint, facts, state) as checkpointer,
         StopSignals() as stop,
@@ -165,7 +165,7 @@ def test_a_broken_newest_one_is_named_and_the_one_before_taken(tmp_path, capsys)
 def test_another_config_is_shown_and_refused_unless_allowed(tmp_path):
     with pytest.raises(Killed):
         attempt(tmp_path, (), KillingMonitor([5]))
-    now = science(compose(*SMALL, *MINE, "optimizer.weight_decay=0.5", "trainer.log_every=1"))
+    now = result_config(compose(*SMALL, *MINE, "optimizer.weight_decay=0.5", "trainer.log_every=1"))
     with pytest.raises(ConfigError, match=r"another config:\n  optimizer\.weight_decay: 0\.01 -> 0\.5\nUse allow"):
         find_state("auto", False, tmp_path, now, "")
     assert find_state("auto", True, tmp_path, now, "").step == 4
@@ -213,7 +213,7 @@ def test_what_cannot_go_on_is_told(tmp_path, override, told):
         attempt(tmp_path, (), KillingMonitor([5]))
     composed = compose(*SMALL, *MINE, override)
     trainer, parts = build(composed.trainer), {name: build(composed[name]) for name in PARTS}
-    state = find_state("auto", True, tmp_path, science(composed), "")
+    state = find_state("auto", True, tmp_path, result_config(composed), "")
     with (
         DiskCheckpointer(tmp_path / "checkpoints", trainer.checkpoint, {}, state) as checkpointer,
         pytest.raises((CheckpointError, ConfigError), match=told),

@@ -9,7 +9,7 @@ from tests.tiny import Latents, composed_for
 from ztsnr.checkpoints.find import find_state
 from ztsnr.checkpoints.saver import DiskCheckpointer
 from ztsnr.checkpoints.state_file import file_of
-from ztsnr.config.identity import science
+from ztsnr.config.identity import result_config
 from ztsnr.config.registry import build
 
 PARTS = ("objective", "optimizer", "lr_schedule", "samples", "validation")
@@ -46,8 +46,8 @@ def attempt(file, folder, overrides, killer, seed=0):
     trainer, parts = build(composed.trainer), {name: build(composed[name]) for name in PARTS}
     torch.manual_seed(seed)
     network = build(composed.model)
-    state = find_state("auto", False, folder, science(composed), "")
-    facts = {"config": science(composed), "overrides": [], "record": None}
+    state = find_state("auto", False, folder, result_config(composed), "")
+    facts = {"config": result_config(composed), "overrides": [], "record": None}
     with DiskCheckpointer(folder / "checkpoints", trainer.checkpoint, facts, state) as checkpointer:
         return trainer.fit(**parts, data=Latents(), network=network, monitor=killer, checkpointer=checkpointer), state
 

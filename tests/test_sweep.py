@@ -15,10 +15,11 @@ from omegaconf import OmegaConf
 from tests.processes import SMALL_JOB, MLflowServer, run, scaled, wait_until
 from ztsnr import compare
 from ztsnr.config.arguments import Grammar, as_override
-from ztsnr.config.identity import science
+from ztsnr.config.identity import config_digest, result_config
 from ztsnr.config.registry import build, compose, conf_folder, options
 from ztsnr.core.errors import ConfigError, ZtsnrError
-from ztsnr.sweeps.callback import axes, digest, find_sweep
+from ztsnr.sweeps.axes import swept_axes
+from ztsnr.sweeps.files import find_sweep
 from ztsnr.tracking.store import make_client
 
 SWEPT = [
@@ -43,21 +44,23 @@ def swept(tmp_path_factory):
 
 
 def test_axes_are_what_is_swept_and_what_the_command_line_fixes_is_none():
-    found = axes(["seed=range(0,3)", "loss=eps,vpred", "trainer.steps=5"])
+    found = swept_axes(["seed=range(0,3)", "loss=eps,vpred", "trainer.steps=5"])
     assert found == {"seed": ["0", "1", "2"], "loss": ["eps", "vpred"]}
-    assert axes(["loss=eps,vpred", "seed=0,1,2", "seed=5"]) == {"loss": ["eps", "vpred"]}
-    assert axes(["optimizer.lr=interval(0.1,1)"]) == {"optimizer.lr": []}
+    assert swept_axes(["loss=eps,vpred", "seed=0,1,2", "seed=5"]) == {"loss": ["eps", "vpred"]}
+    assert swept_axes(["optimizer.lr=interval(0.1,1)"]) == {"optimizer.lr": []}
 
 
 def test_the_digest_is_of_what_changes_a_result():
-    one = digest(science(compose("seed=1")))
-    assert one == digest(science(compose("seed=1", "trainer.log_every=7", "tracking=none")))
-    assert one != digest(science(compose("seed=2")))
-    assert one != digest(science(compose("seed=1", "weighting=min_snr")))
+    one = config_digest(result_config(compose("seed=1")))
+    assert one == config_digest(result_config(compose("seed=1", "trainer.log_every=7", "tracking=none")))
+    assert one != config_digest(result_config(compose("seed=2")))
+    assert one != config_digest(result_config(compose("seed=1", "weighting=min_snr")))
     folder = "data=folder", "model=sdxl", "model.pretrained=sdxl"
-    one = digest(science(compose(*folder, "data.root=cats")))
-    assert one == digest(science(compose(*folder, "data.root=cats", "data.cache=/mnt/other", "data.local_cache=x")))
-    assert one != digest(science(compose(*folder, "data.root=dogs")))
+    one = config_digest(result_config(compose(*folder, "data.root=cats")))
+    assert one == config_digest(
+        result_config(compose(*folder, "data.root=cats", "data.cache=/mnt/other", "data.local_cache=x"))
+    )
+    assert one != config_digest(result_config(compose(*folder, "data.root=dogs")))
 
 
 @pytest.mark.slow
@@ -132,7 +135,7 @@ def test_every_study_composes_on_all_its_axes(study):
     written = OmegaConf.load(conf_folder() / "experiments" / f"{study}.yaml")
     swept = OmegaConf.select(written, "hydra.sweeper.params") or {}
     assert OmegaConf.select(written, "hydra.mode") == ("MULTIRUN" if swept else None)
-    for key, values in axes([f"{key}={value}" for key, value in swept.items()]).items():
+    for key, values in swept_axes([f"{key}={value}" for key, value in swept.items()]).items():
         assert len(values) > 1
         for value in values:
             compose(f"+experiments={study}", f"{key}={value}")

@@ -6,7 +6,7 @@ import pytest
 from PIL import Image
 
 from tests.processes import SERVER, scaled
-from ztsnr.config.identity import flatten, science
+from ztsnr.config.identity import result_config, tracked_parameters
 from ztsnr.config.registry import compose
 from ztsnr.core.errors import TrackingError
 from ztsnr.tracking.mlflow_tracker import MLflowTracker
@@ -141,7 +141,7 @@ def test_uri_is_that_of_the_environment_unless_the_config_has_one(tmp_path, monk
 
 def test_params_are_flat_and_config_is_resolved_and_neither_has_credentials():
     composed = compose("loss=novelai_v3", "tracking.uri=http://user:secret@host")
-    flat, config = flatten(composed), science(composed)
+    flat, config = tracked_parameters(composed), result_config(composed)
     assert "${" not in str(config)
     assert "secret" not in str(config)
     assert config["schedule"]["density"]["table"] == config["schedule"]["table"]

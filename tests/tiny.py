@@ -12,7 +12,7 @@ from diffusers import UNet2DConditionModel
 from transformers import CLIPTextModel, CLIPTokenizer
 
 from tests.helpers import load_script
-from ztsnr.config.identity import science
+from ztsnr.config.identity import result_config
 from ztsnr.config.registry import build, compose
 from ztsnr.core.randomness import normal, order
 from ztsnr.models.exporter import Export
@@ -127,7 +127,7 @@ def exported(*overrides, dtype="fp32", model="sdxl"):
     network = build(composed.model)
     for name, p in network.state_dict().items():
         p += 0.02 * torch.randn(p.shape) * (5 if "lora" in name else 1)
-    return Export(network.eval(), build(composed.objective), science(composed), None, dtype)
+    return Export(network.eval(), build(composed.objective), result_config(composed), None, dtype)
 
 
 def latents_of_pipeline(pipeline, prompt, size, guidance, rescale=0.0):

@@ -6,7 +6,7 @@ from pathlib import Path
 from omegaconf import DictConfig
 
 from ztsnr.config.command import command
-from ztsnr.config.identity import published
+from ztsnr.config.identity import without_paths
 from ztsnr.core.errors import ConfigError
 
 
@@ -19,7 +19,7 @@ def main(composed: DictConfig) -> None:
     if not output.parent.is_dir() or output.suffix != ".safetensors":
         raise ConfigError(f"output must be a .safetensors file in an existing folder, got {composed.output!r}")
     average = average_snapshots(Path(str(composed.run)) / "snapshots", composed.std, composed.step)
-    config = published(average.config)
+    config = without_paths(average.config)
     write_checkpoint(output, {"ema": average.weights}, config, average.step, math.nan, average.facts)
     print(output)
 

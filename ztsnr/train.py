@@ -13,11 +13,12 @@ from omegaconf import DictConfig, OmegaConf
 from ztsnr.checkpoints.find import changes, find_state
 from ztsnr.checkpoints.overrides import overrides_to_record, with_recorded_overrides
 from ztsnr.config.command import command
-from ztsnr.config.identity import CHOICES, flatten, published, science
+from ztsnr.config.identity import TAGGED_GROUPS, config_digest, result_config, tracked_parameters, without_paths
 from ztsnr.config.registry import build
 from ztsnr.core import checks
 from ztsnr.core.errors import ConfigError
-from ztsnr.sweeps.callback import attempt, digest, sweeping
+from ztsnr.sweeps.attempt import run_in_sweep
+from ztsnr.sweeps.files import current_sweep
 
 if TYPE_CHECKING:
     from accelerate import PartialState
@@ -34,10 +35,10 @@ TOLD = ("target", "weighting", "model", "data", "optimizer")
 @command("train", text_keys=("resume",), expand=with_recorded_overrides)
 def main(composed: DictConfig) -> float:
     """Returns the validation score, which sweeps rank and optimise; nan where a run of a sweep has none."""
-    tracker, tags = build(composed, "tracking"), choices(CHOICES) | {"ztsnr.role": "run"}
-    if sweep := sweeping():
-        return attempt(composed, sweep, tracker, tags, lambda name, tags: run(composed, tracker, name, tags))
-    title, config = f"{tags['schedule']} {tags['loss']} seed {composed.seed}", digest(science(composed))
+    tracker, tags = build(composed, "tracking"), choices(TAGGED_GROUPS) | {"ztsnr.role": "run"}
+    if sweep := current_sweep():
+        return run_in_sweep(composed, sweep, tracker, tags, lambda name, tags: run(composed, tracker, name, tags))
+    title, config = f"{tags['schedule']} {tags['loss']} seed {composed.seed}", config_digest(result_config(composed))
     return run(composed, tracker, title, tags | {"ztsnr.config": config})
 
 
@@ -76,8 +77,8 @@ def run(composed: DictConfig, tracker: "Tracker", title: str, tags: dict[str, st
     torch.manual_seed(composed.seed)
     network = build(composed, "model")
     prepare(parts["data"])  # so that the record is opened only for what can be trained
-    config, folder = science(composed), run_folder()
-    with recorded(tracker, title, flatten(composed), tags | code_version(), folder, state, config) as record:
+    config, folder = result_config(composed), run_folder()
+    with recorded(tracker, title, tracked_parameters(composed), tags | code_version(), folder, state, config) as record:
         if not console.quiet:
             for file in parts["data"].write_report(folder):
                 record.log_file(file)
@@ -145,13 +146,13 @@ def resumed(composed: DictConfig, processes: "PartialState") -> "State | None":
 
     from ztsnr.checkpoints.state_file import read_state
 
-    resume, allowed, config = composed.resume, composed.allow_changes, science(composed)
+    resume, allowed, config = composed.resume, composed.allow_changes, result_config(composed)
     if not isinstance(resume, str) or not resume:
         raise ConfigError(f"resume must be auto, never, a run's folder or a checkpoint, got {resume!r}")
     checks.flag("allow_changes", allowed)
     state = None
     if processes.is_main_process:
-        state = find_state(resume, allowed, run_folder(), config, digest(config))
+        state = find_state(resume, allowed, run_folder(), config, config_digest(config))
     if processes.num_processes > 1:
         (path,) = broadcast_object_list([state.path if state else None])
         if state is None and path is not None:
@@ -193,7 +194,7 @@ def keep(
     from ztsnr.analysis.summary import Summary
     from ztsnr.checkpoints.weights import save_checkpoint
 
-    folder, config = run_folder(), published(science(composed))
+    folder, config = run_folder(), without_paths(result_config(composed))
     networks = trained.networks | ({"objective": trained.learned} if trained.learned else {})
     save_checkpoint(folder / "final.safetensors", networks, config, trained.step, trained.score, facts)
     (folder / "config.yaml").write_text(OmegaConf.to_yaml(OmegaConf.create(config)))

@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 
 
 def find_state(resume: str, allow_changes: bool, folder: Path, config: dict, digest: str) -> "State | None":
-    """What the run in `folder` with this `science` goes on from. A broken state is named, and the one before taken."""
+    """What the run in `folder` with this result config resumes from. Broken states are named and skipped."""
     from ztsnr.checkpoints.state_file import read_state
 
     if resume == "never":

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from ztsnr.comparison.measures import Measure
 from ztsnr.comparison.runs import Run
-from ztsnr.config.identity import FINISHED, INCOMPATIBLE, REPLICATES
+from ztsnr.config.identity import FINISHED, INCOMPATIBLE, SEED_KEYS
 
 VALIDATION_DATA_KEYS = ("data", "data.held_out")
 """Settings of the data on which is measured: the same for runs that are ranked together."""
@@ -66,7 +66,7 @@ class Option:
         metric = self.metric_of(measure)
         values = {}
         for run in self.finished:
-            seeds = tuple(run.settings.get(key) for key in REPLICATES)
+            seeds = tuple(run.settings.get(key) for key in SEED_KEYS)
             values[seeds] = run.metrics.get(metric, math.nan)
         return {seeds: value for seeds, value in values.items() if math.isfinite(value)}
 
@@ -88,7 +88,7 @@ def axes_of(runs: Sequence[Run]) -> list[str]:
     keys = dict.fromkeys(key for run in runs for key in run.settings)
     axes: list[str] = []
     for key in keys:
-        if key in (*REPLICATES, *VALIDATION_DATA_KEYS) or key.split(".")[0] in NON_AXIS_GROUPS:
+        if key in (*SEED_KEYS, *VALIDATION_DATA_KEYS) or key.split(".")[0] in NON_AXIS_GROUPS:
             continue
         # Among runs that agree on the axes so far, does this setting vary?
         values: dict[tuple, set[str]] = defaultdict(set)

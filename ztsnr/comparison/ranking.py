@@ -7,7 +7,7 @@ from ztsnr.comparison.measures import Measure
 from ztsnr.comparison.options import VALIDATION_DATA_KEYS, Option
 from ztsnr.comparison.runs import Run
 from ztsnr.comparison.statistics import Estimate, estimate_mean, paired_difference
-from ztsnr.config.identity import CHOICES, FINISHED
+from ztsnr.config.identity import FINISHED, TAGGED_GROUPS
 from ztsnr.core.errors import ConfigError
 
 
@@ -55,7 +55,7 @@ def require_same_measurement(runs: Sequence[Run], measure: Measure) -> None:
             first_run.setdefault(run.settings.get(key), run)
         if len(first_run) > 1:
             (one, one_run), (other, other_run), *_ = first_run.items()
-            kind = "tags" if key in CHOICES else "params"
+            kind = "tags" if key in TAGGED_GROUPS else "params"
             raise ConfigError(
                 f"These runs were measured differently and cannot be ranked together: {key} is {one} in "
                 f"{one_run.name!r} and {other} in {other_run.name!r}. "

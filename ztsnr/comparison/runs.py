@@ -5,7 +5,7 @@ import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
-from ztsnr.config.identity import CHOICES, FAILED, FINISHED, INCOMPATIBLE, INTERRUPTED
+from ztsnr.config.identity import FAILED, FINISHED, INCOMPATIBLE, INTERRUPTED, TAGGED_GROUPS
 from ztsnr.config.names import upgrade_settings
 from ztsnr.core.errors import ConfigError
 from ztsnr.tracking.experiment import Experiment, RecordedRun
@@ -73,7 +73,7 @@ def interpret(recorded: RecordedRun) -> Run:
     tags = recorded.tags
 
     settings = upgrade_settings(json.loads(tags.get("ztsnr.axes", "{}")))
-    options = {group: tags[group] for group in CHOICES if group in tags}
+    options = {group: tags[group] for group in TAGGED_GROUPS if group in tags}
     params = upgrade_settings(recorded.params)
     for more in (options, dict(sorted(params.items()))):
         for key, value in more.items():

@@ -1,50 +1,66 @@
-"""A run's config as a record of it: readable parameters, and what a checkpoint must say of itself."""
+"""What of a run's config identifies its result, and how that is stored and compared."""
 
-from collections.abc import Iterator
+import hashlib
+import json
+from collections.abc import Iterable, Iterator
+from typing import Any
 
 from omegaconf import DictConfig, OmegaConf
 
 from ztsnr.config.names import CLASS, NAMES, TARGET, encode
 
-SCIENCE = ("schedule", "target", "weighting", "distance", "model", "data", "optimizer", "lr_schedule", "trainer")
-SCIENCE += ("sampler", "samples", "validation", "seed")
-RECORDED = (*SCIENCE, "quality")
-CHOICES = ("schedule", "loss", "target", "weighting", "distance", "model", "data", "optimizer", "lr_schedule")
+RESULT_GROUPS = ("schedule", "target", "weighting", "distance", "model", "data", "optimizer", "lr_schedule", "trainer")
+RESULT_GROUPS += ("sampler", "samples", "validation", "seed")
+PARAMETER_GROUPS = (*RESULT_GROUPS, "quality")
+"""Groups whose values are the parameters of a tracked run."""
+TAGGED_GROUPS = ("schedule", "loss", "target", "weighting", "distance", "model", "data", "optimizer", "lr_schedule")
 """Groups whose chosen options are tags of a run."""
-REPLICATES = ("seed", "data.seed", "trainer.noise_seed")
+SEED_KEYS = ("seed", "data.seed", "trainer.noise_seed")
 """Settings that make another sample of the same option."""
-FINISHED, INCOMPATIBLE, FAILED, INTERRUPTED = "finished", "incompatible", "failed", "interrupted"
-"""What becomes of a run."""
-UNIMPORTANT = ("log_every", "checkpoint")
+NON_RESULT_KEYS = ("log_every", "checkpoint")
 """Keys of the trainer that change no result."""
-ADDRESSES = ("cache", "local_cache")
-"""Keys of the data that say where what is made of it lies, and change no result."""
+PATH_KEYS = ("cache", "local_cache")
+"""Keys of the data that say where its cache is, and change no result."""
+FINISHED, INCOMPATIBLE, FAILED, INTERRUPTED = "finished", "incompatible", "failed", "interrupted"
+"""Outcomes of a run."""
 
 
-def science(config: DictConfig) -> dict:
-    """All that made the weights, as files hold it; a run is resumed and told apart by what is important of it."""
-    return encode({name: _plain(config[name]) for name in SCIENCE})
+def result_config(config: DictConfig) -> dict:
+    """All that determines the weights, resolved, with classes by their names in files."""
+    return encode({name: _plain(config[name]) for name in RESULT_GROUPS})
 
 
-def published(science: dict) -> dict:
-    """The part that goes with the weights to others: nothing of where pictures and their cache are."""
-    return science | {"data": _without(("root", *ADDRESSES), science["data"])}
+def without_paths(config: dict) -> dict:
+    """Of a `result_config` the part that goes with the weights to others: not where images and their cache are."""
+    return config | {"data": _without(("root", *PATH_KEYS), config["data"])}
 
 
-def important(science: dict) -> dict:
-    """Without what changes no result: equal for runs that would be the same."""
-    trainer, data = _without(UNIMPORTANT, science["trainer"]), _without(ADDRESSES, science["data"])
-    return science | {"trainer": trainer, "data": data}
+def identity_config(config: dict) -> dict:
+    """Of a `result_config` only what changes the result: equal for runs that would be the same."""
+    trainer = _without(NON_RESULT_KEYS, config["trainer"])
+    data = _without(PATH_KEYS, config["data"])
+    return config | {"trainer": trainer, "data": data}
+
+
+def config_digest(config: dict) -> str:
+    """Of a `result_config`: equal for runs that would be the same, whatever the paths of classes."""
+    text = json.dumps(identity_config(config), sort_keys=True)
+    return hashlib.blake2b(text.encode(), digest_size=8).hexdigest()
 
 
 def differences(then: dict, now: dict) -> list[str]:
-    """What differs between two configs of `science`, a line each. One from a file must be upgraded first."""
-    old, new = (dict(_leaves(important(config))) for config in (then, now))
-    told = ((key, old.get(key, "(absent)"), new.get(key, "(absent)")) for key in sorted(old.keys() | new.keys()))
-    return [f"{key}: {before} -> {after}" for key, before, after in told if before != after]
+    """What changes the result and differs between two result configs, a line each. One of a file must be upgraded."""
+    old = dict(_leaves(identity_config(then)))
+    new = dict(_leaves(identity_config(now)))
+    lines = []
+    for key in sorted(old.keys() | new.keys()):
+        before, after = old.get(key, "(absent)"), new.get(key, "(absent)")
+        if before != after:
+            lines.append(f"{key}: {before} -> {after}")
+    return lines
 
 
-def _leaves(node, prefix: str = "") -> Iterator[tuple[str, object]]:
+def _leaves(node: Any, prefix: str = "") -> Iterator[tuple[str, object]]:
     if not isinstance(node, dict):
         yield prefix, node
         return
@@ -55,32 +71,32 @@ def _leaves(node, prefix: str = "") -> Iterator[tuple[str, object]]:
             yield from _leaves(value, f"{prefix}.{key}" if prefix else key)
 
 
-def flatten(config: DictConfig) -> dict[str, object]:
-    """The science's values, and how quality is measured, under dotted names, each once.
+def tracked_parameters(config: DictConfig) -> dict[str, object]:
+    """The values of a run's settings, and how quality is measured, under dotted names, each once.
 
     What refers to another node is left out. A node's class is recorded under the node's own key, by its name in files
     without the group.
     """
-    flat: dict[str, object] = {}
+    parameters: dict[str, object] = {}
 
-    def walk(node: DictConfig, names, prefix: str) -> None:
-        for key in names:
+    def walk(node: DictConfig, keys: Iterable, prefix: str) -> None:
+        for key in keys:
             value = node[key]
             if key == TARGET:
-                flat[prefix.removesuffix(".")] = NAMES.get(value, value).rpartition(".")[2]
-            elif OmegaConf.is_dict(value):
+                parameters[prefix.removesuffix(".")] = NAMES.get(value, value).rpartition(".")[2]
+            elif isinstance(value, DictConfig):
                 if not OmegaConf.is_interpolation(node, key):
                     walk(value, value, f"{prefix}{key}.")
             elif not key.startswith("_"):
-                flat[prefix + key] = _plain(value)
+                parameters[prefix + key] = _plain(value)
 
-    walk(config, RECORDED, "")
-    return flat
+    walk(config, PARAMETER_GROUPS, "")
+    return parameters
 
 
 def _without(keys: tuple[str, ...], node: dict) -> dict:
     return {key: value for key, value in node.items() if key not in keys}
 
 
-def _plain(value):
+def _plain(value: Any) -> Any:
     return OmegaConf.to_container(value, resolve=True) if OmegaConf.is_config(value) else value
