@@ -5,6 +5,7 @@ import re
 import subprocess
 from collections import deque
 from collections.abc import Iterable, Iterator
+from functools import cache
 from pathlib import Path
 
 MAX_DISTANCE = 2
@@ -27,7 +28,7 @@ def touched_tests(root: Path, changed: Iterable[str]) -> dict[str, int]:
     0: it changed, or is named after a changed module or reads a changed file; 1: it imports or runs one;
     2: it imports a module that imports one.
     """
-    imports = {path: set(_imports(root, path)) for path in _sources(root)}
+    imports = _import_graph(root)
     distances = _distances_of_importers(imports, _modules(root, changed))
 
     tests = {name: 0 for path in changed for name in _readers(path)}
@@ -44,6 +45,11 @@ def touched_tests(root: Path, changed: Iterable[str]) -> dict[str, int]:
 def _git(root: Path, *arguments: str) -> list[str]:
     result = subprocess.run(["git", *arguments], cwd=root, capture_output=True, text=True)
     return result.stdout.splitlines()
+
+
+@cache
+def _import_graph(root: Path) -> dict[str, set[str]]:
+    return {path: set(_imports(root, path)) for path in _sources(root)}
 
 
 def _sources(root: Path) -> Iterator[str]:
