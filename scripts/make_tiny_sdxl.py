@@ -17,7 +17,7 @@ from transformers import CLIPTextConfig, CLIPTextModel, CLIPTextModelWithProject
 
 from ztsnr.formats.single_file import join
 from ztsnr.io.tensors import write_tensors
-from ztsnr.models.architectures import told_of
+from ztsnr.models.architectures import serialisable_config
 from ztsnr.models.source import plain_state
 
 TEXT, TEXT_2, TIME = 32, 64, 8
@@ -102,7 +102,7 @@ def make_pipeline(seed: int = 0) -> StableDiffusionXLPipeline:
 
 def save_single_file(pipeline: StableDiffusionXLPipeline, path: Path) -> None:
     networks = {part: getattr(pipeline, part) for part in ("unet", "vae", "text_encoder", "text_encoder_2")}
-    architecture = {part: told_of(network) for part, network in networks.items()}
+    architecture = {part: serialisable_config(network) for part, network in networks.items()}
     tensors = join("sdxl", {part: plain_state(network) for part, network in networks.items()})
     write_tensors(path, tensors, {"ztsnr.architecture": json.dumps(architecture)})
     for name in ("tokenizer", "tokenizer_2"):

@@ -14,7 +14,7 @@ from ztsnr.formats import lora
 from ztsnr.formats.diagnosis import diagnose_file, diagnose_folder
 from ztsnr.formats.ldm import from_ldm
 from ztsnr.formats.single_file import SingleFile
-from ztsnr.models.exporter import fold_latents
+from ztsnr.models.latents import fold_latents
 from ztsnr.models.pretrained import load_unet, load_vae
 from ztsnr.models.source import plain_state
 from ztsnr.models.text import TextEncoders
@@ -41,7 +41,7 @@ def ours(export, prompt, size, guidance, rescale=0.0):
 def test_a_folder_samples_in_diffusers_as_our_sampler_does(tmp_path, overrides, rescale):
     export = exported(*overrides)
     wanted = ours(export, "a red house", 128, 3.0, rescale)
-    export.diffusers(tmp_path / "model")
+    export.write_diffusers(tmp_path / "model")
     pipeline = StableDiffusionXLPipeline.from_pretrained(tmp_path / "model")
     torch.testing.assert_close(
         latents_of_pipeline(pipeline, "a red house", 128, 3.0, rescale), wanted, rtol=1e-3, atol=2e-4
@@ -51,7 +51,7 @@ def test_a_folder_samples_in_diffusers_as_our_sampler_does(tmp_path, overrides, 
 @pytest.mark.slow
 def test_a_single_file_is_the_same_model_and_says_what_it_is(tmp_path):
     export, path = exported(*V), tmp_path / "model.safetensors"
-    export.single_file(path)
+    export.write_single_file(path)
     whole = load_file(path)
     assert {"v_pred", "ztsnr"} <= whole.keys()
     assert whole["v_pred"].numel() == whole["ztsnr"].numel() == 0
@@ -67,7 +67,7 @@ def test_a_single_file_is_the_same_model_and_says_what_it_is(tmp_path):
 
 
 def test_metadata_is_plain_enough_for_readers_without_our_classes(tmp_path):
-    exported(*V).single_file(tmp_path / "model.safetensors")
+    exported(*V).write_single_file(tmp_path / "model.safetensors")
     content = (tmp_path / "model.safetensors").read_bytes()
     told = json.loads(content[8 : 8 + int.from_bytes(content[:8], "little")])["__metadata__"]
     sigmas, grid = json.loads(told["ztsnr.sigmas"]), json.loads(told["ztsnr.grid"])
@@ -82,7 +82,7 @@ def test_metadata_is_plain_enough_for_readers_without_our_classes(tmp_path):
 
 def test_a_unet_alone_keeps_its_markers_where_comfyui_looks(tmp_path):
     export, path = exported(*V), tmp_path / "unet.safetensors"
-    export.unet(path)
+    export.write_unet(path)
     state = load_file(path)
     assert {"v_pred", "ztsnr", "input_blocks.0.0.weight"} <= state.keys()
     weights = {key: value for key, value in state.items() if key not in ("v_pred", "ztsnr")}
@@ -128,7 +128,7 @@ def test_a_merged_lora_is_the_network_with_it(tmp_path):
         export = exported(*V, *LORA, MODULES, f"model.train.dora={dora}")
         with torch.no_grad():
             wanted = export.network(z, t, **cond)
-        export.single_file(tmp_path / f"{dora}.safetensors")
+        export.write_single_file(tmp_path / f"{dora}.safetensors")
         with torch.no_grad():
             output = make(pretrained=tmp_path / f"{dora}.safetensors").eval()(z, t, **cond)
         torch.testing.assert_close(output, wanted, rtol=1e-4, atol=1e-5)
@@ -148,26 +148,26 @@ def test_latents_normalised_by_channel_decode_right_in_stock_readers(tmp_path):
     torch.testing.assert_close(folded.decode(x0 / 0.13025).sample, stock.decode(said.mean).sample, rtol=1e-3, atol=1e-4)
     export = copy(exported(*V))
     export.latents = {"mean": mean, "std": std}
-    export.single_file(tmp_path / "model.safetensors")
+    export.write_single_file(tmp_path / "model.safetensors")
     written = plain_state(load_vae(str(tmp_path / "model.safetensors")))
     assert all(torch.equal(written[key], value) for key, value in plain_state(folded).items())
-    export.unet(tmp_path / "unet.safetensors")
+    export.write_unet(tmp_path / "unet.safetensors")
     content = (tmp_path / "unet.safetensors").read_bytes()
     told = json.loads(content[8 : 8 + int.from_bytes(content[:8], "little")])["__metadata__"]
     assert json.loads(told["ztsnr.latents"]) == {"mean": mean, "std": std}
 
 
 def test_what_cannot_be_written_is_refused(tmp_path):
-    with pytest.raises(ConfigError, match="are of a LoRA, and this checkpoint is none"):
-        exported(*V).lora_kohya(tmp_path / "x.safetensors")
+    with pytest.raises(ConfigError, match="need a LoRA, and this checkpoint is not one"):
+        exported(*V).write_lora_kohya(tmp_path / "x.safetensors")
     with pytest.raises(CheckpointError, match="DoRA cannot be written as format=lora_kohya"):
-        exported(*V, *LORA, "model.train.dora=true").lora_kohya(tmp_path / "x.safetensors")
+        exported(*V, *LORA, "model.train.dora=true").write_lora_kohya(tmp_path / "x.safetensors")
     with pytest.raises(CheckpointError, match="no scheduler for target=flow"):
-        exported("schedule=flow_uniform", "loss=flow").diffusers(tmp_path / "x")
+        exported("schedule=flow_uniform", "loss=flow").write_diffusers(tmp_path / "x")
     export = exported(*V, dtype="fp16")
     next(export.network.parameters()).data.fill_(1e5)
-    with pytest.raises(CheckpointError, match=r"1 tensors leave the finite numbers as torch\.float16"):
-        export.unet(tmp_path / "x.safetensors")
+    with pytest.raises(CheckpointError, match=r"1 tensors are not finite as torch\.float16"):
+        export.write_unet(tmp_path / "x.safetensors")
     assert list(tmp_path.iterdir()) == []
 
 
@@ -175,7 +175,7 @@ def test_what_cannot_be_written_is_refused(tmp_path):
 def test_a_table_of_ones_own_is_told_to_diffusers_by_its_betas(tmp_path):
     export = exported("schedule=sdxl_ztsnr", "loss=vpred", "schedule.table.terminal=20000")
     wanted = ours(export, "x", 64, 1.0)
-    export.diffusers(tmp_path / "model")
+    export.write_diffusers(tmp_path / "model")
     pipeline = StableDiffusionXLPipeline.from_pretrained(tmp_path / "model")
     assert len(pipeline.scheduler.config.trained_betas) == 1000
     torch.testing.assert_close(latents_of_pipeline(pipeline, "x", 64, 1.0), wanted, rtol=1e-3, atol=2e-4)
@@ -186,17 +186,17 @@ def test_a_table_of_ones_own_is_told_to_diffusers_by_its_betas(tmp_path):
 @pytest.mark.slow
 def test_1_5_is_written_in_every_format_too(tmp_path):
     export, path = exported(*V, model="sd15"), tmp_path / "model.safetensors"
-    export.single_file(path)
+    export.write_single_file(path)
     trained = export.network.unet.state_dict()
     assert all(torch.equal(value, trained[key]) for key, value in load_unet(str(path)).state_dict().items())
     told = diagnose_file(path)
     assert told.properties["ComfyUI"] == "eps, sigma_max 14.6146"
     assert told.notes[0] == "ComfyUI uses it as eps, but it was trained on v: use our nodes."
-    export.diffusers(tmp_path / "model")
+    export.write_diffusers(tmp_path / "model")
     pipeline = StableDiffusionPipeline.from_pretrained(tmp_path / "model")
     assert pipeline.scheduler.config.rescale_betas_zero_snr
     adapted = exported(*V, "model/train=lora", model="sd15")
-    adapted.lora_kohya(tmp_path / "lora.safetensors")
+    adapted.write_lora_kohya(tmp_path / "lora.safetensors")
     pipeline.load_lora_weights(str(tmp_path / "lora.safetensors"))
     names = [name for name, _ in pipeline.unet.named_parameters() if "lora_A" in name]
     assert len(names) == len(adapted.network.state_dict()) // 2
@@ -216,7 +216,7 @@ def foreign(lora_state, trainer):
 @pytest.mark.parametrize("trainer", ["OneTrainer", "SimpleTuner"])
 def test_other_trainers_loras_are_read(trainer):
     export = exported(*V, *LORA, MODULES)
-    wanted = export._lora()["unet"]
+    wanted = export.lora_updates()["unet"]
     found = lora.read(foreign(wanted, trainer), export.network.layers, trainer)["unet"]
     assert found.keys() == wanted.keys()
     assert all(torch.equal(found[m].up, wanted[m].up) and found[m].alpha == 3 for m in wanted)
@@ -239,10 +239,10 @@ def test_training_goes_on_from_an_exported_lora(tmp_path, format):
 
 def test_a_lora_for_another_network_is_refused_by_name():
     export = exported(*V, *LORA)
-    state = lora.to_kohya(export._lora(), "sdxl", export.network.layers)
+    state = lora.to_kohya(export.lora_updates(), "sdxl", export.network.layers)
     for key, told in (
         ("lora_unet_foo", "does not fit this U-Net"),
-        ("lora_te1_text_model_x", "updates a text encoder too, so take model/train_text=lora .*"),
+        ("lora_te1_text_model_x", "updates a text encoder too, so use model/train_text=lora .*"),
     ):
         with pytest.raises(CheckpointError, match=f"it {told}: {key}"):
             lora.read(state | {f"{key}.lora_up.weight": torch.zeros(1)}, export.network.layers, "it")

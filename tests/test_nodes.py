@@ -18,7 +18,7 @@ from ztsnr.core.errors import CheckpointError, ConfigError
 from ztsnr.core.noise import alpha
 from ztsnr.core.sampling import Euler, Guidance
 from ztsnr.core.target import EDM, V
-from ztsnr.formats.metadata import metadata_of
+from ztsnr.formats.metadata import export_metadata
 
 PREDICTION, RESCALE, LAPLACE, SIGMAS, SAMPLER = (
     f"ZTSNR{name}" for name in ("VPrediction", "CFGRescale", "LaplaceScheduler", "Sigmas", "Sampler")
@@ -76,7 +76,7 @@ def schedule(*overrides):
 def exported(*overrides):
     """The objective of a run, and what an export of it says in its metadata."""
     objective = build(compose(*overrides).objective)
-    return objective, metadata_of(objective, {}, 4, "sdxl")
+    return objective, export_metadata(objective, {}, 4, "sdxl")
 
 
 def write(folder, metadata, name="it.safetensors", kind="checkpoints"):

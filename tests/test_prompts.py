@@ -104,7 +104,7 @@ def test_lora_training_changes_lora_weights_and_nothing_else(file, overrides):
     torch.manual_seed(0)
     before = dict(build(composed_for(file, "model/train=lora", *overrides).model).named_parameters())
     changed = {name for name, p in network.named_parameters() if not torch.equal(p.cpu(), before[name])}
-    assert changed == network.trained
+    assert changed == network.trainable_names
     assert trained.networks["ema"].state_dict().keys() == network.state_dict().keys()
 
 

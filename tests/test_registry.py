@@ -18,7 +18,7 @@ from ztsnr.core.schedule import Density, Grid, SigmaTable, TimestepMap
 from ztsnr.core.target import EDM, X0, Target, V
 from ztsnr.core.weighting import MinSNR, Unit, Weighting
 from ztsnr.evaluation.features import Features
-from ztsnr.models.trainable import Trained
+from ztsnr.models.trainable import TrainableSelection
 from ztsnr.tracking.tracker import Tracker
 from ztsnr.training.lr_schedule import LRSchedule
 
@@ -95,7 +95,7 @@ def concrete(base):
         LRSchedule,
         Tracker,
         Features,
-        Trained,
+        TrainableSelection,
     ],
 )
 def test_every_concrete_class_is_offered(base):

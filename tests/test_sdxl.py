@@ -135,11 +135,14 @@ def test_a_new_lora_changes_nothing_and_reaches_the_layers_it_names():
             ["model.train.patterns=[mid_blok]"],
             r"model\.train\.patterns has 'mid_blok', which matches nothing; there are",
         ),
-        (["model.train.patterns=mid_block"], r"model\.train\.patterns must be a list of patterns"),
+        (
+            ["model.train.patterns=mid_block"],
+            r"model\.train\.patterns must be a list of values, such as \[a, b\], got 'mid_block'",
+        ),
         (["model/train=lora", "model.train.modules=[to_q,foo]"], r"model\.train\.modules has 'foo'"),
         (["model/train=lora", "model.train.rank=0"], r"model\.train\.rank must be an integer of 1 or more"),
         (["model/train=lora", "model.train.base=fp8"], r"model\.train\.base must be one of float32, bfloat16"),
-        (["model.train=null"], r"model\.train must be a Trained"),
+        (["model.train=null"], r"model\.train must be a TrainableSelection"),
     ],
 )
 def test_refusals(overrides, told):
@@ -160,13 +163,13 @@ def test_a_base_of_fewer_bits_is_nearly_the_network_in_it_and_in_its_average(bas
     bytes_of = [sum(p.nbytes for p in n.parameters() if not p.requires_grad) for n in (net, whole)]
     assert bytes_of[0] < size * bytes_of[1] * 1.02
     net(z, t, **cond).square().mean().backward()
-    assert all(p.grad is not None for name, p in net.named_parameters() if name in net.trained)
+    assert all(p.grad is not None for name, p in net.named_parameters() if name in net.trainable_names)
 
 
 def test_an_average_of_a_lora_shares_its_base_and_nothing_else():
     net = make("model/train=lora", "model.train.base=bfloat16")
     averaged = make_ema(net, 0.5).module
-    frozen = {name: p for name, p in averaged.named_parameters() if name not in net.trained}
+    frozen = {name: p for name, p in averaged.named_parameters() if name not in net.trainable_names}
     assert all(p is dict(net.named_parameters())[name] for name, p in frozen.items())
     assert not any(p is q for p in averaged.state_dict().values() for q in net.state_dict().values())
     assert averaged.state_dict().keys() == net.state_dict().keys()
@@ -184,7 +187,7 @@ def test_an_update_of_an_average_touches_what_is_trained_and_nothing_else():
     assert len(average.averaged) + len(shared) == len(counted)
     versions = [p._version for p in shared]
     for value in (1.0, 2.0):
-        for name in net.trained:
+        for name in net.trainable_names:
             counted[name].data.fill_(value)
         average.update_parameters(net)
     assert [p._version for p in shared] == versions

@@ -98,7 +98,7 @@ def test_a_lora_of_all_three_networks_is_read_by_diffusers_and_read_back(tmp_pat
     with torch.no_grad():
         wanted = Euler()(denoise, z, export.objective.schedule.grid.sigmas(4))
     base = exported(*V)
-    base.diffusers(tmp_path / "base")
+    base.write_diffusers(tmp_path / "base")
     for format in ("lora_kohya", "lora_peft"):
         path = tmp_path / f"{format}.safetensors"
         export.write(format, path)
@@ -111,9 +111,9 @@ def test_a_lora_of_all_three_networks_is_read_by_diffusers_and_read_back(tmp_pat
         assert again.keys() == export.network.state_dict().keys()
         for key, value in export.network.state_dict().items():
             torch.testing.assert_close(again[key], value)
-        with pytest.raises(CheckpointError, match=r"updates a text encoder too, so take model/train_text=lora"):
+        with pytest.raises(CheckpointError, match=r"updates a text encoder too, so use model/train_text=lora"):
             make(*BOTH[:2], starts[0])
-        with pytest.raises(CheckpointError, match=r"updates the U-Net too, so take model/train=lora"):
+        with pytest.raises(CheckpointError, match=r"updates the U-Net too, so use model/train=lora"):
             make(*BOTH[2:], starts[1])
 
 
@@ -123,13 +123,13 @@ def test_a_whole_model_has_the_encoders_as_trained(tmp_path, train):
     export = deepcopy(exported(*V, *train))  # merging changes it
     with torch.no_grad():
         said = export.network.text_encoders.encode(["a red house", "a ship"])
-    export.diffusers(tmp_path / "model")
-    export.single_file(tmp_path / "model.safetensors")
+    export.write_diffusers(tmp_path / "model")
+    export.write_single_file(tmp_path / "model.safetensors")
     again = TextEncoders(str(tmp_path / "model")).encode(["a red house", "a ship"])
     for name, value in again.items():
         torch.testing.assert_close(value, said[name], rtol=1e-4, atol=1e-5)
     key = "conditioner.embedders.0.transformer.text_model.encoder.layers.0.self_attn.q_proj.weight"
-    trained = export._trained["text_encoder"].encoder.layers[0].self_attn.q_proj.weight
+    trained = export.merged_parts["text_encoder"].encoder.layers[0].self_attn.q_proj.weight
     assert torch.equal(load_file(tmp_path / "model.safetensors")[key], trained)
 
 
@@ -170,7 +170,7 @@ def test_refusals():
     for words, told in (
         (["model/train_text=lora", "model.train_text.rank=0"], r"model\.train_text\.rank must be an integer"),
         (["model/train_text=full", "model.train_text.patterns=[x]"], r"model\.train_text\.patterns has 'x'"),
-        (["model.train_text=3"], r"model\.train_text must be a Trained"),
+        (["model.train_text=3"], r"model\.train_text must be a TrainableSelection"),
     ):
         with pytest.raises(ConfigError, match=told):
             make(*words)

@@ -15,7 +15,7 @@ from tests.helpers import load_script
 from ztsnr.config.identity import result_config
 from ztsnr.config.registry import build, compose
 from ztsnr.core.randomness import normal, order
-from ztsnr.models.exporter import Export
+from ztsnr.models.exporter import Exporter
 from ztsnr.models.text import TextEncoders
 
 V = ("schedule=sdxl_ztsnr", "loss=vpred")
@@ -68,7 +68,7 @@ def _folder() -> Path:
 
 def make(*overrides, model="sdxl", pretrained=None):
     torch.manual_seed(0)
-    return build(compose(f"model={model}", f"model.pretrained={pretrained or tiny_sdxl()}", *overrides).model)
+    return build(compose(f"model={model}", f"model.pretrained={pretrained or tiny_sdxl()}", *overrides), "model")
 
 
 def inputs(rows=2):
@@ -127,7 +127,7 @@ def exported(*overrides, dtype="fp32", model="sdxl"):
     network = build(composed.model)
     for name, p in network.state_dict().items():
         p += 0.02 * torch.randn(p.shape) * (5 if "lora" in name else 1)
-    return Export(network.eval(), build(composed.objective), result_config(composed), None, dtype)
+    return Exporter(network.eval(), build(composed.objective), result_config(composed), None, dtype)
 
 
 def latents_of_pipeline(pipeline, prompt, size, guidance, rescale=0.0):

@@ -3,6 +3,8 @@
 Of classes it needs only the checkpoint, of prompts also the pretrained model that was trained on.
 """
 
+from typing import Any, cast
+
 from omegaconf import DictConfig, OmegaConf
 
 from ztsnr.config.command import command
@@ -16,7 +18,7 @@ def main(composed: DictConfig) -> None:
     from ztsnr.evaluation.samples import tile_images
 
     output = output_file(composed.output, (".png", ".webp", ".jpg", ".jpeg"))
-    options = OmegaConf.to_container(composed, resolve=True)
+    options = cast("dict[str, Any]", OmegaConf.to_container(composed, resolve=True))
     sampling = checkpoint_sampling(composed.checkpoint, build(composed, "sampler"), options)
     tile_images(sampling.sample(), sampling.columns).save(output)
     print(output)

@@ -16,7 +16,7 @@ from ztsnr.core.checks import Bounds, Part, key
 from ztsnr.core.errors import ConfigError
 from ztsnr.data.cached import CachedImages
 from ztsnr.io.remote import is_remote
-from ztsnr.models.trainable import Trained
+from ztsnr.models.trainable import TrainableSelection
 
 Channel = Annotated[float, Bounds(at_least=0, at_most=255)]
 
@@ -110,7 +110,7 @@ class CacheSettings(CachedImages):
     captions: Captions
     rarity: Rarity
     text_windows: checks.Count
-    train_text: Trained | None
+    train_text: TrainableSelection | None
     encoding: Encoding
     held_out: Annotated[float, Bounds(above=0, below=1)]
 

@@ -15,7 +15,7 @@ from ztsnr.caching.shards import Keys, ShardStore, hashed
 from ztsnr.devices.processes import local_device
 from ztsnr.models.pretrained import fingerprint
 from ztsnr.models.source import find_source
-from ztsnr.models.text import TextEncoders, Tokenizers, encoders_of
+from ztsnr.models.text import TextEncoders, Tokenizers, text_encoder_names
 
 SHARD_TEXTS = 256
 BATCH_SIZE = 64
@@ -81,7 +81,8 @@ class TextEncoder:
 
     @cached_property
     def _weights(self) -> tuple[str, ...]:
-        return tuple(fingerprint(self.pretrained, part) for part in encoders_of(find_source(self.pretrained)))
+        parts = text_encoder_names(find_source(self.pretrained))
+        return tuple(fingerprint(self.pretrained, part) for part in parts)
 
     @cached_property
     def _encoders(self) -> TextEncoders:

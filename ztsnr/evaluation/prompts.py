@@ -114,12 +114,12 @@ class Prompts(Part):
 
     def decode(self, x0: Tensor, latents: Mapping[str, Any]) -> Tensor:
         """x0 (B, 4, h, w) -> images (B, 3, 8 h, 8 w) in [-1, 1], in host memory; one by one, in float32."""
-        vae = self._vae.to(x0.device)
+        vae: Any = self._vae.to(x0.device)
         mean, std = (torch.tensor(latents[name], device=x0.device)[:, None, None] for name in ("mean", "std"))
         images = []
         with torch.autocast(x0.device.type, enabled=False):
             for one in x0.split(1):
-                images.append(vae.decode(one.float() * std + mean).sample.clamp(-1, 1).cpu())
+                images.append(vae.decode(one.float() * std + mean, return_dict=False)[0].clamp(-1, 1).cpu())
         self._vae.to("cpu")
         return torch.cat(images)
 

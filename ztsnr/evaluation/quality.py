@@ -59,8 +59,9 @@ class Quality(Part):
             generated = torch.cat(list(in_batches(extractor, images)))
             values = {"frechet": frechet_distance(real, generated)}
             values |= precision_recall(real[: self.neighbourhood], generated[: self.neighbourhood], self.neighbours)
-            if extractor.classify is not None:
-                logits = [extractor.classify(part.to(label.device).float()) for part in generated.split(256)]
+            classify = extractor.classify
+            if classify is not None:
+                logits = [classify(part.to(label.device).float()) for part in generated.split(256)]
                 predicted = torch.cat(logits).argmax(1)
                 values["accuracy"] = (predicted == label).double().mean().item()
             for name, value in values.items():

@@ -1,4 +1,8 @@
-"""Configs of the released models, for single files, which do not tell them: what diffusers' folders of them say."""
+"""Configs of the released models' parts, as in their diffusers folders; single files do not contain them."""
+
+from typing import Any, cast
+
+from torch import nn
 
 CLIP_L = {
     "vocab_size": 49408,
@@ -29,7 +33,7 @@ VAE = {
     "layers_per_block": 2,
     "latent_channels": 4,
 }
-ARCHITECTURES = {
+ARCHITECTURES: dict[str, dict[str, dict[str, Any]]] = {
     "sdxl": {
         "unet": {
             "sample_size": 128,
@@ -61,11 +65,12 @@ ARCHITECTURES = {
         "text_encoder": CLIP_L,
     },
 }
-"""Family -> part -> config, what is not said being diffusers' and transformers' own defaults."""
+"""Family -> part -> config; what it leaves out is diffusers' and transformers' default."""
 
 
-def told_of(network) -> dict:
+def serialisable_config(network: nn.Module) -> dict[str, Any]:
     """A part's config, as plain values from which the part can be built."""
-    if hasattr(network.config, "to_diff_dict"):
-        return {name: getattr(network.config, name) for name in CLIP_L}
-    return {name: value for name, value in network.config.items() if not name.startswith("_")}
+    config = cast("Any", network.config)
+    if hasattr(config, "to_diff_dict"):  # of transformers
+        return {name: getattr(config, name) for name in CLIP_L}
+    return {name: value for name, value in config.items() if not name.startswith("_")}

@@ -1,3 +1,5 @@
+"""Embeddings of timesteps and classes."""
+
 import math
 
 import torch
@@ -12,9 +14,12 @@ def sinusoids(t: Tensor, size: int, max_period: float = 10_000) -> Tensor:
 
 
 class Conditioning(nn.Module):
-    """(t, label) -> (B, width). The label `classes` stands for no label."""
+    """t (B,), label (B,) -> (B, width). The label `classes` is the null label.
 
-    def __init__(self, width: int, classes: int):
+    Names of submodules are part of the checkpoint format: never rename them.
+    """
+
+    def __init__(self, width: int, classes: int) -> None:
         super().__init__()
         self.frequencies = width // 2
         self.of_t = nn.Sequential(nn.Linear(self.frequencies, width), nn.SiLU(), nn.Linear(width, width))

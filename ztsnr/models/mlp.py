@@ -1,3 +1,5 @@
+"""A residual multilayer perceptron."""
+
 import math
 
 from torch import Tensor, nn
@@ -10,7 +12,7 @@ from ztsnr.models.embedding import Conditioning
 class Block(nn.Module):
     """A residual layer with scale, shift and gate from the condition; it starts as the identity (arXiv 2212.09748)."""
 
-    def __init__(self, width: int):
+    def __init__(self, width: int) -> None:
         super().__init__()
         self.norm = nn.LayerNorm(width, elementwise_affine=False)
         self.modulate = nn.Linear(width, 3 * width)
@@ -19,17 +21,21 @@ class Block(nn.Module):
         nn.init.zeros_(self.modulate.bias)
 
     def forward(self, h: Tensor, condition: Tensor) -> Tensor:
+        """h, condition (B, width) -> (B, width)."""
         scale, shift, gate = self.modulate(condition).chunk(3, 1)
         return h + gate * self.inner(self.norm(h) * (1 + scale) + shift)
 
 
 class MLP(nn.Module):
-    """A residual multilayer perceptron over all pixels at once: the fastest network for pictures of 8 x 8."""
+    """A residual multilayer perceptron over all pixels at once: the fastest network for images of 8 x 8.
 
-    def __init__(self, *, shape: list[int], classes: int, width: int, depth: int, gradient_checkpointing: bool):
-        checks.integer("model.width", width, at_least=4)
-        checks.integer("model.depth", depth, at_least=1)
-        checks.flag("model.gradient_checkpointing", gradient_checkpointing)
+    Names of submodules are part of the checkpoint format: never rename them.
+    """
+
+    def __init__(self, *, shape: list[int], classes: int, width: int, depth: int, gradient_checkpointing: bool) -> None:
+        checks.integer("width", width, at_least=4)
+        checks.integer("depth", depth, at_least=1)
+        checks.flag("gradient_checkpointing", gradient_checkpointing)
         super().__init__()
         pixels = math.prod(shape)
         self.condition = Conditioning(width, classes)
@@ -39,6 +45,7 @@ class MLP(nn.Module):
         self.gradient_checkpointing = gradient_checkpointing
 
     def forward(self, z: Tensor, t: Tensor, label: Tensor) -> Tensor:
+        """z (B, C, H, W), t (B,), label (B,) -> (B, C, H, W)."""
         condition = self.condition(t, label)
         h = self.enter(z.flatten(1))
         for block in self.blocks:

@@ -1,6 +1,7 @@
 """A frozen base in 8 or 4 bits, for a LoRA (LLM.int8, arXiv 2208.07339; QLoRA's NF4, arXiv 2305.14314)."""
 
 import logging
+from typing import Any
 
 import torch
 from torch import nn
@@ -9,32 +10,35 @@ BITS = ("8bit", "4bit")
 
 
 def quantise(network: nn.Module, base: str) -> None:
-    """Makes bitsandbytes' layers of the linear ones in transformer blocks, where most weights are.
+    """Replaces the linear layers of transformer blocks, where most weights are, by bitsandbytes' layers.
 
     Their numbers are rounded when the network is moved to a device. Later layers compute in bfloat16.
     """
     for name, parent in list(network.named_modules()):
+        in_transformer_block = {"attentions", "layers"} & set(name.split("."))
         for child, layer in list(parent.named_children()):
-            if type(layer) is nn.Linear and {"attentions", "layers"} & set(name.split(".")):
+            if type(layer) is nn.Linear and in_transformer_block:
                 setattr(parent, child, _quantised(layer, base))
-    setattr(network, f"is_loaded_in_{base}", True)  # as peft asks
+    setattr(network, f"is_loaded_in_{base}", True)  # peft asks for it
 
 
-def shared_whole(network: nn.Module) -> list[nn.Module]:
-    """Layers whose numbers are not in their parameters alone, so that no copy of them may share just these."""
+def quantised_layers(network: nn.Module) -> list[nn.Module]:
+    """Layers with state outside their parameters, so that no copy of them may share only the parameters."""
     return [layer for layer in network.modules() if type(layer).__module__.startswith("bitsandbytes.")]
 
 
 def _quantised(layer: nn.Linear, base: str) -> nn.Linear:
-    import bitsandbytes as bnb
+    from bitsandbytes.nn.modules import Int8Params, Linear4bit, Linear8bitLt, Params4bit
 
-    logging.getLogger("bitsandbytes.autograd._functions").setLevel(logging.ERROR)  # tells of casts, layer by layer
+    logging.getLogger("bitsandbytes.autograd._functions").setLevel(logging.ERROR)  # warns of casts, layer by layer
     sizes = layer.in_features, layer.out_features, layer.bias is not None
     if base == "8bit":
-        made = bnb.nn.Linear8bitLt(*sizes, has_fp16_weights=False)
-        made.weight = bnb.nn.Int8Params(layer.weight.data, requires_grad=False, has_fp16_weights=False)
+        quantised = Linear8bitLt(*sizes, has_fp16_weights=False)
+        settings: dict[str, Any] = {"requires_grad": False, "has_fp16_weights": False}
+        quantised.weight = Int8Params(layer.weight.data, **settings)
     else:
-        made = bnb.nn.Linear4bit(*sizes, compute_dtype=torch.bfloat16, quant_type="nf4")
-        made.weight = bnb.nn.Params4bit(layer.weight.data, requires_grad=False, quant_type="nf4")
-    made.bias = layer.bias
-    return made
+        quantised = Linear4bit(*sizes, compute_dtype=torch.bfloat16, quant_type="nf4")
+        settings = {"requires_grad": False, "quant_type": "nf4"}
+        quantised.weight = Params4bit(layer.weight.data, **settings)
+    quantised.bias = layer.bias
+    return quantised

@@ -4,6 +4,7 @@ import json
 import re
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import torch
 from safetensors import SafetensorError
@@ -17,16 +18,20 @@ from ztsnr.models.architectures import ARCHITECTURES
 
 PICKLES = (".ckpt", ".pt", ".pth", ".bin")
 CLIP = "openai/clip-vit-large-patch14"
-"""Where a single file's tokenizer is, unless folders named tokenizer and tokenizer_2 stand beside the file."""
+"""Where a single file's tokenizer is, unless folders named tokenizer and tokenizer_2 are beside the file."""
 
 TEXT_MODEL = "text_model."
+
+
+class MissingPart(CheckpointError):
+    """The model has no such part."""
 
 
 class Source:
     def has(self, part: str) -> bool:
         raise NotImplementedError
 
-    def config(self, part: str) -> dict:
+    def config(self, part: str) -> dict[str, Any]:
         raise NotImplementedError
 
     def network(self, part: str) -> nn.Module:
@@ -37,92 +42,99 @@ class Source:
         """As stored, by diffusers' names, in their order."""
         raise NotImplementedError
 
-    def tokenizer(self, part: str):
+    def tokenizer(self, part: str) -> Any:
+        """A tokenizer of transformers; `part` is "tokenizer" or "tokenizer_2"."""
         raise NotImplementedError
 
 
 def find_source(pretrained: str) -> Source:
     """Raises CheckpointError."""
-    place = Path(str(pretrained))
-    if place.suffix.lower() in PICKLES:
+    path = Path(str(pretrained))
+    if path.suffix.lower() in PICKLES:
         raise CheckpointError(
-            f"model.pretrained={pretrained} is a pickle, which can run anything when it is read. "
+            f"model.pretrained={pretrained} is a pickle, which can run any code when it is read. "
             f"Use the same weights as .safetensors."
         )
-    if place.suffix.lower() == ".safetensors":
-        return OriginalFile(place)
-    if place.is_dir():
-        return (PartFolder if (place / "config.json").is_file() else DiffusersFolder)(str(pretrained))
+    if path.suffix.lower() == ".safetensors":
+        return OriginalFile(path)
+    if path.is_dir():
+        is_part = (path / "config.json").is_file()
+        return PartFolder(str(pretrained)) if is_part else DiffusersFolder(str(pretrained))
     if re.fullmatch(r"[\w.-]+/[\w.-]+", str(pretrained)):
         return HubModel(str(pretrained))
     raise CheckpointError(
-        f"model.pretrained={pretrained} is not there. It must be a diffusers folder, a .safetensors file, or a name "
+        f"model.pretrained={pretrained} does not exist. It must be a diffusers folder, a .safetensors file, or a name "
         f"on the hub such as stabilityai/stable-diffusion-xl-base-1.0"
     )
 
 
 class DiffusersFolder(Source):
-    def __init__(self, name: str):
+    def __init__(self, name: str) -> None:
         self.name = name
 
     def folder(self, part: str) -> Path:
-        """The part's folder. Raises CheckpointError."""
+        """The part's folder. Raises MissingPart."""
         if not self.has(part):
-            what = "is no whole model" if (Path(self.name) / "model_index.json").is_file() else "is no diffusers folder"
-            raise CheckpointError(f"model.pretrained={self.name} {what}: {part} is missing in it")
+            is_model = (Path(self.name) / "model_index.json").is_file()
+            problem = "is incomplete" if is_model else "is not a diffusers folder"
+            raise MissingPart(f"model.pretrained={self.name} {problem}: it has no {part} folder")
         return Path(self.name) / part
 
-    def has(self, part):
+    def has(self, part: str) -> bool:
         return (Path(self.name) / part).is_dir()
 
-    def config(self, part):
+    def config(self, part: str) -> dict[str, Any]:
         return json.loads((self.folder(part) / "config.json").read_text(encoding="utf-8"))
 
-    def network(self, part):
+    def network(self, part: str) -> nn.Module:
         folder, cls = self.folder(part), part_class(part)
-        variant = {} if _weights(folder, half=False) else {"variant": "fp16"}
-        kind = "dtype" if cls.__module__.startswith("transformers") else "torch_dtype"
-        settings = {"use_safetensors": True, "output_loading_info": True, kind: torch.float32, **variant}
+        settings: dict[str, Any] = {"use_safetensors": True, "output_loading_info": True}
+        settings["dtype" if part.startswith("text_encoder") else "torch_dtype"] = torch.float32
+        if not _weight_files(folder, half=False):
+            settings["variant"] = "fp16"
         try:
-            network, told = cls.from_pretrained(folder, **settings)
+            network, loading_info = cls.from_pretrained(folder, **settings)
         except (OSError, SafetensorError, RuntimeError, ValueError) as error:
             raise CheckpointError(f"{folder} cannot be loaded as {cls.__name__}: {error}") from error
-        for what in ("missing", "unexpected", "mismatched"):
-            if keys := sorted(str(key) for key in told[f"{what}_keys"]):
+
+        for problem in ("missing", "unexpected", "mismatched"):
+            names = sorted(str(name) for name in loading_info[f"{problem}_keys"])
+            if names:
                 raise CheckpointError(
-                    f"{folder} does not fit {cls.__name__}: {len(keys)} {what} tensors, first {keys[0]}"
+                    f"{folder} does not fit {cls.__name__}: {len(names)} {problem} tensors, first {names[0]}"
                 )
         return network
 
-    def tensors(self, part):
-        folder, where = self.folder(part), {}
-        for file in _weights(folder, half=False) or _weights(folder, half=True):
+    def tensors(self, part: str) -> Iterator[tuple[str, Tensor]]:
+        folder = self.folder(part)
+        file_of: dict[str, Path] = {}
+        for file in _weight_files(folder, half=False) or _weight_files(folder, half=True):
             with open_tensors(file) as opened:
-                where |= dict.fromkeys(opened.keys(), file)
-        if not where:
-            raise CheckpointError(f"{folder} holds no .safetensors file")
-        for name in sorted(where):
-            with open_tensors(where[name]) as opened:
+                file_of |= dict.fromkeys(opened.keys(), file)
+        if not file_of:
+            raise CheckpointError(f"{folder} has no .safetensors file")
+        for name in sorted(file_of):
+            with open_tensors(file_of[name]) as opened:
                 yield name, opened.get_tensor(name)
 
-    def tokenizer(self, part):
+    def tokenizer(self, part: str) -> Any:
         from transformers import CLIPTokenizer
 
         return CLIPTokenizer.from_pretrained(self.folder(part))
 
 
 class PartFolder(DiffusersFolder):
-    """Of one part alone, whatever its name, such as the unet_ema of SimpleTuner's checkpoints."""
+    """A folder with only one part, whatever its name, such as the unet_ema of SimpleTuner's checkpoints."""
 
-    def folder(self, part):
+    def folder(self, part: str) -> Path:
         return Path(self.name)
 
-    def has(self, part):
+    def has(self, part: str) -> bool:
         return part == "unet"
 
 
 class HubModel(DiffusersFolder):
-    def folder(self, part):
+    def folder(self, part: str) -> Path:
         from huggingface_hub import snapshot_download
         from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
 
@@ -133,49 +145,49 @@ class HubModel(DiffusersFolder):
             )
         except (HfHubHTTPError, LocalEntryNotFoundError, OSError) as error:
             raise CheckpointError(
-                f"model.pretrained={self.name} is no folder here and cannot be had from the hub: {error}"
+                f"model.pretrained={self.name} is not a local folder and cannot be downloaded from the hub: {error}"
             ) from error
         return DiffusersFolder(snapshot).folder(part)
 
-    def has(self, part):
+    def has(self, part: str) -> bool:
         try:
             return self.folder(part).is_dir()
-        except CheckpointError as error:
-            if "is missing in it" in str(error):
-                return False
-            raise
+        except MissingPart:
+            return False
 
 
 class OriginalFile(Source):
-    """Its parts' configs are what the file tells, or else the released models'."""
+    """The configs of its parts are those in its metadata, or else the released models'."""
 
-    def __init__(self, path: Path):
+    def __init__(self, path: Path) -> None:
         self.file = SingleFile(path)
 
-    def has(self, part):
+    def has(self, part: str) -> bool:
         return part in ARCHITECTURES[self.file.family]
 
-    def config(self, part):
+    def config(self, part: str) -> dict[str, Any]:
         return self.file.architecture(part) or ARCHITECTURES[self.file.family][part]
 
-    def network(self, part):
+    def network(self, part: str) -> nn.Module:
         network = self._empty(part)
         network.load_state_dict(self._state(network, part), assign=True)
-        return cast(network, torch.float32)
+        return to_dtype(network, torch.float32)
 
-    def tensors(self, part):
+    def tensors(self, part: str) -> Iterator[tuple[str, Tensor]]:
         yield from sorted(self._state(self._empty(part), part).items())
 
-    def tokenizer(self, part):
+    def tokenizer(self, part: str) -> Any:
         from transformers import CLIPTokenizer
 
         beside = self.file.path.parent / part
-        pad = {"pad_token": "!"} if part == "tokenizer_2" else {}
+        source = str(beside) if beside.is_dir() else CLIP
         try:
-            return CLIPTokenizer.from_pretrained(beside if beside.is_dir() else CLIP, **pad)
+            if part == "tokenizer_2":
+                return CLIPTokenizer.from_pretrained(source, pad_token="!")
+            return CLIPTokenizer.from_pretrained(source)
         except OSError as error:
             raise CheckpointError(
-                f"{self.file.path} holds no tokenizer, and {CLIP} cannot be had from the hub: {error}. "
+                f"{self.file.path} has no tokenizer, and {CLIP} cannot be downloaded from the hub: {error}. "
                 f"Put the folders tokenizer and tokenizer_2 of a diffusers model beside the file."
             ) from error
 
@@ -192,12 +204,12 @@ class OriginalFile(Source):
 
     def _state(self, network: nn.Module, part: str) -> dict[str, Tensor]:
         names = {name.removeprefix(TEXT_MODEL): name for name in network.state_dict()}
-        found = from_ldm(part, self.file.part(part), plain_state(network), str(self.file.path))
-        return {names[name]: value for name, value in found.items()}
+        state = from_ldm(part, self.file.part(part), plain_state(network), str(self.file.path))
+        return {names[name]: value for name, value in state.items()}
 
 
-def cast(network: nn.Module, dtype: torch.dtype) -> nn.Module:
-    """Its parameters as another type; diffusers' own way warns of what no model here has."""
+def to_dtype(network: nn.Module, dtype: torch.dtype) -> nn.Module:
+    """Converts its parameters in place; diffusers' own way warns of layers that no model here has."""
     for p in network.parameters():
         p.data = p.data.to(dtype)
     return network
@@ -208,20 +220,23 @@ def plain_state(network: nn.Module) -> dict[str, Tensor]:
     return {name.removeprefix(TEXT_MODEL): value for name, value in network.state_dict().items()}
 
 
-def part_class(part: str) -> type:
+def part_class(part: str) -> Any:
     """diffusers' or transformers' class of "unet", "vae", "text_encoder" or "text_encoder_2"."""
     if part == "unet":
-        from diffusers import UNet2DConditionModel as Part
-    elif part == "vae":
-        from diffusers import AutoencoderKL as Part
-    else:
-        from transformers import CLIPTextModel, CLIPTextModelWithProjection
-        from transformers.utils.logging import disable_progress_bar
+        from diffusers.models.unets.unet_2d_condition import UNet2DConditionModel
 
-        disable_progress_bar()  # it would stand in the midst of ours, for each part
-        Part = CLIPTextModel if part == "text_encoder" else CLIPTextModelWithProjection
-    return Part
+        return UNet2DConditionModel
+    if part == "vae":
+        from diffusers.models.autoencoders.autoencoder_kl import AutoencoderKL
+
+        return AutoencoderKL
+
+    from transformers import CLIPTextModel, CLIPTextModelWithProjection
+    from transformers.utils.logging import disable_progress_bar
+
+    disable_progress_bar()  # it would interrupt ours, for each part
+    return CLIPTextModel if part == "text_encoder" else CLIPTextModelWithProjection
 
 
-def _weights(folder: Path, *, half: bool) -> list[Path]:
+def _weight_files(folder: Path, *, half: bool) -> list[Path]:
     return sorted(file for file in folder.glob("*.safetensors") if (".fp16" in file.name) == half)
