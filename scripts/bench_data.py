@@ -29,8 +29,8 @@ from ztsnr.caching.colours import to_srgb_on
 from ztsnr.caching.contents import save_index
 from ztsnr.caching.latents import EncodeRequest, LatentEncoder, views_of_image
 from ztsnr.caching.prepare import inspect_images, plan_images
-from ztsnr.caching.progress import make_progress
 from ztsnr.config.registry import build, compose
+from ztsnr.io.console import Progress, make_console
 from ztsnr.models.pretrained import fingerprint, load_vae
 
 ENTRIES = (10**4, 10**6, 12 * 10**6)
@@ -44,7 +44,7 @@ def make_data(folder: Path, tiny: Path, cache: str, resolution: int):
 
 def views_of(data) -> list[EncodeRequest]:
     """Every image's view, by bucket."""
-    images = inspect_images(data, make_progress(True)).images
+    images = inspect_images(data, Progress(make_console(sys.stderr, quiet=True))).images
     plan = plan_images(images, np.zeros(len(images), dtype=bool), data)
     weights, views = fingerprint(data.pretrained, "vae"), []
     for number, image in enumerate(images):
@@ -153,7 +153,7 @@ def write_synthetic(data, entries: int) -> Path:
         "text_shard": torch.zeros(entries, dtype=torch.int32),
         "text_row": numbers(len(real.arrays["text_row"])),
     }
-    path = data.cache_folder / "synthetic.safetensors"
+    path = Path(data.cache) / "synthetic.safetensors"
     save_index(path, {name: value.contiguous() for name, value in arrays.items()}, real.facts)
     return path
 

@@ -1,5 +1,6 @@
 """Small folders of captioned images, and the data set of conf/data/folder.yaml over them with the tiny SDXL."""
 
+import sys
 from functools import cache as once
 
 import numpy as np
@@ -8,9 +9,11 @@ from PIL import Image
 
 from tests.tiny import tiny_sdxl
 from ztsnr.config.registry import build, compose
+from ztsnr.io.console import Progress, make_console
 
 SHAPES = [(64, 64), (80, 60), (64, 128), (100, 100), (60, 90), (128, 70)]
 """Height and width."""
+QUIET = Progress(make_console(sys.stderr, quiet=True))
 SMALL = ("data.sizes.resolution=64", "data.sizes.step=16", "trainer.batch_size=2", "data.held_out=0.25")
 
 

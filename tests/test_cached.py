@@ -8,13 +8,12 @@ import torch
 from PIL import Image
 
 from tests.helpers import load_script
-from tests.photos import SHAPES, image, make_data, make_photos, prepare_data
+from tests.photos import QUIET, SHAPES, image, make_data, make_photos, prepare_data
 from tests.tiny import tiny_sdxl
 from ztsnr.caching.decode import decode
 from ztsnr.caching.latents import LatentEncoder
 from ztsnr.caching.masks import MaskEncoder
 from ztsnr.caching.prepare import inspect_images, plan_images
-from ztsnr.caching.progress import make_progress
 from ztsnr.caching.texts import TextEncoder
 from ztsnr.core.errors import BadImage, CacheError, ConfigError
 from ztsnr.core.randomness import normal
@@ -85,7 +84,7 @@ def test_latents_texts_and_sizes_belong_to_the_same_picture(place):
     """Each is computed anew from the picture that the original size and the latent point to."""
     data = prepare_data(*place, "data.encoding.kind=mean", "data.encoding.dtype=float32", "data.caption_dropout=0")
     vae, encoders = load_vae(tiny_sdxl()), TextEncoders(tiny_sdxl())
-    images = inspect_images(data, make_progress(True)).images
+    images = inspect_images(data, QUIET).images
     plan = plan_images(images, np.zeros(len(images), dtype=bool), data)
     known = {}
     for i, entry in enumerate(images):
@@ -117,7 +116,7 @@ def test_an_epoch_shows_every_sample_and_held_out_ones_never(place):
 
 
 def test_of_few_pictures_one_is_held_out_where_chance_spares_all(own):
-    fractions = [entry.fraction for entry in inspect_images(make_data(*own), make_progress(True)).images]
+    fractions = [entry.fraction for entry in inspect_images(make_data(*own), QUIET).images]
     assert 0.5 / 16 < 0.05 < min(fractions)
     assert prepare_data(*own, "data.held_out=0.05").train.counts.sum(0).tolist() == [15, 1]
 

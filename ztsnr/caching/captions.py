@@ -6,7 +6,6 @@ from typing import Annotated
 
 import torch
 
-from ztsnr.caching.shards import KeyText, key_text
 from ztsnr.core import checks
 from ztsnr.core.checks import Bounds, Part
 from ztsnr.core.randomness import generator
@@ -32,21 +31,6 @@ class Captions(Part):
     tag_dropout: Annotated[float, Bounds(at_least=0, below=1)]
     prefix: str
     suffix: str
-
-    @property
-    def key_text(self) -> KeyText:
-        return key_text(
-            "Captions",
-            variants=self.variants,
-            lines=self.split_lines,
-            separator=self.separator,
-            shuffle=self.shuffle,
-            keep_tokens=self.keep_tokens,
-            keep_separator=self.keep_separator,
-            tag_dropout=self.tag_dropout,
-            prefix=self.prefix,
-            suffix=self.suffix,
-        )
 
     def texts(self, captions: tuple[str, ...], trigger: str, digest: bytes) -> list[str]:
         """What an image is trained with, each text once; `trigger` comes after the prefix and before the tags.

@@ -16,7 +16,6 @@ from torch import Tensor
 from torch.nn.functional import interpolate
 
 from ztsnr.caching.colours import to_srgb_on
-from ztsnr.caching.shards import KeyText, key_text
 from ztsnr.core.errors import BadImage
 
 with suppress(ImportError):
@@ -57,10 +56,6 @@ class View:
     crop: tuple[int, int]
     size: tuple[int, int]
     flip: bool
-
-    @property
-    def key_text(self) -> KeyText:
-        return key_text("View", resized=self.resized, crop=self.crop, size=self.size, flip=self.flip)
 
 
 def examine(content: bytes) -> tuple[int, int]:

@@ -9,8 +9,9 @@ from pathlib import Path
 from ztsnr.caching.catalogue import ImageFile
 from ztsnr.caching.decode import SUFFIXES
 from ztsnr.caching.prepare import ImageSource
-from ztsnr.caching.settings import PLAIN_FOLDER, FolderOptions, folder_options
+from ztsnr.caching.settings import PLAIN_FOLDER, FolderOptions
 from ztsnr.caching.tables import TABLES, read_tables
+from ztsnr.core.checks import key
 from ztsnr.core.errors import ConfigError
 from ztsnr.io.remote import is_remote
 
@@ -25,15 +26,18 @@ Captions = Mapping[str, tuple[str, ...]]
 class FolderImages(ImageSource):
     """`root` is a folder, a list of them, or several between commas. `folders` are options of some of them."""
 
-    def listing(self) -> Iterator[ImageFile]:
+    def __post_init__(self) -> None:
+        super().__post_init__()
         for root in self.roots:
             if is_remote(root):
-                remedy = f"Use data=webdataset data.root='{root}/*.tar'."
-                raise ConfigError(f"data.root={root}: remote folders are not supported. {remedy}")
+                remedy = f"Use data=webdataset {key('root')}='{root}/*.tar'."
+                raise ConfigError(f"{key('root')}={root}: remote folders are not supported. {remedy}")
+
+    def listing(self) -> Iterator[ImageFile]:
         for folder in self._folders:
             if not folder.is_dir():
                 raise ConfigError(f"data.root={folder} is not a folder")
-        return list_images(self._folders, folder_options(self.folders))
+        return list_images(self._folders, self.folder_options)
 
     def identity(self) -> tuple:
         return tuple(str(folder.resolve()) for folder in self._folders), self.folders

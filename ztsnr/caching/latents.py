@@ -5,6 +5,7 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import nullcontext
 from dataclasses import dataclass
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -14,13 +15,13 @@ from torch import Tensor
 from ztsnr.caching.buckets import USED, Plan
 from ztsnr.caching.catalogue import CatalogueEntry
 from ztsnr.caching.decode import Background, View, decode
-from ztsnr.caching.progress import Progress, Report
 from ztsnr.caching.settings import CacheSettings, Encoding
-from ztsnr.caching.shards import Keys, ShardStore, hashed
+from ztsnr.caching.shards import Keys, KeyText, ShardStore, hashed, key_text
 from ztsnr.caching.statistics import all_finite, moments_of
 from ztsnr.core.errors import BadImage, CacheError
 from ztsnr.core.randomness import generator
 from ztsnr.devices.processes import local_device
+from ztsnr.io.console import Progress, Report
 from ztsnr.models.pretrained import fingerprint, load_vae
 
 SHARD_BYTES = 2**27
@@ -72,7 +73,7 @@ def encode_latents(
 
     latent_bytes = 16 * np.prod(plan.sizes, axis=1).max(initial=1) // 64  # of float32, at most
     with progress.counting("latents", len(wanted), "images") as report:
-        store = ShardStore(settings.cache_folder, "latents")
+        store = ShardStore(Path(settings.cache), "latents")
         known = store.fill(wanted, max(1, int(SHARD_BYTES // latent_bytes)), encode, partial(report, 0))
     return EncodedViews(requests, known)
 
@@ -92,9 +93,13 @@ def views_of_image(
         for flip in (False, True) if settings.flip else (False,):
             view = plan.view(number, image.size, position, flip)
             encoding = settings.encoding.key_parts(view.size)
-            key = hashed("latent", image.digest, view.key_text, settings.background, encoding, weights)
+            key = hashed("latent", image.digest, view_key(view), settings.background, encoding, weights)
             requests.append(EncodeRequest(image, view, key))
     return requests
+
+
+def view_key(view: View) -> KeyText:
+    return key_text("View", resized=view.resized, crop=view.crop, size=view.size, flip=view.flip)
 
 
 class LatentEncoder:

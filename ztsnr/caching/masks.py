@@ -2,17 +2,18 @@
 
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
+from pathlib import Path
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from ztsnr.caching.decode import MaskSource, decode_mask
-from ztsnr.caching.latents import EncodedViews, EncodeRequest
-from ztsnr.caching.progress import Progress, Report
+from ztsnr.caching.latents import EncodedViews, EncodeRequest, view_key
 from ztsnr.caching.settings import CacheSettings
 from ztsnr.caching.shards import ShardStore, hashed
 from ztsnr.core.errors import BadImage, CacheError
+from ztsnr.io.console import Progress, Report
 from ztsnr.models.source import find_source
 
 SHARD_MASKS = 4096
@@ -27,7 +28,7 @@ def encode_masks(latents: EncodedViews, settings: CacheSettings, progress: Progr
 
     encoder = MaskEncoder(settings.masks, factor, settings.worker_count)
     with progress.counting("masks", len(wanted), "images") as report:
-        store = ShardStore(settings.cache_folder, "masks")
+        store = ShardStore(Path(settings.cache), "masks")
         known = store.fill(wanted, SHARD_MASKS, partial(encoder, report=report), partial(report, 0))
     return EncodedViews(requests, known)
 
@@ -35,7 +36,7 @@ def encode_masks(latents: EncodedViews, settings: CacheSettings, progress: Progr
 def _mask_of(request: EncodeRequest, masks: MaskSource, factor: int) -> EncodeRequest:
     image, view = request.image, request.view
     if image.mask_digest:
-        key = hashed("mask", factor, image.mask_digest, masks, view.key_text)
+        key = hashed("mask", factor, image.mask_digest, masks, view_key(view))
     else:
         key = hashed("mask", factor, view.size)
     return EncodeRequest(image, view, key)

@@ -1,7 +1,9 @@
 """From images on the disk to an index: what is missing in the cache is encoded, nothing else."""
 
+import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -11,7 +13,6 @@ from ztsnr.caching.catalogue import Catalogue, CatalogueEntry, ImageFile, catalo
 from ztsnr.caching.contents import IndexContents, save_index
 from ztsnr.caching.latents import encode_latents
 from ztsnr.caching.masks import encode_masks
-from ztsnr.caching.progress import Progress, make_progress
 from ztsnr.caching.report import first_lines, left_out_table, moments_report, plan_report, reasons
 from ztsnr.caching.settings import CacheSettings
 from ztsnr.caching.shards import ShardStore
@@ -19,6 +20,7 @@ from ztsnr.caching.texts import encode_texts
 from ztsnr.core.errors import ConfigError
 from ztsnr.data.order import order_of
 from ztsnr.devices.processes import is_main
+from ztsnr.io.console import Progress, make_console
 from ztsnr.models.source import find_source
 
 
@@ -33,8 +35,8 @@ class ImageSource(CacheSettings):
     def prepare(self) -> None:
         """With `refresh`, encodes what is missing and writes the index. Raises BadImage, CacheError, ConfigError."""
         if self.refresh:
-            is_quiet = not is_main()  # one process reports
-            write_cache(self, make_progress(is_quiet))
+            console = make_console(sys.stderr, quiet=not is_main())  # one process reports
+            write_cache(self, Progress(console))
         object.__setattr__(self, "_is_prepared", True)
         if not self.refresh:
             _ = self.train  # raises CacheError where there is no index
@@ -55,7 +57,7 @@ def inspect_images(source: ImageSource, progress: Progress) -> Catalogue:
         return catalogue(
             source.listing(),
             masks=source.masks,
-            database=source.cache_folder / "pictures.db",
+            database=Path(source.cache) / "pictures.db",
             workers=source.worker_count,
             stop_at_bad=source.on_bad == "stop",
             report=report,
@@ -108,7 +110,7 @@ def write_index(found: Catalogue, contents: IndexContents, settings: CacheSettin
     facts["report"] += rarity_report
 
     path = settings.index_path
-    store = ShardStore(settings.cache_folder, path.parent.name)
+    store = ShardStore(Path(settings.cache), path.parent.name)
     store.delete_unfinished()
     with store.lock(path.stem):
         save_index(path, arrays, facts)
@@ -116,7 +118,7 @@ def write_index(found: Catalogue, contents: IndexContents, settings: CacheSettin
 
 
 def index_facts(found: Catalogue, contents: IndexContents, settings: CacheSettings) -> dict[str, Any]:
-    moments = contents.moments(settings.cache_folder)
+    moments = contents.moments(Path(settings.cache))
     order = order_of(
         contents.plan.sizes,
         contents.counts[:, 0],

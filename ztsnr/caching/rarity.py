@@ -6,7 +6,6 @@ from typing import Annotated
 
 import numpy as np
 
-from ztsnr.caching.shards import KeyText, key_text
 from ztsnr.core import checks
 from ztsnr.core.checks import Bounds, Part
 
@@ -27,10 +26,6 @@ class Rarity(Part):
     strength: checks.Fraction
     low: Annotated[float, Bounds(above=0, at_most=1)]
     high: Annotated[float, Bounds(at_least=1)]
-
-    @property
-    def key_text(self) -> KeyText:
-        return key_text("Rarity", strength=self.strength, low=self.low, high=self.high)
 
     def weights(self, tags: list[frozenset[str]], times: np.ndarray) -> tuple[np.ndarray, TagWeights]:
         """tags of each image, which an epoch trains so many `times` (N,): weights (N,), and those of common tags."""

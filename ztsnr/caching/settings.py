@@ -3,6 +3,7 @@
 import os
 from collections.abc import Mapping
 from dataclasses import dataclass, fields
+from functools import cached_property
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -10,7 +11,7 @@ from ztsnr.caching.buckets import AutoSizes, Sizes
 from ztsnr.caching.captions import Captions
 from ztsnr.caching.decode import MaskSource
 from ztsnr.caching.rarity import Rarity
-from ztsnr.caching.shards import KeyText, hashed, key_text
+from ztsnr.caching.shards import hashed, key_text
 from ztsnr.core import checks
 from ztsnr.core.checks import Bounds, Part, key
 from ztsnr.core.errors import ConfigError
@@ -34,17 +35,6 @@ class Encoding(Part):
     dtype: Literal["float32", "float16", "bfloat16"]
     tile: Annotated[int, Bounds(at_least=64)] | None
     batch_size: checks.Count
-
-    @property
-    def key_text(self) -> KeyText:
-        return key_text(
-            "Encoding",
-            kind=self.kind,
-            precision=self.precision,
-            dtype=self.dtype,
-            tile=self.tile,
-            batch_size=self.batch_size,
-        )
 
     def key_parts(self, size: tuple[int, int]) -> tuple:
         """What a latent of this size depends on here."""
@@ -117,7 +107,7 @@ class CacheSettings(CachedImages):
     def __post_init__(self) -> None:
         super().__post_init__()
         object.__setattr__(self, "background", tuple(self.background))
-        folder_options(self.folders)
+        _ = self.folder_options  # checks them
         if not self.roots:
             raise ConfigError(f"{key('root')} must be a path or a list of paths, got {self.root!r}")
         if self.refresh and is_remote(self.cache):
@@ -129,13 +119,13 @@ class CacheSettings(CachedImages):
         roots = self.root.split(",") if isinstance(self.root, str) else self.root
         return [root.strip() for root in roots if root.strip()]
 
+    @cached_property
+    def folder_options(self) -> list[FolderOptions]:
+        return folder_options(self.folders)
+
     def identity(self) -> tuple:
         """What says which images these are."""
         raise NotImplementedError
-
-    @property
-    def trains_text(self) -> bool:
-        return self.train_text is not None
 
     @property
     def worker_count(self) -> int:
@@ -143,13 +133,12 @@ class CacheSettings(CachedImages):
         return self.workers or len(os.sched_getaffinity(0))
 
     @property
-    def cache_folder(self) -> Path:
-        return Path(self.cache)
-
-    @property
     def index_name(self) -> str:
-        """Path, below the cache, of the index that these settings make."""
-        settings = (
+        """Path, below the cache, of the index that these settings make: a hash of all that decides on its content."""
+        captions, encoding, rarity = self.captions, self.encoding, self.rarity
+        parts = [
+            self.identity(),
+            self.batch_size if self.leftovers == "merge" else None,
             self.pretrained,
             self.background,
             self.max_aspect,
@@ -157,18 +146,35 @@ class CacheSettings(CachedImages):
             self.crops,
             self.flip,
             self.sizes.key_text,
-            self.captions.key_text,
+            key_text(
+                "Captions",
+                variants=captions.variants,
+                lines=captions.split_lines,
+                separator=captions.separator,
+                shuffle=captions.shuffle,
+                keep_tokens=captions.keep_tokens,
+                keep_separator=captions.keep_separator,
+                tag_dropout=captions.tag_dropout,
+                prefix=captions.prefix,
+                suffix=captions.suffix,
+            ),
             self.text_windows,
-            self.encoding.key_text,
+            key_text(
+                "Encoding",
+                kind=encoding.kind,
+                precision=encoding.precision,
+                dtype=encoding.dtype,
+                tile=encoding.tile,
+                batch_size=encoding.batch_size,
+            ),
             self.held_out,
-            self.rarity.key_text,
+            key_text("Rarity", strength=rarity.strength, low=rarity.low, high=rarity.high),
             self.masks,
-        )
-        if self.trains_text:
-            settings = (*settings, "tokens")
-        merged_below = self.batch_size if self.leftovers == "merge" else None
-        return f"index/{hashed(self.identity(), merged_below, *settings).hex()}.safetensors"
+        ]
+        if self.train_text is not None:
+            parts.append("tokens")
+        return f"index/{hashed(*parts).hex()}.safetensors"
 
     @property
     def index_path(self) -> Path:
-        return self.cache_folder / self.index_name
+        return Path(self.cache) / self.index_name

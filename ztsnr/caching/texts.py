@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass
 from functools import cached_property, partial
+from pathlib import Path
 
 import torch
 from torch import Tensor
@@ -9,10 +10,10 @@ from torch import Tensor
 from ztsnr.caching.buckets import USED, Plan
 from ztsnr.caching.catalogue import CatalogueEntry
 from ztsnr.caching.latents import AdaptiveBatches
-from ztsnr.caching.progress import Progress, Report
 from ztsnr.caching.settings import CacheSettings
 from ztsnr.caching.shards import Keys, ShardStore, hashed
 from ztsnr.devices.processes import local_device
+from ztsnr.io.console import Progress, Report
 from ztsnr.models.pretrained import fingerprint
 from ztsnr.models.source import find_source
 from ztsnr.models.text import TextEncoders, Tokenizers, text_encoder_names
@@ -46,12 +47,12 @@ def encode_texts(images: list[CatalogueEntry], plan: Plan, settings: CacheSettin
             own = settings.captions.texts(image.file.captions, image.file.folder.trigger, image.digest)
         texts.append(own)
 
-    encoder = Tokenizer(settings) if settings.trains_text else TextEncoder(settings)
+    encoder = Tokenizer(settings) if settings.train_text is not None else TextEncoder(settings)
     distinct = dict.fromkeys(["", *(text for own in texts for text in own)])
     keys = {text: encoder.key(text) for text in distinct}
     wanted = {key: Text(text) for text, key in keys.items()}
     with progress.counting("texts", len(wanted), "texts") as report:
-        store = ShardStore(settings.cache_folder, encoder.kind)
+        store = ShardStore(Path(settings.cache), encoder.kind)
         known = store.fill(wanted, SHARD_TEXTS, partial(encoder, report=report), partial(report, 0))
     return EncodedTexts([[keys[text] for text in own] for own in texts], keys[""], known)
 

@@ -12,7 +12,7 @@ from ztsnr.caching.catalogue import ImageFile
 from ztsnr.caching.decode import SUFFIXES
 from ztsnr.caching.folder import MASK, TEXT_SUFFIXES
 from ztsnr.caching.prepare import ImageSource
-from ztsnr.caching.settings import PLAIN_FOLDER, FolderOptions, folder_options
+from ztsnr.caching.settings import PLAIN_FOLDER, FolderOptions
 from ztsnr.caching.tables import COLUMNS
 from ztsnr.core.errors import ConfigError
 from ztsnr.io.remote import matching_files, open_file
@@ -31,7 +31,7 @@ class WebDataset(ImageSource):
             shards |= matching_files(root)
         if not shards:
             raise ConfigError(f"data.root={self.root} matches no file. Give the tar files, such as 'shards/*.tar'.")
-        return _images(shards, folder_options(self.folders))
+        return _images(shards, self.folder_options)
 
     def identity(self) -> tuple:
         return tuple(self.roots), self.folders

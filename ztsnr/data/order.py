@@ -1,11 +1,10 @@
 """Which bucket a step trains, and which of its samples: index arithmetic, whatever the number of images."""
 
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, get_args
 
 import numpy as np
 
-from ztsnr.core.checks import Part
 from ztsnr.core.errors import ConfigError
 from ztsnr.data.permutation import permuted
 
@@ -16,7 +15,7 @@ they are left out."""
 
 
 @dataclass(frozen=True, kw_only=True)
-class Order(Part):
+class Order:
     """An endless sequence of batches, each of one bucket. `counts` and `batches`: samples and batch size of each."""
 
     counts: tuple[int, ...]
@@ -25,7 +24,8 @@ class Order(Part):
     seed: int
 
     def __post_init__(self) -> None:
-        super().__post_init__()
+        if self.leftovers not in get_args(Leftovers):
+            raise ConfigError(f"leftovers must be one of {', '.join(get_args(Leftovers))}, got {self.leftovers!r}")
         if self.leftovers == "drop" and not self.steps(0).sum():
             raise ConfigError(
                 f"No bucket fills a batch: they hold {', '.join(map(str, self.counts))} samples. "
