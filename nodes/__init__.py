@@ -1,6 +1,6 @@
 """ComfyUI nodes for models with zero terminal SNR. Link or copy this folder into ComfyUI/custom_nodes.
 
-They stand on ztsnr's torch-only core: the folder ztsnr/ in this one, or beside it (or its link's target), or installed
+They need ztsnr's torch-only core: in a folder ztsnr/ in this one, or beside it (or its link's target), or installed
 with `pip install --no-deps`. ComfyUIs with the V3 API call `comfy_entrypoint`; older ones read NODE_CLASS_MAPPINGS.
 """
 
@@ -24,11 +24,13 @@ def find_core(folder: Path) -> Path | None:
 
 
 def _use_core() -> None:
-    """Imports the core that this folder came with, without its other folders on sys.path."""
-    core = find_core(HERE)
-    if "ztsnr" in sys.modules or core is None:
+    """Imports the core that this folder came with, without adding its parent to sys.path."""
+    package = find_core(HERE)
+    if "ztsnr" in sys.modules or package is None:
         return
-    spec = importlib.util.spec_from_file_location("ztsnr", core / "__init__.py")
+    spec = importlib.util.spec_from_file_location("ztsnr", package / "__init__.py")
+    assert spec is not None
+    assert spec.loader is not None
     sys.modules["ztsnr"] = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(sys.modules["ztsnr"])
 

@@ -15,7 +15,7 @@ class CFGRescale(io.ComfyNode):
             category="sampling",
             description=(
                 "The rescale of Lin et al. (arXiv 2305.08891, Algorithm 2), against the overexposure of strong "
-                "guidance. It acts after guidance, on what that and other nodes made of it, and replaces none of them; "
+                "guidance. It acts on the guided estimate, after guidance and other nodes, and replaces none of them; "
                 "a second one of this node replaces the first."
             ),
             inputs=[

@@ -1,4 +1,4 @@
-"""What a file written by ztsnr.export says of its model, in the metadata of its safetensors header."""
+"""The metadata that ztsnr.export writes into a safetensors header: schedule, target and latents of the model."""
 
 import json
 import math
@@ -37,25 +37,30 @@ class Facts:
 
 
 def file_names() -> list[str]:
-    """Of ComfyUI's checkpoints, and after their folder's name of its lone U-Nets and LoRAs."""
-    first, *others = ((folder, folder_paths.get_filename_list(folder)) for folder in FOLDERS)
-    return [*first[1], *(f"{folder}: {name}" for folder, names in others for name in names)]
+    """ComfyUI's checkpoints, then U-Nets and LoRAs as `folder: name`."""
+    checkpoints, *others = FOLDERS
+    names = list(folder_paths.get_filename_list(checkpoints))
+    for folder in others:
+        names += [f"{folder}: {name}" for name in folder_paths.get_filename_list(folder)]
+    return names
 
 
 def path_of(name: str) -> str:
     folder, colon, rest = name.partition(": ")
-    return folder_paths.get_full_path_or_raise(*((folder, rest) if colon else (FOLDERS[0], name)))
+    if not colon:
+        return folder_paths.get_full_path_or_raise(FOLDERS[0], name)
+    return folder_paths.get_full_path_or_raise(folder, rest)
 
 
 def read_facts(path: str) -> Facts:
-    """Raises CheckpointError where the file is no safetensors file or its metadata does not say all that is needed."""
-    told = {name: value for name, value in _metadata(path).items() if name.startswith("ztsnr.")}
-    if "ztsnr.format" not in told:
+    """Raises CheckpointError if the file is not a safetensors file or its metadata is incomplete."""
+    metadata = {name: value for name, value in _metadata(path).items() if name.startswith("ztsnr.")}
+    if "ztsnr.format" not in metadata:
         raise CheckpointError(
             f"{path} carries no ztsnr metadata. Export it with python -m ztsnr.export, or choose 'set below'."
         )
     try:
-        return _facts(told)
+        return _facts(metadata)
     except KeyError as error:
         raise CheckpointError(f"{path} lacks {error} in its ztsnr metadata. Export it again.") from error
     except (AttributeError, TypeError, ValueError) as error:
@@ -65,20 +70,20 @@ def read_facts(path: str) -> Facts:
 def _metadata(path: str) -> dict[str, str]:
     try:
         return json.loads(comfy.utils.safetensors_header(path) or "").get("__metadata__", {})
-    except (OSError, ValueError, AttributeError, struct.error) as error:  # of a file of another format
-        raise CheckpointError(f"{path} is no readable safetensors file") from error
+    except (OSError, ValueError, AttributeError, struct.error) as error:  # of a file of a different format
+        raise CheckpointError(f"{path} is not a readable safetensors file") from error
 
 
-def _facts(told: dict[str, str]) -> Facts:
-    checks.one_of("ztsnr.target", told["ztsnr.target"], TARGETS)
-    table = _table(_levels(told["ztsnr.sigmas"]))
+def _facts(metadata: dict[str, str]) -> Facts:
+    checks.one_of("ztsnr.target", metadata["ztsnr.target"], TARGETS)
+    table = _table(_levels(metadata["ztsnr.sigmas"]))
     return Facts(
-        target=told["ztsnr.target"],
+        target=metadata["ztsnr.target"],
         table=table,
-        timesteps=decode_timesteps(json.loads(told["ztsnr.timesteps"]), table),
-        sigma_data=float(told["ztsnr.sigma_data"]) if told["ztsnr.target"] == "edm" else 1.0,
-        grid=_grid(_levels(told["ztsnr.grid"])) if "ztsnr.grid" in told else None,
-        latents=_latents(json.loads(told["ztsnr.latents"])) if "ztsnr.latents" in told else None,
+        timesteps=decode_timesteps(json.loads(metadata["ztsnr.timesteps"]), table),
+        sigma_data=float(metadata["ztsnr.sigma_data"]) if metadata["ztsnr.target"] == "edm" else 1.0,
+        grid=_grid(_levels(metadata["ztsnr.grid"])) if "ztsnr.grid" in metadata else None,
+        latents=_latents(json.loads(metadata["ztsnr.latents"])) if "ztsnr.latents" in metadata else None,
     )
 
 
@@ -97,7 +102,7 @@ def _table(levels: list[float]) -> Levels:
 
 
 def _grid(levels: list[float]) -> Grid:
-    """The list entered from its first level, which stays whatever the number of steps."""
+    """The list, whose first level stays for any number of steps."""
     first, *rest, last = levels
     if last != 0:
         raise ConfigError(f"ztsnr.grid must decrease to 0, got {last} at its end")
@@ -105,8 +110,8 @@ def _grid(levels: list[float]) -> Grid:
     return WithTerminalStep(grid=below, terminal=first) if rest else below
 
 
-def _latents(told: dict) -> dict[str, tuple[float, ...]]:
-    latents = {name: tuple(float(value) for value in told[name]) for name in ("mean", "std")}
+def _latents(statistics: dict) -> dict[str, tuple[float, ...]]:
+    latents = {name: tuple(float(value) for value in statistics[name]) for name in ("mean", "std")}
     if any(len(values) != 4 for values in latents.values()) or not all(0 < s < math.inf for s in latents["std"]):
-        raise ConfigError(f"ztsnr.latents must be 4 means and 4 positive deviations, got {told}")
+        raise ConfigError(f"ztsnr.latents must be 4 means and 4 positive deviations, got {statistics}")
     return latents

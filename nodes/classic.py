@@ -1,30 +1,40 @@
 """The part of the V3 node API that these nodes use, in terms of the classic one (INPUT_TYPES, RETURN_TYPES, ...)."""
 
 from dataclasses import dataclass, field
+from typing import Any
 
 
 class Port:
-    """An input or an output: its id, its type's name, and what the widget is told."""
+    """An input or an output: its id, its type's name, and the widget's options (default, min, max, tooltip, ...)."""
 
-    def __init__(self, kind, id=None, *, options=None, optional=False, display_name=None, **told):
+    def __init__(
+        self,
+        kind: str,
+        id: str | None = None,
+        *,
+        options: list[str] | None = None,
+        optional: bool = False,
+        display_name: str | None = None,
+        **widget: object,
+    ) -> None:
         self.kind, self.id, self.options, self.optional = kind, id, options, optional
         self.name = display_name or kind
-        self.told = {key: value for key, value in told.items() if value is not None}
+        self.widget = {key: value for key, value in widget.items() if value is not None}
 
     @property
     def classic(self) -> tuple:
-        return (self.kind if self.options is None else self.options, self.told)
+        return (self.kind if self.options is None else self.options, self.widget)
 
 
 class _Kind:
-    def __init__(self, name: str):
+    def __init__(self, name: str) -> None:
         self.name = name
 
-    def Input(self, id: str, **told) -> Port:
-        return Port(self.name, id, **told)
+    def Input(self, id: str, **options: Any) -> Port:
+        return Port(self.name, id, **options)
 
-    def Output(self, **told) -> Port:
-        return Port(self.name, **told)
+    def Output(self, **options: Any) -> Port:
+        return Port(self.name, **options)
 
 
 Boolean, Combo, Float, Int = (_Kind(name) for name in ("BOOLEAN", "COMBO", "FLOAT", "INT"))
@@ -42,12 +52,16 @@ class Schema:
 
 
 class NodeOutput(tuple):
-    def __new__(cls, *values):
+    def __new__(cls, *values: object) -> "NodeOutput":
         return super().__new__(cls, values)
 
 
 class ComfyNode:
     FUNCTION = "execute"
+
+    @classmethod
+    def define_schema(cls) -> Schema:
+        raise NotImplementedError
 
     @classmethod
     def INPUT_TYPES(cls) -> dict:

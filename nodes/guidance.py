@@ -53,7 +53,7 @@ METHODS = (*BY_SIGMA, *BY_LEVELS)
 
 
 def put_post_cfg(model, function) -> None:
-    """Adds it after what other nodes have put there; an earlier one of its class, from another of our nodes, goes."""
+    """Appends the function to those of other nodes, and removes an earlier one of its class."""
     earlier = model.model_options.get("sampler_post_cfg_function", [])
     kept = [other for other in earlier if type(other) is not type(function)]
     model.model_options["sampler_post_cfg_function"] = kept
@@ -64,7 +64,7 @@ def visited_levels(model_options: dict) -> Tensor:
     """(N,) float64 on the CPU, ascending: the levels above 0 of the sampling that is under way."""
     sigmas = model_options.get("transformer_options", {}).get("sample_sigmas")
     if sigmas is None:
-        raise ConfigError("this ComfyUI does not say which levels it samples. Update it, or use method=constant.")
+        raise ConfigError("this ComfyUI does not pass the sampled levels to nodes. Update it, or use method=constant.")
     return sigmas[sigmas > 0].double().cpu().unique()
 
 

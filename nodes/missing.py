@@ -1,4 +1,4 @@
-"""What stands in the node list where ztsnr's core cannot be imported."""
+"""The node that explains what to do where ztsnr's core cannot be imported."""
 
 from pathlib import Path
 

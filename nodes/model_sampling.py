@@ -1,4 +1,4 @@
-"""ComfyUI's view of a model: an explicit table of sigmas, what the network is told, and latents of its own."""
+"""ComfyUI's view of a model: an explicit table of sigmas, the network's timesteps, and latents of its own."""
 
 import math
 
@@ -12,7 +12,7 @@ from ztsnr.core.errors import ConfigError
 from .checkpoint import Facts
 
 NATIVE_SCALE = 8
-"""Pixels of the picture to one of the latent, along a side."""
+"""Pixels of the image to one of the latent, along a side."""
 
 
 def check_model(model) -> None:
@@ -27,26 +27,32 @@ def check_model(model) -> None:
 
 
 class TableSampling(comfy.model_sampling.ModelSamplingDiscrete):
-    """An explicit table of any length; the network is told each level as it was in training.
+    """An explicit table of any length; the network receives the timesteps that it was trained with.
 
-    `factor` moves the levels that schedulers visit, for another resolution; the terminal level stays, and the network
-    is told the truth of each level.
+    `factor` multiplies the levels that schedulers visit, for a different resolution. The terminal level stays, and the
+    network receives the timestep of the true level.
     """
 
     def __init__(self, facts: Facts, factor: float = 1.0):
         super().__init__()
-        self.told, self.sigma_data, self.grid, self.factor = facts.timesteps, facts.sigma_data, facts.grid, factor
+        self.timesteps = facts.timesteps
+        self.sigma_data = facts.sigma_data
+        self.grid = facts.grid
+        self.factor = factor
         visited = facts.table.sigmas * factor
         visited[-1] = facts.table.sigmas[-1]
         if visited[-2] >= visited[-1]:
-            raise ConfigError(f"resolution {factor:.3g} times the native one moves {visited[-2]:.6g} past the terminal")
+            raise ConfigError(
+                f"resolution {factor:.3g} times the native one would move a level to {visited[-2]:.6g}, "
+                f"above the terminal one"
+            )
         self.set_sigmas(visited)
 
     def timestep(self, sigma: Tensor) -> Tensor:
-        return self.told(sigma.detach().cpu().flatten()).view(sigma.shape).to(sigma.device, torch.float32)
+        return self.timesteps(sigma.detach().cpu().flatten()).view(sigma.shape).to(sigma.device, torch.float32)
 
     def percent_to_sigma(self, percent: float) -> float:
-        """0 and 1 as ComfyUI has them: above and below every level."""
+        """0 and 1 as in ComfyUI: above and below every level."""
         if not 0 < percent < 1:
             return 999999999.9 if percent <= 0 else 0.0
         return self.sigma(torch.tensor((1 - percent) * (len(self.sigmas) - 1))).item()
@@ -60,13 +66,13 @@ def model_sampling(facts: Facts, factor: float = 1.0) -> TableSampling:
 
 
 def resolution_factor(latent: Tensor, native: int) -> float:
-    """Side of the picture by the native side, in the geometric mean: how much more noise hides as much of it."""
+    """Side of the image, in the geometric mean, by the native side: how much more noise hides as much of it."""
     height, width = latent.shape[-2:]
     return math.sqrt(height * width) * NATIVE_SCALE / native
 
 
 class NormalisedLatents(comfy.latent_formats.LatentFormat):
-    """The model knows (latent - mean) / std, channel by channel; previews, made for `plain`, are moved likewise."""
+    """The model's latents are (latent - mean) / std, by channel; the previews of `plain` are adapted to them."""
 
     def __init__(self, plain, mean: tuple[float, ...], std: tuple[float, ...]):
         self.mean, self.std = (torch.tensor(values).view(1, -1, 1, 1) for values in (mean, std))

@@ -1,4 +1,6 @@
-"""The node that leaves the terminal level without loss, whatever sampler goes on from there."""
+"""The node whose first step leaves the terminal level without loss, for any sampler after it."""
+
+from collections.abc import Callable
 
 import comfy.samplers  # pyright: ignore[reportMissingImports]
 
@@ -13,21 +15,22 @@ ROUNDING = 1e-5
 
 
 class TerminalStepThenSampler:
-    """A sampler function of ComfyUI: one step on z from the model's highest level, then another sampler."""
+    """A sampler function of ComfyUI: one step on z from the model's highest level, then `inner`."""
 
     def __init__(self, inner: comfy.samplers.KSAMPLER):
         self.inner = inner
 
     def __call__(self, model, x, sigmas, extra_args=None, callback=None, disable=None, **options):
-        """x (B, ...) at sigmas[0] -> x at sigmas[-1]. A start below the highest level is left to the other sampler."""
+        """x (B, ...) at sigmas[0] -> x at sigmas[-1]. From any lower start, `inner` takes all steps."""
         highest = float(model.inner_model.inner_model.model_sampling.sigma_max)
-        go_on, skipped = self.inner.sampler_function, 0
+        skipped = 0
         if len(sigmas) > 1 and sigmas[0] >= highest * (1 - ROUNDING):
-            x, skipped = self._leave(model, x, sigmas, extra_args or {}, callback), 1
+            x = self._leave(model, x, sigmas, extra_args or {}, callback)
+            skipped = 1
         if len(sigmas) - skipped < 2:
             return x
-        told = None if callback is None else lambda step: callback({**step, "i": step["i"] + skipped})
-        return go_on(model, x, sigmas[skipped:], extra_args=extra_args, callback=told, disable=disable, **options)
+        options |= {"extra_args": extra_args, "callback": _counting_from(skipped, callback), "disable": disable}
+        return self.inner.sampler_function(model, x, sigmas[skipped:], **options)
 
     def _leave(self, model, x, sigmas, extra_args, callback):
         sigma, below = sigmas[0].double(), sigmas[1].double()
@@ -35,6 +38,13 @@ class TerminalStepThenSampler:
         if callback is not None:
             callback({"x": x, "i": 0, "sigma": sigmas[0], "sigma_hat": sigmas[0], "denoised": denoised})
         return step_to(denoised, x * alpha(sigma).to(x), sigma, below) / alpha(below).to(x)
+
+
+def _counting_from(skipped: int, callback: Callable[[dict], None] | None) -> Callable[[dict], None] | None:
+    """The callback, with the index of each step raised by the steps done before."""
+    if callback is None:
+        return None
+    return lambda step: callback({**step, "i": step["i"] + skipped})
 
 
 class Sampler(io.ComfyNode):

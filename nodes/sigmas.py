@@ -1,5 +1,7 @@
 """The nodes that say at which levels to sample."""
 
+from torch import Tensor
+
 from ztsnr.core import checks
 from ztsnr.core.errors import ConfigError
 from ztsnr.core.schedule.combined import Truncated
@@ -15,8 +17,8 @@ LADDER = (17.8, 12.4, 9.2, 7.2, 5.4, 3.9, 2.1, 0.9, 0.0292)
 KARRAS, PROGRESSIVE, OWN = "karras from the terminal level", "progressive ladder", "the checkpoint's own"
 
 
-def _sigmas(grid: Grid, steps: int, factor: float = 1.0):
-    """All levels but the first times the factor."""
+def _sigmas(grid: Grid, steps: int, factor: float = 1.0) -> Tensor:
+    """(steps + 1,) float32; all levels but the first are multiplied by the factor."""
     checks.integer("steps", steps, at_least=1)
     sigmas = grid.sigmas(steps)
     sigmas[1:] *= factor
@@ -26,7 +28,7 @@ def _sigmas(grid: Grid, steps: int, factor: float = 1.0):
     return sigmas
 
 
-def _entered(grid: Grid, terminal: float, name: str, factor: float = 1.0) -> Grid:
+def _with_terminal_step(grid: Grid, terminal: float, name: str, factor: float = 1.0) -> Grid:
     if terminal <= factor * grid.start:
         raise ConfigError(f"{name} must exceed {factor * grid.start:.6g}, the level after it, got {terminal:.6g}")
     return WithTerminalStep(grid=grid, terminal=terminal)
@@ -90,7 +92,9 @@ class LaplaceScheduler(io.ComfyNode):
         checks.finite("u_max", u_max, above=0, at_most=1)
         density = Truncated(density=Laplace(mu=mu, b=b), sigma_min=0.0, sigma_max=sigma_max)
         grid = Quantiles(density=density, u_max=u_max)
-        return io.NodeOutput(_sigmas(_entered(grid, sigma_max, "sigma_max") if terminal_step else grid, steps))
+        if terminal_step:
+            grid = _with_terminal_step(grid, sigma_max, "sigma_max")
+        return io.NodeOutput(_sigmas(grid, steps))
 
 
 class Sigmas(io.ComfyNode):
@@ -116,7 +120,7 @@ class Sigmas(io.ComfyNode):
                         "level. "
                         f"progressive: {', '.join(map(str, LADDER))} below the terminal level. "
                         "the checkpoint's own: what it was exported with, read by ZTSNR V-Prediction. "
-                        "The last two are interpolated in ln sigma for another number of steps. All but the terminal "
+                        "The last two are interpolated in ln sigma for any other number of steps. All but the terminal "
                         "level move with the resolution, where ZTSNR V-Prediction has a latent."
                     ),
                 ),
@@ -139,8 +143,8 @@ class Sigmas(io.ComfyNode):
             below = KarrasGrid(sigma_min=lowest, sigma_max=start, rho=rho)
         else:
             below = SigmaList(sigma_list=LADDER)
-        entered = _entered(below, float(sampling.sigma_max), "the highest level of the model", factor)
-        return io.NodeOutput(_sigmas(entered, steps, factor))
+        whole = _with_terminal_step(below, float(sampling.sigma_max), "the highest level of the model", factor)
+        return io.NodeOutput(_sigmas(whole, steps, factor))
 
 
 def own_grid(sampling) -> Grid:
@@ -149,6 +153,6 @@ def own_grid(sampling) -> Grid:
     if grid is None:
         raise ConfigError(
             "model carries no sampling grid of its own. Choose its file as the checkpoint of ZTSNR V-Prediction, "
-            "or another grid."
+            "or a different grid."
         )
     return grid

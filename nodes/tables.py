@@ -13,7 +13,7 @@ from torch import Tensor
 from ztsnr.core import checks
 from ztsnr.core.errors import ConfigError
 from ztsnr.core.noise import alpha
-from ztsnr.core.schedule.table import ScaledLinear, SigmaTable, ZeroTerminal, sigmas_from_alpha_bar
+from ztsnr.core.schedule.table import STABLE_DIFFUSION, ScaledLinear, SigmaTable, ZeroTerminal, sigmas_from_alpha_bar
 
 CEILING = 20000.0
 """What sigma = inf becomes. Lower, the limit is missed by more (1e-4 of x0 here); higher, float32 loses more."""
@@ -21,7 +21,7 @@ CEILING = 20000.0
 
 @dataclass(frozen=True, kw_only=True)
 class Levels(SigmaTable):
-    """The given levels, ascending."""
+    """A list of levels, ascending."""
 
     levels: tuple[float, ...]
 
@@ -32,7 +32,7 @@ class Levels(SigmaTable):
 
 @dataclass(frozen=True, kw_only=True)
 class Stretched(SigmaTable):
-    """Another table, shifted and scaled in alpha to run from sigma_min to sigma_max."""
+    """A table shifted and scaled in alpha to run from sigma_min to sigma_max."""
 
     table: SigmaTable
     sigma_min: float
@@ -49,13 +49,16 @@ class Stretched(SigmaTable):
 
 
 def own_table(model) -> ScaledLinear:
-    """The table that the model was made with, whatever nodes have patched since."""
+    """The table of the model's own config, whatever nodes have patched."""
     settings = model.model.model_config.sampling_settings
-    start, end = settings.get("linear_start", 0.00085), settings.get("linear_end", 0.012)
-    return ScaledLinear(beta_start=start, beta_end=end, steps=settings.get("timesteps", 1000))
+    return ScaledLinear(
+        beta_start=settings.get("linear_start", STABLE_DIFFUSION.beta_start),
+        beta_end=settings.get("linear_end", STABLE_DIFFUSION.beta_end),
+        steps=settings.get("timesteps", STABLE_DIFFUSION.steps),
+    )
 
 
-def made_table(model, zero_terminal: bool, sigma_min: float, sigma_max: float) -> SigmaTable:
+def table_between(model, zero_terminal: bool, sigma_min: float, sigma_max: float) -> SigmaTable:
     """The model's own table between other ends; with zero_terminal, Lin et al.'s, sigma_max standing for inf.
 
     sigma_min 0 is the own table's lowest level.

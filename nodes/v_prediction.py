@@ -9,7 +9,7 @@ from .api import io, number
 from .checkpoint import Facts, file_names, path_of, read_facts
 from .guidance import DynamicSNR, put_post_cfg
 from .model_sampling import NormalisedLatents, check_model, model_sampling, resolution_factor
-from .tables import CEILING, made_table
+from .tables import CEILING, table_between
 
 BELOW = "set below"
 
@@ -75,7 +75,7 @@ class VPrediction(io.ComfyNode):
                     100.0,
                     0.01,
                     (
-                        "Standard deviation d of the data. 1 is v-prediction; another value has x0 = d² x / (sigma² + "
+                        "Standard deviation d of the data. 1 is v-prediction; other values have x0 = d² x / (sigma² + "
                         "d²) - sigma d output / sqrt(sigma² + d²), as in EDM with the output's sign turned."
                     ),
                 ),
@@ -97,7 +97,7 @@ class VPrediction(io.ComfyNode):
                     min=64,
                     max=16384,
                     step=8,
-                    tooltip="Side of the pictures that the model was trained on. Used where a latent is connected.",
+                    tooltip="Side of the images that the model was trained on. Used where a latent is connected.",
                 ),
                 io.Latent.Input(
                     "latent",
@@ -114,11 +114,11 @@ class VPrediction(io.ComfyNode):
 
     @classmethod
     def fingerprint_inputs(cls, checkpoint=BELOW, **_):
-        """A file that was written anew is read anew."""
+        """Changes when the file is written again, so that it is read again."""
         if checkpoint == BELOW:
             return BELOW
-        found = os.stat(path_of(checkpoint))
-        return f"{checkpoint} {found.st_mtime_ns} {found.st_size}"
+        stat = os.stat(path_of(checkpoint))
+        return f"{checkpoint} {stat.st_mtime_ns} {stat.st_size}"
 
     @classmethod
     def execute(
@@ -137,9 +137,9 @@ class VPrediction(io.ComfyNode):
         checks.finite("snr_gamma", snr_gamma, at_least=0)
         if checkpoint == BELOW:
             checks.finite("sigma_data", sigma_data, above=0)
-            table = made_table(model, zero_terminal, sigma_min, sigma_max)
-            told = TableIndex(table=table, quantize=False)
-            facts = Facts(target="v", table=table, timesteps=told, sigma_data=sigma_data)
+            table = table_between(model, zero_terminal, sigma_min, sigma_max)
+            timesteps = TableIndex(table=table, quantize=False)
+            facts = Facts(target="v", table=table, timesteps=timesteps, sigma_data=sigma_data)
         else:
             facts = read_facts(path_of(checkpoint))
         factor = 1.0 if latent is None else resolution_factor(latent["samples"], native_resolution)

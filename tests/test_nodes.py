@@ -207,7 +207,7 @@ def test_metadata_that_does_not_hold_is_refused(nodes, folder, changed, said):
 def test_files_of_another_kind_are_refused(nodes, folder):
     for content in (b"PK\x03\x04 something else", b"", b"\x02" + bytes(7) + b"[]"):
         (folder / "checkpoints" / "old.ckpt").write_bytes(content)
-        with pytest.raises(CheckpointError, match="no readable safetensors file"):
+        with pytest.raises(CheckpointError, match="not a readable safetensors file"):
             predicting(nodes, checkpoint="old.ckpt")
 
 
@@ -257,7 +257,7 @@ def flow_model():
         ({"sigma_max": 10.0}, "sigma_max stands for infinity"),
         ({"sigma_data": 0.0}, "sigma_data"),
         ({"snr_gamma": -1.0}, "snr_gamma"),
-        ({"latent": {"samples": torch.zeros(1, 4, 4096, 4096)}}, "past the terminal"),
+        ({"latent": {"samples": torch.zeros(1, 4, 4096, 4096)}}, "above the terminal one"),
     ],
 )
 def test_models_and_settings_that_no_sampling_could_use_are_refused(nodes, inputs, said):
