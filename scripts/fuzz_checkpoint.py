@@ -19,8 +19,9 @@ from pathlib import Path
 import torch
 from torch import nn
 
-from ztsnr.checkpoints.state import optimizer_state, pack, restore, restore_optimizer, settings_of, trained_state
+from ztsnr.checkpoints.state import optimizer_state, restore, restore_optimizer, settings_of, trained_state
 from ztsnr.checkpoints.state_file import read_state, write_state
+from ztsnr.checkpoints.tree import pack
 from ztsnr.checkpoints.weights import read_checkpoint, save_checkpoint
 from ztsnr.core.errors import CheckpointError
 

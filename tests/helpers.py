@@ -58,12 +58,12 @@ def write_plug_in(folder: Path) -> Path:
 
 def fit(*overrides, listener=None, data=None):
     composed = compose(*SMALL, *overrides)
-    parts = {name: build(composed[name]) for name in PARTS}
+    parts = {name: build(composed, name) for name in PARTS}
     if data is not None:
         parts["data"] = data(parts["data"])
     torch.manual_seed(composed.seed)
-    network = build(composed.model)
-    return build(composed.trainer).fit(**parts, network=network, monitor=listener or Monitor())
+    network = build(composed, "model")
+    return build(composed, "trainer").fit(**parts, network=network, monitor=listener or Monitor())
 
 
 def weights(trained, name="raw"):

@@ -158,7 +158,7 @@ def test_a_broken_newest_one_is_named_and_the_one_before_taken(tmp_path, capsys)
     content[-9] ^= 1
     newest.write_bytes(content)
     again, _ = train(tmp_path, killer=KillingMonitor())
-    assert f"{newest} is refused: it is not what was written" in capsys.readouterr().err
+    assert f"{newest} cannot be used: checksum mismatch" in capsys.readouterr().err
     assert_same(again, train(tmp_path / "straight", killer=KillingMonitor())[0])
 
 
@@ -166,13 +166,13 @@ def test_another_config_is_shown_and_refused_unless_allowed(tmp_path):
     with pytest.raises(Killed):
         attempt(tmp_path, (), KillingMonitor([5]))
     now = result_config(compose(*SMALL, *MINE, "optimizer.weight_decay=0.5", "trainer.log_every=1"))
-    with pytest.raises(ConfigError, match=r"another config:\n  optimizer\.weight_decay: 0\.01 -> 0\.5\nUse allow"):
+    with pytest.raises(ConfigError, match=r"a different config:\n  optimizer\.weight_decay: 0\.01 -> 0\.5\nUse allow"):
         find_state("auto", False, tmp_path, now, "")
     assert find_state("auto", True, tmp_path, now, "").step == 4
     assert find_state("never", False, tmp_path, now, "") is None
     assert not (tmp_path / "checkpoints").exists()
     assert find_state(str(tmp_path / "checkpoints.1" / "step_00000004.safetensors"), True, tmp_path, now, "").step == 4
-    with pytest.raises(CheckpointError, match="holds no sound checkpoint"):
+    with pytest.raises(CheckpointError, match="has no valid checkpoint"):
         find_state(str(tmp_path), False, tmp_path, now, "")
 
 
@@ -202,9 +202,9 @@ def test_a_changed_setting_is_the_new_one_and_what_was_learned_stays(tmp_path):
     ("override", "told"),
     [
         ("model.width=32", "its network does not fit: .* is torch.float32"),
-        ("model.depth=2", "its network is another"),
+        ("model.depth=2", "its network does not match"),
         ("optimizer=lion", "it holds the state of AdamW, not of Lion"),
-        ("weighting=uncertainty", "its learned part of the objective is another"),
+        ("weighting=uncertainty", "its learned part of the objective does not match"),
         ("trainer.steps=3", r"trainer\.steps must be at least 4"),
     ],
 )

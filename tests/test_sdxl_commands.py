@@ -95,7 +95,7 @@ def test_what_is_exported_loads_in_diffusers_and_the_doctor_knows_it(folder):
             "format must be one of single_file",
         ),
         ("export", ["checkpoint=absent", "output=x.safetensors"], "absent is not a file"),
-        ("doctor", ["prompts.txt"], "prompts.txt is not a whole safetensors file"),
+        ("doctor", ["prompts.txt"], "prompts.txt is truncated or not a safetensors file"),
         ("train", ["model=sdxl", "model.pretrained=x.ckpt", "data=folder", "data.root=pictures"], "is a pickle"),
         (
             "sample",

@@ -1,4 +1,5 @@
 import json
+from contextlib import nullcontext
 
 import pytest
 import torch
@@ -6,9 +7,10 @@ from torch import nn
 
 from tests.helpers import load_script
 from ztsnr.checkpoints.policy import SavePolicy
-from ztsnr.checkpoints.state import pack, restore, unpack
+from ztsnr.checkpoints.state import OPTIMIZER_NAMES, optimizer_state, restore, restore_optimizer, settings_of
 from ztsnr.checkpoints.state_file import read_state, write_state
-from ztsnr.config.registry import build, compose
+from ztsnr.checkpoints.tree import pack, unpack
+from ztsnr.config.registry import build, compose, options
 from ztsnr.core.errors import CheckpointError, ConfigError
 
 POLICY = {"every": 10, "keep": 2, "keep_best": False, "keep_every": None, "on_save_error": "stop"}
@@ -105,3 +107,30 @@ def test_damaged_and_forged_files_are_refused_by_our_own_error_alone(tmp_path):
     became = list(load_script("fuzz_checkpoint").fuzz(tmp_path, files=120, seed=1))
     assert len(became) == 120
     assert sum(message != "" for message in became) > 80
+
+
+@pytest.mark.parametrize("option", options("optimizer"))
+def test_every_optimizer_of_conf_has_a_name_in_files(option):
+    package, *_, name = compose(f"optimizer={option}").optimizer._target_.split(".")
+    assert (package, name) in OPTIMIZER_NAMES
+
+
+class PluginOptimizer(torch.optim.SGD):
+    """Not in conf/."""
+
+
+@pytest.mark.parametrize(
+    ("name", "accepted"),
+    [
+        (f"{__name__}.PluginOptimizer", True),
+        ("PluginOptimizer", True),  # as 0de1f9a wrote it
+        ("SGD", False),
+        ("AdamW", False),
+    ],
+)
+def test_a_plugin_optimizer_resumes_from_a_state_with_its_import_path_or_class_name(name, accepted):
+    optimizer = PluginOptimizer([torch.nn.Parameter(torch.zeros(2))], lr=0.1)
+    state = optimizer_state(optimizer, settings_of(optimizer))
+    assert state["class"] == f"{__name__}.PluginOptimizer"
+    with nullcontext() if accepted else pytest.raises(CheckpointError, match=f"holds the state of {name}, not of"):
+        restore_optimizer(optimizer, state | {"class": name})

@@ -93,7 +93,7 @@ def test_small_steps_arrive_in_bfloat16_by_rounding_at_random(option, backward):
 
 
 @pytest.mark.parametrize(
-    ("overrides", "told"),
+    ("overrides", "message"),
     [
         (
             ["trainer.optimizer_in_backward=true"],
@@ -115,8 +115,8 @@ def test_small_steps_arrive_in_bfloat16_by_rounding_at_random(option, backward):
         (["trainer.ema_every=0"], r"trainer\.ema_every must be an integer of 1 or more"),
     ],
 )
-def test_refusals(overrides, told):
-    with pytest.raises(ConfigError, match=told):
+def test_trainer_rejects_updates_that_do_not_go_together(overrides, message):
+    with pytest.raises(ConfigError, match=message):
         fit(*overrides)
 
 

@@ -1,6 +1,5 @@
 """What is in the listed images: size and content, each file read and decoded once in its life."""
 
-import hashlib
 import json
 import sqlite3
 from collections.abc import Callable, Iterable
@@ -13,6 +12,7 @@ from pathlib import Path
 from ztsnr.caching.decode import MaskSource, examine, examine_mask
 from ztsnr.caching.settings import PLAIN_FOLDER, FolderOptions
 from ztsnr.core.errors import BadImage, CacheError
+from ztsnr.io.hashing import content_hash
 from ztsnr.io.remote import read_part
 
 VERSION = 2
@@ -129,7 +129,7 @@ def catalogue(
 
 
 def content_digest(content: bytes) -> bytes:
-    return hashlib.blake2b(content, digest_size=16).digest()
+    return content_hash(content, size=16)
 
 
 def _inspect_all(

@@ -5,7 +5,6 @@ An entry's key is a hash of all that it depends on. What it is made of is part o
 commit 0de1f9a, whatever the classes and fields of settings are called since.
 """
 
-import hashlib
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import islice
@@ -18,10 +17,11 @@ from safetensors.torch import save
 from torch import Tensor
 
 from ztsnr.core.errors import CacheError, CheckpointError
-from ztsnr.io.atomic import write_whole
+from ztsnr.io.atomic import write_bytes_atomically
+from ztsnr.io.hashing import content_hash
 from ztsnr.io.tensors import open_tensors
 
-FORMAT = 2
+CACHE_FORMAT = 2
 """Of shards and indices, and of the code that decodes and encodes. Raising it encodes everything again."""
 KEY_BYTES = 16
 Keys = dict[bytes, tuple[str, int]]
@@ -48,7 +48,7 @@ def key_text(name: str, **values: object) -> KeyText:
 
 def hashed(*parts: object) -> bytes:
     """16 bytes that change with any of the parts: values whose repr() never changes, and KeyText."""
-    return hashlib.blake2b(repr((FORMAT, *parts)).encode(), digest_size=KEY_BYTES).digest()
+    return content_hash(repr((CACHE_FORMAT, *parts)).encode(), size=KEY_BYTES)
 
 
 # Shards --------------------------------------------------------------------------------------------------------------
@@ -162,7 +162,7 @@ def write_shard(path: Path, tensors: Mapping[str, Tensor], metadata: Mapping[str
     content = save(dict(tensors), dict(metadata))  # its save_file would leave a file of its own where it is killed
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        write_whole(path, lambda temporary: temporary.write_bytes(content))
+        write_bytes_atomically(path, content)
     except OSError as error:
         needed = f"It needs {len(content) / 1e6:.1f} MB; what is cached already stays."
         raise CacheError(f"{path} could not be written: {error.strerror}. {needed}") from error

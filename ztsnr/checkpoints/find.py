@@ -1,4 +1,4 @@
-"""Where a run goes on: resume=auto, in its own folder; a run's folder; a checkpoint, with which a new run begins."""
+"""The state that a run resumes from: the newest in its own folder or in another run's, or a file."""
 
 import json
 import sys
@@ -13,44 +13,52 @@ if TYPE_CHECKING:
 
 
 def find_state(resume: str, allow_changes: bool, folder: Path, config: dict, digest: str) -> "State | None":
-    """What the run in `folder` with this result config resumes from. Broken states are named and skipped."""
+    """What the run in `folder` resumes from; None: it starts from scratch.
+
+    resume: auto, the newest valid state in `folder`; never; a run's folder; a state's file.
+    config, digest: this run's, as a state's file holds it, and the hash by which its record knows it.
+    A broken state is renamed, and the one before it is taken. Raises CheckpointError, and ConfigError where the state's
+    config differs and `allow_changes` is false.
+    """
     from ztsnr.checkpoints.state_file import read_state
 
     if resume == "never":
-        _set_aside(folder / "checkpoints", folder / "tracking")
+        _set_aside(folder / "checkpoints")
+        _set_aside(folder / "tracking")
         return None
     if resume == "auto":
-        state = _newest_sound(folder)
-        if state is None and _record_of(folder) not in (None, digest):
-            _set_aside(folder / "tracking")  # of another run
+        state = _newest_valid(folder)
+        if state is None and _record_digest(folder) not in (None, digest):
+            _set_aside(folder / "tracking")  # a different run's
     elif Path(resume).is_dir():
-        state = _newest_sound(Path(resume))
+        state = _newest_valid(Path(resume))
         if state is None:
-            raise CheckpointError(f"resume={resume} holds no sound checkpoint, in {Path(resume) / 'checkpoints'}")
+            raise CheckpointError(f"resume={resume} has no valid checkpoint in {Path(resume) / 'checkpoints'}")
     else:
         state = read_state(Path(resume))
     if state is not None:
-        _refuse_changes(state, allow_changes, config)
+        _check_config(state, allow_changes, config)
     return state
 
 
 def changes(state: "State", config: dict) -> list[str]:
+    """What differs between the config of a state and this one, a line each."""
     return differences(state.facts["config"], json.loads(json.dumps(config)))
 
 
-def _refuse_changes(state: "State", allow_changes: bool, config: dict) -> None:
+def _check_config(state: "State", allow_changes: bool, config: dict) -> None:
     try:
-        found = changes(state, config)
+        changed = changes(state, config)
     except (KeyError, TypeError, AttributeError) as error:
-        raise CheckpointError(f"{state.path} does not say how it was made: {error!r} in its config") from error
-    if found and not allow_changes:
+        raise CheckpointError(f"{state.path} has no usable config in its metadata: {error!r}") from error
+    if changed and not allow_changes:
+        lines = "\n  ".join([f"{state.path} was trained with a different config:", *changed])
         raise ConfigError(
-            "\n  ".join([f"{state.path} was trained with another config:", *found])
-            + "\nUse allow_changes=true to go on with the new one, or resume=never to begin anew."
+            f"{lines}\nUse allow_changes=true to continue with the new one, or resume=never to start from scratch."
         )
 
 
-def _newest_sound(run_folder: Path) -> "State | None":
+def _newest_valid(run_folder: Path) -> "State | None":
     from ztsnr.checkpoints.state_file import file_of, read_state, saved_steps
 
     for step in reversed(saved_steps(run_folder / "checkpoints")):
@@ -58,13 +66,13 @@ def _newest_sound(run_folder: Path) -> "State | None":
         try:
             return read_state(path)
         except CheckpointError as error:
-            print(f"{error}. It is called .broken now, and the one before it is looked at.", file=sys.stderr)
+            print(f"{error}. Renamed to .broken; trying the previous checkpoint.", file=sys.stderr)
             path.replace(path.with_suffix(".broken"))
     return None
 
 
-def _record_of(folder: Path) -> str | None:
-    """The digest of the config that the record in this folder was begun with."""
+def _record_digest(folder: Path) -> str | None:
+    """Of the config with which the record in this folder was started; None: there is no record."""
     try:
         with open(folder / "tracking" / "events.jsonl") as file:
             return json.loads(file.readline())["tags"].get("ztsnr.config", "")
@@ -72,12 +80,11 @@ def _record_of(folder: Path) -> str | None:
         return None
 
 
-def _set_aside(*folders: Path) -> None:
-    """An earlier run's, under a name that is not looked for, but by ztsnr.sync."""
-    for folder in folders:
-        number = 1
-        while folder.exists():
-            aside = folder.with_name(f"{folder.name}.{number}")
-            number += 1
-            if not aside.exists():
-                folder.rename(aside)
+def _set_aside(folder: Path) -> None:
+    """Renames an earlier run's folder, which after that only ztsnr.sync finds."""
+    if not folder.exists():
+        return
+    number = 1
+    while folder.with_name(f"{folder.name}.{number}").exists():
+        number += 1
+    folder.rename(folder.with_name(f"{folder.name}.{number}"))

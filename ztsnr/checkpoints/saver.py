@@ -16,12 +16,12 @@ from torch import Tensor, nn
 
 from ztsnr.checkpoints.background import BackgroundWriter
 from ztsnr.checkpoints.policy import SavePolicy
-from ztsnr.checkpoints.state import pack
 from ztsnr.checkpoints.state_file import State, file_of, saved_steps, write_state
+from ztsnr.checkpoints.tree import pack
 from ztsnr.checkpoints.weights import write_checkpoint
 from ztsnr.core.errors import CheckpointError
 from ztsnr.devices.processes import join_processes
-from ztsnr.io.atomic import write_whole
+from ztsnr.io.atomic import write_text_atomically
 
 
 class Stateful(Protocol):
@@ -159,7 +159,7 @@ class DiskCheckpointer(Checkpointer):
 
         best = self._best  # once: another validation may end while this thread writes
         index = json.dumps({"newest": step, "best": best.step, "score": best.score})
-        write_whole(self.folder / "index.json", lambda path: path.write_text(index))
+        write_text_atomically(self.folder / "index.json", index)
 
         steps = saved_steps(self.folder)
         for old in set(steps) - self.policy.steps_to_keep(steps, best.step):

@@ -1,10 +1,7 @@
-"""States of a run as named tensors and JSON, without pickles: written and read back to the bit.
-
-A tree holds None, bools, numbers, texts, lists, and objects: {"dict": {...}}, {"tuple": [...]}, {"dtype": "float32"}
-and {"tensor": NAME, "order": [...]}, whose order, where there is one, says how its dimensions lie in memory.
-"""
+"""What a training state holds of networks and optimizers, and how it is put back."""
 
 from collections.abc import Mapping
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -12,63 +9,32 @@ from torch.optim import Optimizer
 
 from ztsnr.core.errors import CheckpointError
 
-DTYPES = {str(value).removeprefix("torch."): value for value in vars(torch).values() if isinstance(value, torch.dtype)}
-PLAIN = (bool, int, float, str, type(None))
+OPTIMIZER_NAMES = {
+    ("bitsandbytes", "AdamW8bit"): "AdamW8bit",
+    ("bitsandbytes", "Lion8bit"): "Lion8bit",
+    ("bitsandbytes", "PagedAdamW8bit"): "PagedAdamW8bit",
+    ("bitsandbytes", "PagedLion8bit"): "PagedLion8bit",
+    ("pytorch_optimizer", "AdaFactor"): "AdaFactor",
+    ("pytorch_optimizer", "Adan"): "Adan",
+    ("pytorch_optimizer", "CAME"): "CAME",
+    ("pytorch_optimizer", "FlashAdamW"): "FlashAdamW",
+    ("pytorch_optimizer", "Lion"): "Lion",
+    ("pytorch_optimizer", "Muon"): "Muon",
+    ("pytorch_optimizer", "Prodigy"): "Prodigy",
+    ("pytorch_optimizer", "ROSE"): "ROSE",
+    ("pytorch_optimizer", "SOAP"): "SOAP",
+    ("pytorch_optimizer", "ScheduleFreeAdamW"): "ScheduleFreeAdamW",
+    ("pytorch_optimizer", "StableAdamW"): "StableAdamW",
+    ("torch", "AdamW"): "AdamW",
+}
+"""(package, class) of every optimizer in conf/ -> its name in a state's file, which stays if the library renames it."""
 
 
-def pack(value, name: str) -> tuple[object, dict[str, Tensor]]:
-    """The tree of a value and its tensors, contiguous views where that can be; `name` begins their names."""
-    tensors: dict[str, Tensor] = {}
-
-    def walk(value, name: str):
-        if type(value) in PLAIN:
-            return value
-        if isinstance(value, Tensor) and name not in tensors:
-            tensors[name], order = _in_memory_order(value.detach())
-            return {"tensor": name} | ({"order": order} if order else {})
-        if isinstance(value, torch.dtype):
-            return {"dtype": str(value).removeprefix("torch.")}
-        if type(value) in (list, tuple):
-            entries = [walk(entry, f"{name}.{i}") for i, entry in enumerate(value)]
-            return {"tuple": entries} if isinstance(value, tuple) else entries
-        if isinstance(value, Mapping) and all(isinstance(key, str) for key in value):
-            return {"dict": {key: walk(entry, f"{name}.{key}") for key, entry in value.items()}}
-        raise CheckpointError(f"{name} cannot be saved: it is a {type(value).__name__}, {value!r:.80}")
-
-    return walk(value, name), tensors
-
-
-def unpack(tree, tensors: Mapping[str, Tensor]):
-    """The value that was packed. Raises CheckpointError for a tree that pack does not make."""
-    if type(tree) in PLAIN:
-        return tree
-    if isinstance(tree, list):
-        return [unpack(entry, tensors) for entry in tree]
-    try:
-        match tree:
-            case {"dict": dict(entries)}:
-                return {key: unpack(entry, tensors) for key, entry in entries.items()}
-            case {"tuple": list(entries)}:
-                return tuple(unpack(entry, tensors) for entry in entries)
-            case {"dtype": str(name)} if name in DTYPES:
-                return DTYPES[name]
-            case {"tensor": name, "order": list(order)}:
-                inverse = [order.index(dim) for dim in range(tensors[name].ndim)]
-                return tensors[name].permute(inverse)
-            case {"tensor": name}:
-                return tensors[name]
-    except (KeyError, TypeError, RuntimeError, ValueError, OverflowError) as error:
-        raise CheckpointError(f"a broken tensor in it: {error}") from error
-    raise CheckpointError(f"what is no part of a state in it: {tree!r:.80}")
-
-
-def _in_memory_order(tensor: Tensor) -> tuple[Tensor, list[int] | None]:
-    """The order of dimensions by which a dense tensor is contiguous: other strides could be summed otherwise."""
-    if tensor.is_contiguous():
-        return tensor, None
-    order = sorted(range(tensor.ndim), key=lambda dim: -tensor.stride(dim))
-    permuted = tensor.permute(order)
-    return (permuted, order) if permuted.is_contiguous() else (tensor.contiguous(), None)
+def name_in_file(optimizer: Optimizer) -> str:
+    """From OPTIMIZER_NAMES; a plug-in's is its import path, which must not change while its states are to be read."""
+    kind = type(optimizer)
+    package = kind.__module__.partition(".")[0]
+    return OPTIMIZER_NAMES.get((package, kind.__name__), f"{kind.__module__}.{kind.__qualname__}")
 
 
 def trained_state(network: nn.Module, average: nn.Module | None = None) -> dict[str, Tensor]:
@@ -78,19 +44,21 @@ def trained_state(network: nn.Module, average: nn.Module | None = None) -> dict[
 
 
 @torch.no_grad()
-def restore(live: Mapping[str, Tensor], saved, what: str) -> None:
-    """Copies `saved` into `live`; every tensor must be there and fit."""
-    if not isinstance(saved, dict) or live.keys() != saved.keys():
-        other = sorted(live.keys() ^ (saved.keys() if isinstance(saved, dict) else set()))
-        raise CheckpointError(f"its {what} is another: {', '.join(other[:4])}, {len(other)} in all")
+def restore(live: Mapping[str, Tensor], saved: object, what: str) -> None:
+    """Copies `saved` into `live`. Raises CheckpointError where a tensor is missing, unexpected or does not fit."""
+    saved_names = saved.keys() if isinstance(saved, dict) else set()
+    if not isinstance(saved, dict) or live.keys() != saved_names:
+        names = sorted(live.keys() ^ saved_names)
+        raise CheckpointError(f"its {what} does not match: {len(names)} tensors differ, first {', '.join(names[:4])}")
     for name, tensor in live.items():
-        found = saved[name]
-        if not isinstance(found, Tensor) or (found.shape, found.dtype) != (tensor.shape, tensor.dtype):
-            told = f"{found.dtype} {tuple(found.shape)}" if isinstance(found, Tensor) else repr(found)
-            raise CheckpointError(
-                f"its {what} does not fit: {name} is {told}, not {tensor.dtype} {tuple(tensor.shape)}"
-            )
-        tensor.copy_(found)
+        value = saved[name]
+        if not isinstance(value, Tensor) or value.shape != tensor.shape or value.dtype != tensor.dtype:
+            raise CheckpointError(f"its {what} does not fit: {name} is {_describe(value)}, not {_describe(tensor)}")
+        tensor.copy_(value)
+
+
+def _describe(value: object) -> str:
+    return f"{value.dtype} {tuple(value.shape)}" if isinstance(value, Tensor) else repr(value)
 
 
 def settings_of(optimizer: Optimizer) -> list[dict]:
@@ -98,47 +66,72 @@ def settings_of(optimizer: Optimizer) -> list[dict]:
     return [{key: value for key, value in group.items() if key != "params"} for group in optimizer.param_groups]
 
 
-def optimizer_state(optimizer: Optimizer, begun: list[dict]) -> dict:
-    """What any optimizer holds of its groups and parameters; `begun` is settings_of it when it was made.
+def optimizer_state(optimizer: Optimizer, initial_settings: list[dict]) -> dict:
+    """What any optimizer holds of its groups and parameters; `initial_settings` are settings_of it when it was made.
 
     Not its own state_dict, since torch's load_state_dict casts states to their parameter's type.
     """
-    states = [dict(optimizer.state.get(p, {})) for group in optimizer.param_groups for p in group["params"]]
-    return {"class": type(optimizer).__name__, "begun": begun, "groups": settings_of(optimizer), "states": states}
+    states = [dict(optimizer.state.get(p, {})) for p in _parameters(optimizer)]
+    return {
+        "class": name_in_file(optimizer),
+        "begun": initial_settings,
+        "groups": settings_of(optimizer),
+        "states": states,
+    }
 
 
-def restore_optimizer(optimizer: Optimizer, saved) -> None:
-    """A setting that the run's config gives another value than it had then keeps the new one."""
+def restore_optimizer(optimizer: Optimizer, saved: Any) -> None:
+    """Fills the optimizer with what optimizer_state returned. Raises CheckpointError where it does not fit.
+
+    What a step changed in a group comes from the state; a setting that the config has changed keeps its new value.
+    """
     try:
-        name, begun, groups, states = (saved[key] for key in ("class", "begun", "groups", "states"))
-        parameters = [p for group in optimizer.param_groups for p in group["params"]]
-        if name != type(optimizer).__name__:
-            raise CheckpointError(f"it holds the state of {name}, not of {type(optimizer).__name__}")
-        sizes = (len(groups), len(begun), len(states))
-        if sizes != (len(optimizer.param_groups), len(optimizer.param_groups), len(parameters)):
-            raise CheckpointError("its optimizer has other groups of parameters")
-        for group, then, last in zip(optimizer.param_groups, begun, groups, strict=True):
-            group |= {key: value for key, value in last.items() if not _changed(group.get(key), then.get(key))}
-        fused = [_counts_on_device(group) for group in optimizer.param_groups for _ in group["params"]]
-        for p, state, counts in zip(parameters, states, fused, strict=True):
+        groups, initial_groups, states = saved["groups"], saved["begun"], saved["states"]
+        _check_fit(optimizer, saved["class"], groups, initial_groups, states)
+
+        for group, initial, last in zip(optimizer.param_groups, initial_groups, groups, strict=True):
+            for key, value in last.items():
+                if not _differs(group.get(key), initial.get(key)):
+                    group[key] = value
+
+        counts_on_device = [_counts_on_device(group) for group in optimizer.param_groups for _ in group["params"]]
+        for p, state, on_device in zip(_parameters(optimizer), states, counts_on_device, strict=True):
             if state:
-                optimizer.state[p] = {key: _beside(value, p, counts) for key, value in state.items()}
+                optimizer.state[p] = {key: _place_beside(value, p, on_device) for key, value in state.items()}
     except (KeyError, TypeError, AttributeError, ValueError, RuntimeError) as error:
         raise CheckpointError(f"its optimizer's state is broken: {error!r}") from error
 
 
-def _changed(now, then) -> bool:
-    return not isinstance(now, Tensor) and not isinstance(then, Tensor) and now != then
+def _check_fit(optimizer: Optimizer, name: str, groups: list, initial_groups: list, states: list) -> None:
+    own_name = name_in_file(optimizer)
+    is_plugin = "." in own_name
+    if name != own_name and not (is_plugin and name == type(optimizer).__name__):  # as 0de1f9a wrote a plug-in's
+        raise CheckpointError(f"it holds the state of {name}, not of {own_name}")
+    count = len(optimizer.param_groups)
+    if (len(groups), len(initial_groups), len(states)) != (count, count, len(_parameters(optimizer))):
+        raise CheckpointError("its optimizer has other groups of parameters")
+
+
+def _parameters(optimizer: Optimizer) -> list[nn.Parameter]:
+    return [p for group in optimizer.param_groups for p in group["params"]]
+
+
+def _differs(now: object, before: object) -> bool:
+    """Of two settings; tensors count as equal, since a step may have made them."""
+    return not isinstance(now, Tensor) and not isinstance(before, Tensor) and now != before
 
 
 def _counts_on_device(group: dict) -> bool:
     return group.get("fused") is True or group.get("capturable") is True
 
 
-def _beside(value, p: Tensor, counts: bool):
-    """On the parameter's device; a count, which is a tensor without dimensions, only where `counts` is true."""
+def _place_beside(value: Any, p: Tensor, counts_on_device: bool) -> Any:
+    """A copy on the parameter's device; a count, a tensor without dimensions, only there if `counts_on_device`."""
     if isinstance(value, Tensor):
-        return value.to(p.device if value.ndim or counts else value.device, copy=True)  # of torch's own alignment
+        device = p.device if value.ndim or counts_on_device else value.device
+        return value.to(device, copy=True)  # with torch's own alignment
     if type(value) in (list, tuple):
-        return type(value)(_beside(entry, p, counts) for entry in value)
-    return {key: _beside(entry, p, counts) for key, entry in value.items()} if isinstance(value, dict) else value
+        return type(value)(_place_beside(entry, p, counts_on_device) for entry in value)
+    if isinstance(value, dict):
+        return {key: _place_beside(entry, p, counts_on_device) for key, entry in value.items()}
+    return value

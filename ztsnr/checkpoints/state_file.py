@@ -1,4 +1,4 @@
-"""A training state as a file: RUN/checkpoints/step_00001000.safetensors, sound by its own checksum."""
+"""A training state as a file: RUN/checkpoints/step_00001000.safetensors, verified by its own checksum."""
 
 import json
 import re
@@ -8,13 +8,14 @@ from pathlib import Path
 
 from torch import Tensor
 
-from ztsnr.checkpoints.state import unpack
+from ztsnr.checkpoints.tree import unpack
 from ztsnr.config.names import upgrade
 from ztsnr.config.renamed import upgrade_overrides
 from ztsnr.core.errors import CheckpointError
 from ztsnr.io.tensors import checksum, open_tensors, write_tensors
 
-FORMAT = "state 1"
+STATE_FORMAT = "state 1"
+NAME = re.compile(r"step_(\d{8,})\.safetensors")
 
 
 @dataclass(frozen=True)
@@ -22,8 +23,9 @@ class State:
     path: Path
     step: int
     facts: dict
-    """What the run was: its resolved config, its overrides, its record's id."""
+    """Of the run: its resolved config, its overrides, its record's id, its data's facts."""
     parts: dict
+    """What each part of a run, by its name, restores itself from."""
 
 
 def file_of(folder: Path, step: int) -> Path:
@@ -31,25 +33,30 @@ def file_of(folder: Path, step: int) -> Path:
 
 
 def saved_steps(folder: Path) -> list[int]:
-    found = [re.fullmatch(r"step_(\d{8,})\.safetensors", path.name) for path in folder.glob("step_*")]
-    return sorted(int(match[1]) for match in found if match)
+    """Ascending."""
+    matches = [NAME.fullmatch(path.name) for path in folder.glob("step_*")]
+    return sorted(int(match[1]) for match in matches if match)
 
 
-def write_state(path: Path, step: int, facts: Mapping, tree, tensors: Mapping[str, Tensor]) -> None:
+def write_state(path: Path, step: int, facts: Mapping, tree: object, tensors: Mapping[str, Tensor]) -> None:
+    """Raises CheckpointError where the disk does."""
     texts = {"ztsnr.step": str(step), "ztsnr.facts": json.dumps(facts), "ztsnr.tree": json.dumps(tree)}
-    metadata = {"ztsnr.format": FORMAT, **texts, "ztsnr.checksum": checksum(tensors, *texts.values())}
+    metadata = {"ztsnr.format": STATE_FORMAT, **texts, "ztsnr.checksum": checksum(tensors, *texts.values())}
     write_tensors(path, tensors, metadata)
 
 
 def read_facts(path: Path) -> tuple[int, dict, dict[str, str]]:
-    """What a state's file says of itself: step, facts, and all its metadata, not yet verified."""
+    """What a state's file says of itself, not yet verified: its step, its facts in today's names, all its metadata."""
     with open_tensors(path) as file:
         metadata = file.metadata() or {}
-    if metadata.get("ztsnr.format") != FORMAT:
-        found = metadata.get("ztsnr.format")
-        raise CheckpointError(f"{path} is no training state: its format is {found!r}, this version reads {FORMAT!r}")
+    found_format = metadata.get("ztsnr.format")
+    if found_format != STATE_FORMAT:
+        raise CheckpointError(
+            f"{path} is not a training state: its format is {found_format!r}, this version reads {STATE_FORMAT!r}"
+        )
     try:
-        step, facts = int(metadata["ztsnr.step"]), json.loads(metadata["ztsnr.facts"])
+        step = int(metadata["ztsnr.step"])
+        facts = json.loads(metadata["ztsnr.facts"])
         if step < 0 or not isinstance(facts, dict):
             raise ValueError("no step or no facts")
         if "config" in facts:
@@ -62,17 +69,17 @@ def read_facts(path: Path) -> tuple[int, dict, dict[str, str]]:
 
 
 def read_state(path: Path) -> State:
-    """All of it, verified."""
+    """All of it, verified. Raises CheckpointError."""
     step, facts, metadata = read_facts(path)
     with open_tensors(path) as file:
         tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (it is not iterable)
     try:
         texts = [metadata[f"ztsnr.{name}"] for name in ("step", "facts", "tree")]
         if checksum(tensors, *texts) != metadata["ztsnr.checksum"]:
-            raise CheckpointError("it is not what was written, its checksum is another")
+            raise CheckpointError("checksum mismatch, it is corrupted")
         parts = unpack(json.loads(texts[2]), tensors)
     except CheckpointError as error:
-        raise CheckpointError(f"{path} is refused: {error}") from error
+        raise CheckpointError(f"{path} cannot be used: {error}") from error
     except (KeyError, ValueError, RecursionError) as error:
         raise CheckpointError(f"{path} has broken metadata: {error}") from error
     if not isinstance(parts, dict):

@@ -1,6 +1,5 @@
 """What of a run's config identifies its result, and how that is stored and compared."""
 
-import hashlib
 import json
 from collections.abc import Iterable, Iterator
 from typing import Any
@@ -8,6 +7,7 @@ from typing import Any
 from omegaconf import DictConfig, OmegaConf
 
 from ztsnr.config.names import CLASS, NAMES, TARGET, encode
+from ztsnr.io.hashing import content_hash
 
 RESULT_GROUPS = ("schedule", "target", "weighting", "distance", "model", "data", "optimizer", "lr_schedule", "trainer")
 RESULT_GROUPS += ("sampler", "samples", "validation", "seed")
@@ -45,7 +45,7 @@ def identity_config(config: dict) -> dict:
 def config_digest(config: dict) -> str:
     """Of a `result_config`: equal for runs that would be the same, whatever the paths of classes."""
     text = json.dumps(identity_config(config), sort_keys=True)
-    return hashlib.blake2b(text.encode(), digest_size=8).hexdigest()
+    return content_hash(text.encode(), size=8).hex()
 
 
 def differences(then: dict, now: dict) -> list[str]:

@@ -1,6 +1,5 @@
 """What images are compared by: features of a network, trained once from the data or read from a user's file."""
 
-import hashlib
 import os
 from abc import abstractmethod
 from collections.abc import Iterator
@@ -16,6 +15,7 @@ from ztsnr.core.errors import ConfigError
 from ztsnr.core.randomness import order
 from ztsnr.data import LabelledImages
 from ztsnr.devices.placement import device_of
+from ztsnr.io.hashing import content_hash
 from ztsnr.io.tensors import write_tensors
 
 CLASSIFIER_VERSION = 1
@@ -99,10 +99,8 @@ class ClassifierFeatures(Features):
     def _hash(self, data: LabelledImages) -> str:
         """Of all that the trained classifier depends on."""
         settings = repr((CLASSIFIER_VERSION, asdict(self), data.shape, data.classes))
-        digest = hashlib.blake2b(settings.encode(), digest_size=8)
-        digest.update(data.train.x0.numpy().tobytes())
-        digest.update(data.train.label.numpy().tobytes())
-        return digest.hexdigest()
+        x0, label = data.train.x0.numpy().tobytes(), data.train.label.numpy().tobytes()
+        return content_hash(settings.encode(), x0, label, size=8).hex()
 
 
 class Pretrained(Extractor):

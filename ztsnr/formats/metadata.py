@@ -12,7 +12,7 @@ from ztsnr.core.objective import Objective
 from ztsnr.core.target import EDM, Eps, V
 from ztsnr.formats.ldm import State
 
-FORMAT = "1"
+EXPORT_FORMAT = "1"
 MODELSPEC_ARCHITECTURES = {"sdxl": "stable-diffusion-xl-v1-base", "sd15": "stable-diffusion-v1"}
 MODELSPEC_RESOLUTIONS = {"sdxl": "1024x1024", "sd15": "512x512"}
 MODELSPEC_PREDICTIONS = {V: "v", Eps: "epsilon"}
@@ -35,7 +35,7 @@ def export_metadata(
         "modelspec.implementation": "https://github.com/Stability-AI/generative-models",
         "modelspec.title": f"ztsnr {target_name(target)}",
         "modelspec.resolution": MODELSPEC_RESOLUTIONS[family],
-        keys.FORMAT: FORMAT,
+        keys.FORMAT: EXPORT_FORMAT,
         keys.CONFIG: json.dumps(config),
         keys.TARGET: target_name(target),
         keys.GRID: _encode_levels(schedule.grid.sigmas(steps)),

@@ -9,7 +9,7 @@ from hydra.core.hydra_config import HydraConfig
 from hydra.types import RunMode
 
 from ztsnr.core.errors import ConfigError
-from ztsnr.io.atomic import write_whole
+from ztsnr.io.atomic import write_text_atomically
 
 
 def find_sweep(root: Path, command: str) -> Path:
@@ -42,4 +42,4 @@ def count_outcomes(folder: Path) -> Counter[str]:
 
 
 def write_json(file: Path, content: dict[str, Any]) -> None:
-    write_whole(file, lambda temporary: temporary.write_text(json.dumps(content, indent=1)))
+    write_text_atomically(file, json.dumps(content, indent=1))

@@ -20,7 +20,7 @@ from filelock import FileLock, Timeout
 from PIL.Image import Image
 
 from ztsnr.core.errors import TrackingError
-from ztsnr.io.atomic import write_whole
+from ztsnr.io.atomic import write_text_atomically
 
 LOCK_SECONDS = 5.0
 """How long to wait for a process that is just ending."""
@@ -139,7 +139,7 @@ class Spool:
 
     def save_cursor(self, cursor: Cursor) -> None:
         text = json.dumps(asdict(cursor))
-        write_whole(self.folder / "delivered.json", lambda temporary: temporary.write_text(text))
+        write_text_atomically(self.folder / "delivered.json", text)
 
     def undelivered_count(self) -> int:
         return sum(1 for _ in self.read(self.read_cursor().position))

@@ -1,0 +1,73 @@
+"""Values of a state as named tensors and JSON, without pickles: written and read back to the bit.
+
+A tree holds None, bools, numbers, texts, lists, and objects: {"dict": {...}}, {"tuple": [...]}, {"dtype": "float32"}
+and {"tensor": NAME, "order": [...]}, whose order, where there is one, says how its dimensions lie in memory.
+"""
+
+from collections.abc import Mapping
+
+import torch
+from torch import Tensor
+
+from ztsnr.core.errors import CheckpointError
+
+DTYPES = {str(value).removeprefix("torch."): value for value in vars(torch).values() if isinstance(value, torch.dtype)}
+JSON_TYPES = (bool, int, float, str, type(None))
+
+
+def pack(value: object, name: str) -> tuple[object, dict[str, Tensor]]:
+    """The tree of a value and its tensors, contiguous views where possible; `name` is the beginning of their names.
+
+    Raises CheckpointError for a value of any other type.
+    """
+    tensors: dict[str, Tensor] = {}
+
+    def walk(value: object, name: str) -> object:
+        if type(value) in JSON_TYPES:
+            return value
+        if isinstance(value, Tensor) and name not in tensors:
+            tensors[name], order = _in_memory_order(value.detach())
+            return {"tensor": name, "order": order} if order else {"tensor": name}
+        if isinstance(value, torch.dtype):
+            return {"dtype": str(value).removeprefix("torch.")}
+        if type(value) in (list, tuple):
+            entries = [walk(entry, f"{name}.{i}") for i, entry in enumerate(value)]
+            return {"tuple": entries} if isinstance(value, tuple) else entries
+        if isinstance(value, Mapping) and all(isinstance(key, str) for key in value):
+            return {"dict": {key: walk(entry, f"{name}.{key}") for key, entry in value.items()}}
+        raise CheckpointError(f"{name} cannot be saved: it is a {type(value).__name__}, {value!r:.80}")
+
+    return walk(value, name), tensors
+
+
+def unpack(tree: object, tensors: Mapping[str, Tensor]) -> object:
+    """The value that was packed. Raises CheckpointError for a tree that pack does not make."""
+    if type(tree) in JSON_TYPES:
+        return tree
+    if isinstance(tree, list):
+        return [unpack(entry, tensors) for entry in tree]
+    try:
+        match tree:
+            case {"dict": dict(entries)}:
+                return {key: unpack(entry, tensors) for key, entry in entries.items()}
+            case {"tuple": list(entries)}:
+                return tuple(unpack(entry, tensors) for entry in entries)
+            case {"dtype": str(name)} if name in DTYPES:
+                return DTYPES[name]
+            case {"tensor": name, "order": list(order)}:
+                inverse = [order.index(dim) for dim in range(tensors[name].ndim)]
+                return tensors[name].permute(inverse)
+            case {"tensor": name}:
+                return tensors[name]
+    except (KeyError, TypeError, RuntimeError, ValueError, OverflowError) as error:
+        raise CheckpointError(f"broken tensor in the saved state: {error}") from error
+    raise CheckpointError(f"unexpected value in the saved state: {tree!r:.80}")
+
+
+def _in_memory_order(tensor: Tensor) -> tuple[Tensor, list[int] | None]:
+    """A contiguous view, and the order of dimensions that makes it: with other strides sums may round differently."""
+    if tensor.is_contiguous():
+        return tensor, None
+    order = sorted(range(tensor.ndim), key=lambda dim: -tensor.stride(dim))
+    permuted = tensor.permute(order)
+    return (permuted, order) if permuted.is_contiguous() else (tensor.contiguous(), None)
