@@ -10,6 +10,7 @@ import comfy.utils  # pyright: ignore[reportMissingImports]
 import folder_paths  # pyright: ignore[reportMissingImports]
 
 from ztsnr.core import checks
+from ztsnr.core import metadata_keys as keys
 from ztsnr.core.errors import CheckpointError, ConfigError
 from ztsnr.core.format_names import TARGET_NAMES, decode_timesteps
 from ztsnr.core.schedule.grid import Grid, SigmaList, WithTerminalStep
@@ -55,7 +56,7 @@ def path_of(name: str) -> str:
 def read_facts(path: str) -> Facts:
     """Raises CheckpointError if the file is not a safetensors file or its metadata is incomplete."""
     metadata = {name: value for name, value in _metadata(path).items() if name.startswith("ztsnr.")}
-    if "ztsnr.format" not in metadata:
+    if keys.FORMAT not in metadata:
         raise CheckpointError(
             f"{path} carries no ztsnr metadata. Export it with python -m ztsnr.export, or choose 'set below'."
         )
@@ -75,15 +76,15 @@ def _metadata(path: str) -> dict[str, str]:
 
 
 def _facts(metadata: dict[str, str]) -> Facts:
-    checks.one_of("ztsnr.target", metadata["ztsnr.target"], TARGETS)
-    table = _table(_levels(metadata["ztsnr.sigmas"]))
+    checks.one_of(keys.TARGET, metadata[keys.TARGET], TARGETS)
+    table = _table(_levels(metadata[keys.SIGMAS]))
     return Facts(
-        target=metadata["ztsnr.target"],
+        target=metadata[keys.TARGET],
         table=table,
-        timesteps=decode_timesteps(json.loads(metadata["ztsnr.timesteps"]), table),
-        sigma_data=float(metadata["ztsnr.sigma_data"]) if metadata["ztsnr.target"] == "edm" else 1.0,
-        grid=_grid(_levels(metadata["ztsnr.grid"])) if "ztsnr.grid" in metadata else None,
-        latents=_latents(json.loads(metadata["ztsnr.latents"])) if "ztsnr.latents" in metadata else None,
+        timesteps=decode_timesteps(json.loads(metadata[keys.TIMESTEPS]), table),
+        sigma_data=float(metadata[keys.SIGMA_DATA]) if metadata[keys.TARGET] == "edm" else 1.0,
+        grid=_grid(_levels(metadata[keys.GRID])) if keys.GRID in metadata else None,
+        latents=_latents(json.loads(metadata[keys.LATENTS])) if keys.LATENTS in metadata else None,
     )
 
 

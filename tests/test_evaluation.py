@@ -23,27 +23,27 @@ def run():
     return build(composed.objective), build(composed.data)
 
 
-class Answering(nn.Module):
+class ConstantOutput(nn.Module):
     """Says the same of everything."""
 
-    def __init__(self, answer):
+    def __init__(self, value):
         super().__init__()
-        self.answer = nn.Parameter(torch.tensor(float(answer)))
+        self.value = nn.Parameter(torch.tensor(float(value)))
         self.calls = []
 
     def forward(self, z, t, label):
         self.calls.append((z, t, label))
-        return self.answer.expand_as(z)
+        return self.value.expand_as(z)
 
 
 def validation(**settings):
     return Validation(**{"sigmas": SIGMAS, "samples": 1000, "batch_size": 64, "seed": 0} | settings)
 
 
-def test_error_of_a_constant_answer_is_its_distance_from_the_data(run):
+def test_validation_error_of_a_constant_output_is_its_distance_from_the_data(run):
     objective, data = run
     with torch.no_grad():
-        errors = validation()(objective, Answering(0.25), data)
+        errors = validation()(objective, ConstantOutput(0.25), data)
     distance = (data.validation.x0 - 0.25).double().square().mean().item()
     for sigma, error in errors.items():
         share = sigma_vp(torch.tensor(sigma, dtype=torch.float64)).item()
@@ -51,16 +51,16 @@ def test_error_of_a_constant_answer_is_its_distance_from_the_data(run):
     assert list(errors) == [*SIGMAS, math.inf]
     assert validation().score(errors) == pytest.approx(sum(errors[sigma] for sigma in SIGMAS) / 3)
     with torch.no_grad():
-        asked = validation(samples=10)(build(compose("loss=eps", "schedule=sdxl").objective), Answering(0), data)
+        asked = validation(samples=10)(build(compose("loss=eps", "schedule=sdxl").objective), ConstantOutput(0), data)
     assert list(asked) == SIGMAS  # eps has no error at inf
 
 
-def test_validation_asks_of_so_many_samples_with_the_same_noise_whatever_the_batches_and_the_run(run):
+def test_validation_uses_the_same_samples_and_noise_for_any_batch_size_and_run(run):
     objective, data = run
     seen = []
     for batch_size in (64, 100):
         torch.manual_seed(batch_size)
-        network = Answering(0)
+        network = ConstantOutput(0)
         with torch.no_grad():
             validation(batch_size=batch_size, samples=100, sigmas=[1.0])(objective, network, data)
         seen.append(torch.cat([z for z, _, _ in network.calls]))
@@ -73,9 +73,9 @@ def grid(**settings):
     return SampleGrid(**plain | settings)
 
 
-def test_columns_share_their_noise_and_rows_their_class_and_guidance_asks_for_the_null_label_too(run):
+def test_sample_grid_columns_share_noise_and_guidance_adds_the_null_label(run):
     objective, data = run
-    network = Answering(0)
+    network = ConstantOutput(0)
     drawn = grid().sample(objective, network, data.shape, torch.tensor([7, 3]), 10, 1.0)
     assert drawn.shape == (8, 1, 8, 8)
     z, _, label = network.calls[0]
@@ -83,21 +83,21 @@ def test_columns_share_their_noise_and_rows_their_class_and_guidance_asks_for_th
     assert torch.equal(z[:4], z[4:])
     assert not torch.equal(z[0], z[1])
     assert torch.equal(drawn, torch.zeros_like(drawn))  # an x0 network that says 0
-    grid().sample(objective, guided := Answering(0), data.shape, torch.tensor([7]), 10, 2.0)
+    grid().sample(objective, guided := ConstantOutput(0), data.shape, torch.tensor([7]), 10, 2.0)
     assert guided.calls[0][2].tolist() == [7] * 4 + [10] * 4
 
 
-def test_picture_holds_the_tiles_in_order():
+def test_tiled_image_has_the_tiles_in_order():
     x0 = torch.stack([torch.full((1, 8, 8), value) for value in (-1.0, -0.2, 0.2, 1.0)])
-    picture = tile_images(x0, columns=2, tile=16, gap=2)
-    assert picture.size == (2 * 18 + 2, 2 * 18 + 2)
-    centres = [picture.getpixel((2 + 18 * column + 8, 2 + 18 * row + 8)) for row in (0, 1) for column in (0, 1)]
+    image = tile_images(x0, columns=2, tile=16, gap=2)
+    assert image.size == (2 * 18 + 2, 2 * 18 + 2)
+    centres = [image.getpixel((2 + 18 * column + 8, 2 + 18 * row + 8)) for row in (0, 1) for column in (0, 1)]
     assert centres == [0, 102, 153, 255]
     assert tile_images(x0.expand(4, 3, 8, 8), columns=4).mode == "RGB"
 
 
 @pytest.mark.parametrize(
-    ("make", "told"),
+    ("make", "message"),
     [
         (lambda: grid(guidances=[]), "guidances must be a list of numbers"),
         (lambda: grid(guidances=[-1]), "guidances must be a number of at least 0, got -1"),
@@ -107,13 +107,13 @@ def test_picture_holds_the_tiles_in_order():
         (lambda: validation(sigmas=[0]), "sigmas must be a number above 0"),
     ],
 )
-def test_refusals(make, told):
-    with pytest.raises(ConfigError, match=told):
+def test_samples_and_validation_reject_bad_settings(make, message):
+    with pytest.raises(ConfigError, match=message):
         make()
 
 
 @pytest.mark.parametrize("overrides", [(), ("loss=eps", "schedule=laplace"), LEARNED])
-def test_figures_show_every_level_that_is_drawn(overrides, tmp_path):
+def test_figures_show_every_level_of_the_density(overrides, tmp_path):
     objective = build(compose(*overrides).objective)
     figure = objective_figure({"title": Summary(objective=objective, steps=20)})
     shares, atom = figure.axes[0].patches[0].get_data().values, figure.axes[0].patches[-1].get_height()

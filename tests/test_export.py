@@ -24,7 +24,7 @@ LORA = ("model/train=lora", "model.train.rank=3", "model.train.alpha=2")
 
 
 def ours(export, prompt, size, guidance, rescale=0.0):
-    """A picture's latents by our sampler, from noise of seed 0."""
+    """A image's latents by our sampler, from noise of seed 0."""
     encoders = TextEncoders(tiny_sdxl())
     ids = torch.tensor([[float(size), size, 0, 0, size, size]])
     cond, negative = ({**encoders.encode([words]), "time_ids": ids} for words in (prompt, ""))
@@ -38,7 +38,7 @@ def ours(export, prompt, size, guidance, rescale=0.0):
 
 @pytest.mark.slow
 @pytest.mark.parametrize(("overrides", "rescale"), [(V, 0.7), (EPS, 0.0), (("schedule=sdxl_ztsnr", "loss=x0"), 0.0)])
-def test_a_folder_samples_in_diffusers_as_our_sampler_does(tmp_path, overrides, rescale):
+def test_diffusers_folder_samples_as_our_sampler_does(tmp_path, overrides, rescale):
     export = exported(*overrides)
     wanted = ours(export, "a red house", 128, 3.0, rescale)
     export.write_diffusers(tmp_path / "model")
@@ -49,7 +49,7 @@ def test_a_folder_samples_in_diffusers_as_our_sampler_does(tmp_path, overrides, 
 
 
 @pytest.mark.slow
-def test_a_single_file_is_the_same_model_and_says_what_it_is(tmp_path):
+def test_single_file_has_the_same_weights_markers_and_diagnosis(tmp_path):
     export, path = exported(*V), tmp_path / "model.safetensors"
     export.write_single_file(path)
     whole = load_file(path)
@@ -60,27 +60,27 @@ def test_a_single_file_is_the_same_model_and_says_what_it_is(tmp_path):
     assert all(torch.equal(value, trained[key]) for key, value in read.unet.state_dict().items())
     back = load_unet(str(path)).state_dict()
     assert all(torch.equal(value, trained[key]) for key, value in back.items())
-    told = diagnose_file(path)
-    assert told.properties["ComfyUI"] == told.properties["A1111, Forge"] == "v, sigma_max 4518.76"
-    assert told.properties["trained as"] == "v, table up to sigma inf, sampled from inf"
-    assert told.notes == []
+    diagnosis = diagnose_file(path)
+    assert diagnosis.properties["ComfyUI"] == diagnosis.properties["A1111, Forge"] == "v, sigma_max 4518.76"
+    assert diagnosis.properties["trained as"] == "v, table up to sigma inf, sampled from inf"
+    assert diagnosis.notes == []
 
 
-def test_metadata_is_plain_enough_for_readers_without_our_classes(tmp_path):
+def test_metadata_is_plain_json_without_class_paths(tmp_path):
     exported(*V).write_single_file(tmp_path / "model.safetensors")
     content = (tmp_path / "model.safetensors").read_bytes()
-    told = json.loads(content[8 : 8 + int.from_bytes(content[:8], "little")])["__metadata__"]
-    sigmas, grid = json.loads(told["ztsnr.sigmas"]), json.loads(told["ztsnr.grid"])
+    metadata = json.loads(content[8 : 8 + int.from_bytes(content[:8], "little")])["__metadata__"]
+    sigmas, grid = json.loads(metadata["ztsnr.sigmas"]), json.loads(metadata["ztsnr.grid"])
     assert len(sigmas) == 1000
     assert sigmas[-1] == grid[0] == "inf"
-    assert (len(grid), grid[-1], told["ztsnr.target"]) == (5, 0.0, "v")
-    assert told["modelspec.prediction_type"] == "v"
-    assert told["modelspec.architecture"] == "stable-diffusion-xl-v1-base"
-    assert "ztsnr.latents" not in told
-    assert json.loads(told["ztsnr.config"])["schedule"]["_class_"] == "schedule"
+    assert (len(grid), grid[-1], metadata["ztsnr.target"]) == (5, 0.0, "v")
+    assert metadata["modelspec.prediction_type"] == "v"
+    assert metadata["modelspec.architecture"] == "stable-diffusion-xl-v1-base"
+    assert "ztsnr.latents" not in metadata
+    assert json.loads(metadata["ztsnr.config"])["schedule"]["_class_"] == "schedule"
 
 
-def test_a_unet_alone_keeps_its_markers_where_comfyui_looks(tmp_path):
+def test_exported_unet_has_its_markers_where_comfyui_looks(tmp_path):
     export, path = exported(*V), tmp_path / "unet.safetensors"
     export.write_unet(path)
     state = load_file(path)
@@ -91,9 +91,9 @@ def test_a_unet_alone_keeps_its_markers_where_comfyui_looks(tmp_path):
     assert diagnose_file(path).properties["ComfyUI"] == "v, sigma_max 4518.76"
     prefixed = {f"model.diffusion_model.{key}": value for key, value in weights.items()} | {"v_pred": torch.zeros(0)}
     save_file(prefixed, path)
-    told = diagnose_file(path)
-    assert told.properties["ComfyUI"] == "eps, sigma_max 14.6146"
-    assert "drops v_pred" in told.notes[0]
+    diagnosis = diagnose_file(path)
+    assert diagnosis.properties["ComfyUI"] == "eps, sigma_max 14.6146"
+    assert "drops v_pred" in diagnosis.notes[0]
 
 
 MODULES = 'model.train.modules=["to_q","ff.net.*","resnets.*.conv1","proj_in","downsamplers.0.conv","time_emb_proj"]'
@@ -101,7 +101,7 @@ MODULES = 'model.train.modules=["to_q","ff.net.*","resnets.*.conv1","proj_in","d
 
 @pytest.mark.slow
 @pytest.mark.parametrize("format", ["lora_kohya", "lora_peft"])
-def test_a_lora_loads_in_diffusers_and_does_there_what_it_does_here(tmp_path, format):
+def test_exported_lora_gives_the_same_output_in_diffusers(tmp_path, format):
     latents = {"mean": [4.8, 0.2, 1.4, -1.8], "std": [9.9, 6.3, 7.6, 6.0]}
     export, path = copy(exported(*V, *LORA, MODULES)), tmp_path / "lora.safetensors"
     export.latents = latents
@@ -115,14 +115,14 @@ def test_a_lora_loads_in_diffusers_and_does_there_what_it_does_here(tmp_path, fo
     pipeline.load_lora_weights(str(tmp_path / "lora.safetensors"))
     adapted = {name for name, _ in pipeline.unet.named_parameters() if ".lora_A." in name}
     assert len(adapted) == len(export.network.state_dict()) // 2
-    told = {"text_embeds": cond["pooled"], "time_ids": cond["time_ids"]}
+    added_cond = {"text_embeds": cond["pooled"], "time_ids": cond["time_ids"]}
     with torch.no_grad():
-        output = pipeline.unet(z, t, cond["text"], added_cond_kwargs=told).sample
+        output = pipeline.unet(z, t, cond["text"], added_cond_kwargs=added_cond).sample
     torch.testing.assert_close(output, wanted, rtol=1e-4, atol=1e-5)
 
 
 @pytest.mark.slow
-def test_a_merged_lora_is_the_network_with_it(tmp_path):
+def test_merged_lora_gives_the_output_of_the_network_with_it(tmp_path):
     z, t, cond = inputs()
     for dora in ("false", "true"):
         export = exported(*V, *LORA, MODULES, f"model.train.dora={dora}")
@@ -135,17 +135,19 @@ def test_a_merged_lora_is_the_network_with_it(tmp_path):
 
 
 @pytest.mark.slow
-def test_latents_normalised_by_channel_decode_right_in_stock_readers(tmp_path):
+def test_folded_vae_decodes_latents_normalised_by_channel(tmp_path):
     mean, std = [4.8, 0.2, 1.4, -1.8], [9.9, 6.3, 7.6, 6.0]
-    pictures = torch.rand(1, 3, 64, 64, generator=torch.Generator().manual_seed(0)) * 2 - 1
+    images = torch.rand(1, 3, 64, 64, generator=torch.Generator().manual_seed(0)) * 2 - 1
     stock, folded = load_vae(tiny_sdxl()), load_vae(tiny_sdxl())
     fold_latents(folded, mean, std)
     per_channel = [torch.tensor(values)[:, None, None] for values in (mean, std)]
-    said, spoken = stock.encode(pictures).latent_dist, folded.encode(pictures).latent_dist
-    x0 = (said.mean - per_channel[0]) / per_channel[1]
-    torch.testing.assert_close(spoken.mean * 0.13025, x0, rtol=1e-4, atol=1e-5)
-    torch.testing.assert_close(spoken.std * 0.13025, said.std / per_channel[1], rtol=1e-4, atol=1e-5)
-    torch.testing.assert_close(folded.decode(x0 / 0.13025).sample, stock.decode(said.mean).sample, rtol=1e-3, atol=1e-4)
+    posterior, folded_posterior = stock.encode(images).latent_dist, folded.encode(images).latent_dist
+    x0 = (posterior.mean - per_channel[0]) / per_channel[1]
+    torch.testing.assert_close(folded_posterior.mean * 0.13025, x0, rtol=1e-4, atol=1e-5)
+    torch.testing.assert_close(folded_posterior.std * 0.13025, posterior.std / per_channel[1], rtol=1e-4, atol=1e-5)
+    torch.testing.assert_close(
+        folded.decode(x0 / 0.13025).sample, stock.decode(posterior.mean).sample, rtol=1e-3, atol=1e-4
+    )
     export = copy(exported(*V))
     export.latents = {"mean": mean, "std": std}
     export.write_single_file(tmp_path / "model.safetensors")
@@ -153,11 +155,11 @@ def test_latents_normalised_by_channel_decode_right_in_stock_readers(tmp_path):
     assert all(torch.equal(written[key], value) for key, value in plain_state(folded).items())
     export.write_unet(tmp_path / "unet.safetensors")
     content = (tmp_path / "unet.safetensors").read_bytes()
-    told = json.loads(content[8 : 8 + int.from_bytes(content[:8], "little")])["__metadata__"]
-    assert json.loads(told["ztsnr.latents"]) == {"mean": mean, "std": std}
+    metadata = json.loads(content[8 : 8 + int.from_bytes(content[:8], "little")])["__metadata__"]
+    assert json.loads(metadata["ztsnr.latents"]) == {"mean": mean, "std": std}
 
 
-def test_what_cannot_be_written_is_refused(tmp_path):
+def test_export_refuses_what_a_format_cannot_hold(tmp_path):
     with pytest.raises(ConfigError, match="need a LoRA, and this checkpoint is not one"):
         exported(*V).write_lora_kohya(tmp_path / "x.safetensors")
     with pytest.raises(CheckpointError, match="DoRA cannot be written as format=lora_kohya"):
@@ -172,26 +174,26 @@ def test_what_cannot_be_written_is_refused(tmp_path):
 
 
 @pytest.mark.slow
-def test_a_table_of_ones_own_is_told_to_diffusers_by_its_betas(tmp_path):
+def test_custom_table_is_written_for_diffusers_as_betas(tmp_path):
     export = exported("schedule=sdxl_ztsnr", "loss=vpred", "schedule.table.terminal=20000")
     wanted = ours(export, "x", 64, 1.0)
     export.write_diffusers(tmp_path / "model")
     pipeline = StableDiffusionXLPipeline.from_pretrained(tmp_path / "model")
     assert len(pipeline.scheduler.config.trained_betas) == 1000
     torch.testing.assert_close(latents_of_pipeline(pipeline, "x", 64, 1.0), wanted, rtol=1e-3, atol=2e-4)
-    told = diagnose_folder(tmp_path / "model")
-    assert told.properties["diffusers"] == "v, sigma_max 20000, trailing timesteps"
+    diagnosis = diagnose_folder(tmp_path / "model")
+    assert diagnosis.properties["diffusers"] == "v, sigma_max 20000, trailing timesteps"
 
 
 @pytest.mark.slow
-def test_1_5_is_written_in_every_format_too(tmp_path):
+def test_sd15_is_exported_in_every_format(tmp_path):
     export, path = exported(*V, model="sd15"), tmp_path / "model.safetensors"
     export.write_single_file(path)
     trained = export.network.unet.state_dict()
     assert all(torch.equal(value, trained[key]) for key, value in load_unet(str(path)).state_dict().items())
-    told = diagnose_file(path)
-    assert told.properties["ComfyUI"] == "eps, sigma_max 14.6146"
-    assert told.notes[0] == "ComfyUI uses it as eps, but it was trained on v: use our nodes."
+    diagnosis = diagnose_file(path)
+    assert diagnosis.properties["ComfyUI"] == "eps, sigma_max 14.6146"
+    assert diagnosis.notes[0] == "ComfyUI uses it as eps, but it was trained on v: use our nodes."
     export.write_diffusers(tmp_path / "model")
     pipeline = StableDiffusionPipeline.from_pretrained(tmp_path / "model")
     assert pipeline.scheduler.config.rescale_betas_zero_snr
@@ -214,7 +216,7 @@ def foreign(lora_state, trainer):
 
 
 @pytest.mark.parametrize("trainer", ["OneTrainer", "SimpleTuner"])
-def test_other_trainers_loras_are_read(trainer):
+def test_loras_of_other_trainers_are_read(trainer):
     export = exported(*V, *LORA, MODULES)
     wanted = export.lora_updates()["unet"]
     found = lora.read(foreign(wanted, trainer), export.network.layers, trainer)["unet"]
@@ -224,7 +226,7 @@ def test_other_trainers_loras_are_read(trainer):
 
 @pytest.mark.slow
 @pytest.mark.parametrize("format", ["lora_kohya", "lora_peft"])
-def test_training_goes_on_from_an_exported_lora(tmp_path, format):
+def test_training_continues_from_an_exported_lora(tmp_path, format):
     export, path = exported(*V, *LORA, MODULES), tmp_path / "lora.safetensors"
     export.write(format, path)
     z, t, cond = inputs()
@@ -237,20 +239,20 @@ def test_training_goes_on_from_an_exported_lora(tmp_path, format):
             make(*other)
 
 
-def test_a_lora_for_another_network_is_refused_by_name():
+def test_lora_of_a_different_network_is_refused_by_name():
     export = exported(*V, *LORA)
     state = lora.to_kohya(export.lora_updates(), "sdxl", export.network.layers)
-    for key, told in (
+    for key, message in (
         ("lora_unet_foo", "does not fit this U-Net"),
         ("lora_te1_text_model_x", "updates a text encoder too, so use model/train_text=lora .*"),
     ):
-        with pytest.raises(CheckpointError, match=f"it {told}: {key}"):
+        with pytest.raises(CheckpointError, match=f"it {message}: {key}"):
             lora.read(state | {f"{key}.lora_up.weight": torch.zeros(1)}, export.network.layers, "it")
     with pytest.raises(CheckpointError, match="it lacks half of the update of"):
         lora.read(dict(list(state.items())[1:]), export.network.layers, "it")
 
 
-def test_a_foreign_file_is_examined_too(tmp_path):
+def test_files_of_other_programs_are_diagnosed(tmp_path):
     path = tmp_path / "x.safetensors"
     UNet2DConditionModel.from_pretrained(tiny_sdxl(), subfolder="unet").save_pretrained(tmp_path)
     assert (
@@ -261,5 +263,5 @@ def test_a_foreign_file_is_examined_too(tmp_path):
     save_file({"a": torch.zeros(1)}, path)
     with pytest.raises(CheckpointError, match=r"is not a Stable Diffusion model: it has 1 tensors, first a"):
         diagnose_file(path)
-    told = diagnose_folder(Path(tiny_sdxl()))
-    assert told.properties["diffusers"] == "eps, sigma_max 14.6146, leading timesteps"
+    diagnosis = diagnose_folder(Path(tiny_sdxl()))
+    assert diagnosis.properties["diffusers"] == "eps, sigma_max 14.6146, leading timesteps"

@@ -31,7 +31,7 @@ def released(family):
 
 
 @pytest.mark.slow
-def test_diffusers_reads_our_single_file_whole_and_bit_for_bit():
+def test_diffusers_loads_our_single_file_bit_for_bit():
     read = StableDiffusionXLPipeline.from_single_file(tiny_sdxl_file(), config=tiny_sdxl(), local_files_only=True)
     for part in PARTS:
         state, wanted = plain_state(getattr(read, part)), plain_state(load_part(tiny_sdxl(), part))
@@ -40,21 +40,21 @@ def test_diffusers_reads_our_single_file_whole_and_bit_for_bit():
 
 
 @pytest.mark.parametrize("part", PARTS)
-def test_a_single_file_and_a_folder_are_the_same_model(part):
+def test_single_file_and_folder_are_the_same_model(part):
     of_file, of_folder = (load_part(place, part).state_dict() for place in (tiny_sdxl_file(), tiny_sdxl()))
     assert of_file.keys() == of_folder.keys()
     assert all(torch.equal(of_file[name], of_folder[name]) for name in of_folder)
     assert fingerprint(tiny_sdxl_file(), part) == fingerprint(tiny_sdxl(), part)
 
 
-def test_prompts_are_told_alike_from_either_form():
-    said = [TextEncoders(place).encode(["a cat", ""]) for place in (tiny_sdxl_file(), tiny_sdxl())]
+def test_single_file_and_folder_encode_prompts_alike():
+    embeddings = [TextEncoders(place).encode(["a cat", ""]) for place in (tiny_sdxl_file(), tiny_sdxl())]
     for name in ("text", "pooled"):
-        assert torch.equal(said[0][name], said[1][name])
+        assert torch.equal(embeddings[0][name], embeddings[1][name])
 
 
 @pytest.mark.parametrize(("family", "counts"), [("sdxl", [1680, 248, 196, 389]), ("sd15", [686, 248, 196])])
-def test_the_released_models_have_the_tensors_of_their_files(family, counts):
+def test_released_models_have_as_many_tensors_as_their_files(family, counts):
     parts = released(family)
     assert [len(to_ldm(part, state)) for part, state in parts.items()] == counts
     assert len(join(family, parts)) == sum(counts)  # no two of the same name
@@ -82,7 +82,7 @@ def test_the_released_models_have_the_tensors_of_their_files(family, counts):
         ("conditioner.embedders.1.model.text_projection", (1280, 1280)),
     ],
 )
-def test_keys_of_sdxls_own_file(key, shape):
+def test_sdxl_tensors_have_the_names_of_its_file(key, shape):
     assert join("sdxl", released("sdxl"))[key].shape == shape
 
 
@@ -94,14 +94,14 @@ def test_keys_of_sdxls_own_file(key, shape):
         ("down_blocks.3.resnets.1.conv1.weight", "input_blocks.11.0.in_layers.2.weight"),
     ],
 )
-def test_keys_of_1_5s_own_file(name, other):
+def test_sd15_tensors_have_the_names_of_its_file(name, other):
     assert ldm_names("unet", released("sd15")["unet"])[name] == other
 
 
-def test_files_of_no_family_or_another_are_refused(tmp_path):
+def test_files_of_unknown_families_are_refused(tmp_path):
     path = tmp_path / "x.safetensors"
     save_file({"a": torch.zeros(1)}, path)
-    with pytest.raises(CheckpointError, match="is no single-file checkpoint of Stable Diffusion"):
+    with pytest.raises(CheckpointError, match="is not a single-file checkpoint of Stable Diffusion"):
         load_part(str(path), "unet")
     weights = load_file(tiny_sdxl_file())
     others = {key: value for key, value in weights.items() if not key.startswith("conditioner")}
@@ -114,16 +114,16 @@ def test_files_of_no_family_or_another_are_refused(tmp_path):
 
 
 @pytest.mark.parametrize("part", ["vae", "text_encoder_2"])
-def test_missing_extra_and_misshapen_tensors_of_a_file_are_refused(part):
+def test_file_with_missing_extra_or_misshapen_tensors_is_refused(part):
     like = plain_state(load_part(tiny_sdxl(), part))
     whole = to_ldm(part, like)
     name = sorted(whole)[3]
-    for change, told in (
-        ({name: None}, "lacks 1"),
-        ({"extra": torch.zeros(1)}, "has besides 1"),
+    for change, message in (
+        ({name: None}, "lacks 1 tensors"),
+        ({"extra": torch.zeros(1)}, "has 1 unexpected tensors, first extra"),
         ({name: torch.zeros(7)}, r"of shape \(7,\)"),
     ):
         changed = {key: value for key, value in (whole | change).items() if value is not None}
-        with pytest.raises(CheckpointError, match=told):
+        with pytest.raises(CheckpointError, match=message):
             from_ldm(part, changed, like, "it")
     assert from_ldm(part, whole | {"logit_scale": torch.zeros(())}, like, "it").keys() == like.keys()

@@ -50,7 +50,7 @@ def test_mlp_starts_with_identity_blocks():
     assert torch.equal(net(z, t, label), net.leave(net.enter(z.flatten(1))).reshape(z.shape))
 
 
-def test_sinusoids_have_unit_norm_per_frequency_and_tell_timesteps_apart():
+def test_sinusoids_have_unit_norm_per_frequency_and_differ_between_timesteps():
     table = sinusoids(torch.arange(1000.0), 64)
     torch.testing.assert_close(table[:, :32] ** 2 + table[:, 32:] ** 2, torch.ones(1000, 32))
     assert torch.cdist(table, table).fill_diagonal_(1).min() > 0.01

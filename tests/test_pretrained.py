@@ -29,27 +29,27 @@ def copied(tmp_path):
     return Path(shutil.copytree(tiny_sdxl(), tmp_path / "copy"))
 
 
-def test_prompts_are_told_as_sdxl_tells_them(encoders, pipeline):
+def test_embeddings_equal_those_of_diffusers_pipeline(encoders, pipeline):
     prompts = ["a red house", "", "the Sea, 3 ships!"]
-    said = encoders.encode(prompts)
+    embeddings = encoders.encode(prompts)
     text, _, pooled, _ = pipeline.encode_prompt(prompts, do_classifier_free_guidance=False)
-    torch.testing.assert_close(said["text"], text)
-    torch.testing.assert_close(said["pooled"], pooled)
+    torch.testing.assert_close(embeddings["text"], text)
+    torch.testing.assert_close(embeddings["pooled"], pooled)
 
 
-def test_a_long_prompt_is_read_window_by_window(encoders, pipeline):
+def test_long_prompt_is_encoded_window_by_window(encoders, pipeline):
     assert encoders.tokenizers.windows([LONG]) == 2
-    said = encoders.encode([LONG, "short"])
+    embeddings = encoders.encode([LONG, "short"])
     for i, encoder in enumerate((pipeline.text_encoder, pipeline.text_encoder_2)):
         tokenizer = (pipeline.tokenizer, pipeline.tokenizer_2)[i]
         ids = tokenizer(LONG, add_special_tokens=False).input_ids
         last = [*ids[75:], tokenizer.eos_token_id]
         last += [tokenizer.pad_token_id] * (76 - len(last))
-        for window, told in enumerate(([*ids[:75], tokenizer.eos_token_id], last)):
-            read = encoder(torch.tensor([[tokenizer.bos_token_id, *told]]), output_hidden_states=True)
-            place = said["text"][0, 77 * window : 77 * (window + 1)].split([32, 64], -1)[i]
-            torch.testing.assert_close(place, read.hidden_states[-2][0])
-    torch.testing.assert_close(said["pooled"][1], encoders.encode(["short"])["pooled"][0])
+        for window, ids_of_window in enumerate(([*ids[:75], tokenizer.eos_token_id], last)):
+            read = encoder(torch.tensor([[tokenizer.bos_token_id, *ids_of_window]]), output_hidden_states=True)
+            part = embeddings["text"][0, 77 * window : 77 * (window + 1)].split([32, 64], -1)[i]
+            torch.testing.assert_close(part, read.hidden_states[-2][0])
+    torch.testing.assert_close(embeddings["pooled"][1], encoders.encode(["short"])["pooled"][0])
     with pytest.raises(ConfigError, match="is longer than 1 windows of 75"):
         encoders.encode([LONG], windows=1)
 
@@ -59,14 +59,14 @@ def test_long_captions_are_cut_at_a_word(encoders):
     assert encoders.tokenizers.cut("short", 1) == "short"
 
 
-def test_many_prompts_are_as_each_alone(encoders):
-    prompts = [f"picture {number}" for number in range(20)]
+def test_batched_prompts_are_encoded_as_single_ones(encoders):
+    prompts = [f"image {number}" for number in range(20)]
     together = encoders.encode(prompts)
     alone = torch.cat([encoders.encode([prompt])["text"] for prompt in prompts])
     torch.testing.assert_close(together["text"], alone)
 
 
-def test_parts_come_frozen_in_float32(encoders):
+def test_parts_are_loaded_frozen_in_float32(encoders):
     vae = load_vae(tiny_sdxl())
     for network in (vae, encoders):
         assert not network.training
@@ -74,7 +74,7 @@ def test_parts_come_frozen_in_float32(encoders):
     assert load_unet(tiny_sdxl()).config.addition_embed_type == "text_time"
 
 
-def test_a_fingerprint_is_of_the_weights_and_of_nothing_else(copied):
+def test_fingerprint_depends_only_on_the_weights(copied):
     before = {part: fingerprint(tiny_sdxl(), part) for part in ("vae", "text_encoder", "text_encoder_2")}
     assert len(set(before.values())) == 3
     assert {part: fingerprint(str(copied), part) for part in before} == before
@@ -86,7 +86,7 @@ def test_a_fingerprint_is_of_the_weights_and_of_nothing_else(copied):
     assert fingerprint(str(copied), "text_encoder") == before["text_encoder"]
 
 
-def test_what_cannot_be_loaded_is_refused_by_name(copied, tmp_path):
+def test_unloadable_models_are_refused_by_name(copied, tmp_path):
     for name in ("model.ckpt", "model.bin"):
         with pytest.raises(CheckpointError, match="is a pickle, which can run any code"):
             load_vae(str(tmp_path / name))
@@ -102,7 +102,7 @@ def test_what_cannot_be_loaded_is_refused_by_name(copied, tmp_path):
 
 
 @pytest.mark.parametrize("part", ["unet", "text_encoder"])
-def test_missing_extra_and_misshapen_tensors_are_refused_by_name(copied, part):
+def test_folder_with_missing_extra_or_misshapen_tensors_is_refused_by_name(copied, part):
     (file,) = (copied / part).glob("*.safetensors")
     weights = load_file(file)
     name = sorted(weights)[0]

@@ -13,15 +13,15 @@ from ztsnr.models.pretrained import load_vae
 from ztsnr.tracking.monitor import Monitor
 
 
-class Hearing(Monitor):
+class RecordingMonitor(Monitor):
     def __init__(self):
-        self.losses, self.metrics, self.pictures = [], [], []
+        self.losses, self.metrics, self.images = [], [], []
 
     def stepped(self, step, loss, norm, lr):
         self.losses.append(loss)
 
-    def sampled(self, step, pictures):
-        self.pictures.append(pictures)
+    def sampled(self, step, images):
+        self.images.append(images)
 
     def measured(self, step, metrics):
         self.metrics.append(metrics)
@@ -35,7 +35,7 @@ def file(tmp_path_factory):
 
 
 def fit(file, *overrides):
-    composed, monitor = composed_for(file, *overrides), Hearing()
+    composed, monitor = composed_for(file, *overrides), RecordingMonitor()
     torch.manual_seed(0)
     network = build(composed.model)
     parts = {name: build(composed[name]) for name in ("objective", "optimizer", "lr_schedule", "samples", "validation")}
@@ -44,7 +44,7 @@ def fit(file, *overrides):
 
 
 @pytest.mark.slow
-def test_a_picture_of_each_prompt_and_seed(file):
+def test_prompts_give_an_image_of_each_prompt_and_seed(file):
     composed = composed_for(file)
     prompts, objective, network = build(composed.samples), build(composed.objective), build(composed.model).eval()
     assert prompts.texts == ["a red house", "a blue ship at sea"]
@@ -53,12 +53,12 @@ def test_a_picture_of_each_prompt_and_seed(file):
         again = prompts(objective, network, Latents(1))
     assert drawn.shape == (4, 3, 64, 64)
     assert drawn.abs().max() <= 1
-    assert len({picture.sum().item() for picture in drawn}) == 4
+    assert len({image.sum().item() for image in drawn}) == 4
     assert again.keys() == {5.0}
     assert again[5.0].size == (2 * 68 + 4, 2 * 68 + 4)
 
 
-class Answers(nn.Module):
+class FixedEstimate(nn.Module):
     """Of v at sigma = inf, whose ideal is -x0: the noise, or what was asked for."""
 
     def __init__(self, answer):
@@ -69,21 +69,21 @@ class Answers(nn.Module):
         return -self.answer(z, text)
 
 
-def test_health_is_0_of_a_network_that_ignores_the_noise_and_1_of_one_that_answers_with_it(file):
+def test_health_is_0_if_the_network_ignores_the_noise_and_1_if_it_returns_it(file):
     composed = composed_for(file)
     prompts, objective = build(composed.samples), build(composed.objective)
     with torch.no_grad():
-        noisy = prompts.metrics(objective, Answers(lambda z, _: z), Latents(1))
-        still = prompts.metrics(objective, Answers(lambda z, _: torch.full_like(z, 0.3)), Latents(1))
+        noisy = prompts.metrics(objective, FixedEstimate(lambda z, _: z), Latents(1))
+        still = prompts.metrics(objective, FixedEstimate(lambda z, _: torch.full_like(z, 0.3)), Latents(1))
     assert noisy["health/noise_variance"] == pytest.approx(1, abs=0.15)
     assert still["health/noise_variance"] == 0
-    picture = load_vae(tiny_sdxl()).decode(torch.full((1, 4, 8, 8), 0.3 / 0.13025)).sample.clamp(-1, 1)
-    brightness = (picture.mean().item() + 1) / 2
+    image = load_vae(tiny_sdxl()).decode(torch.full((1, 4, 8, 8), 0.3 / 0.13025)).sample.clamp(-1, 1)
+    brightness = (image.mean().item() + 1) / 2
     assert still["health/black"] == still["health/white"] == pytest.approx(brightness, abs=1e-5)
 
 
 @pytest.mark.slow
-def test_full_training_changes_every_weight_and_draws_and_measures(file):
+def test_full_training_changes_every_weight_and_records_samples_and_metrics(file):
     trained, monitor = fit(file)
     before = build(composed_for(file).model).state_dict()
     after = trained.networks["raw"].state_dict()
@@ -91,14 +91,14 @@ def test_full_training_changes_every_weight_and_draws_and_measures(file):
     assert all(math.isfinite(loss) for loss in monitor.losses)
     assert len(monitor.losses) == 3
     assert monitor.metrics[-1].keys() == {"health/noise_variance", "health/black", "health/white"}
-    assert monitor.pictures[-1].keys() == {5.0}
+    assert monitor.images[-1].keys() == {5.0}
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize(
     "overrides", [[], ["trainer.mixed_precision=bf16", "model.train.base=bfloat16"]], ids=["32", "16"]
 )
-def test_lora_training_changes_lora_weights_and_nothing_else(file, overrides):
+def test_lora_training_changes_only_the_lora(file, overrides):
     trained, _ = fit(file, "model/train=lora", *overrides)
     network = trained.networks["raw"]
     torch.manual_seed(0)
@@ -109,7 +109,7 @@ def test_lora_training_changes_lora_weights_and_nothing_else(file, overrides):
 
 
 @pytest.mark.parametrize(
-    ("override", "told"),
+    ("override", "message"),
     [
         ("samples.size=[64,60]", r"samples\.size must be a height and a width, multiples of 8, got \[64, 60\]"),
         ("samples.size=[64]", r"samples\.size must be a height and a width"),
@@ -122,8 +122,8 @@ def test_lora_training_changes_lora_weights_and_nothing_else(file, overrides):
         ("samples.rescale=2", r"samples\.rescale must be a number of at least 0 and of at most 1"),
     ],
 )
-def test_refusals(file, override, told):
-    with pytest.raises(ConfigError, match=told):
+def test_prompts_reject_bad_settings(file, override, message):
+    with pytest.raises(ConfigError, match=message):
         build(composed_for(file, override), "samples")
 
 
@@ -140,10 +140,10 @@ def test_prompts_are_those_of_the_list(file):
     assert given.texts == ["a house"]
 
 
-def test_a_prompt_of_several_windows_goes_with_a_short_negative(tmp_path):
+def test_short_negative_is_padded_to_the_windows_of_a_long_prompt(tmp_path):
     path = tmp_path / "long.txt"
     path.write_text("x " * 100)
     prompts = build(composed_for(path).samples)
     network = nn.Linear(1, 1)
-    said = prompts.conditions(prompts.embeddings(network)["x " * 99 + "x"], network, 2)
-    assert said["text"].shape == (2, 154, 96)
+    cond = prompts.conditions(prompts.embeddings(network)["x " * 99 + "x"], network, 2)
+    assert cond["text"].shape == (2, 154, 96)

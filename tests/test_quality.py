@@ -30,21 +30,21 @@ def features(seed, count=200, size=6, shift=0.0):
 
 
 @pytest.mark.slow
-def test_the_frechet_distance_is_torchmetrics():
+def test_frechet_distance_equals_torchmetrics():
     from torchmetrics.image.fid import FrechetInceptionDistance
 
     class Same(nn.Module):
         num_features = 6
 
-        def forward(self, pictures):
-            return pictures
+        def forward(self, images):
+            return images
 
     for real, drawn in ((features(0), features(1)), (features(2, 50), features(2, 80, shift=1.0))):
         metric = FrechetInceptionDistance(feature=Same()).set_dtype(torch.float64)
         metric.update(real, real=True)
         metric.update(drawn, real=False)
         assert frechet_distance(real, drawn) == pytest.approx(metric.compute().item(), rel=1e-4)
-    few = features(1, count=4)  # fewer pictures than features: singular covariances
+    few = features(1, count=4)  # fewer images than features: singular covariances
     assert frechet_distance(few, few) == pytest.approx(0, abs=1e-4)
 
 
@@ -57,29 +57,32 @@ def test_precision_and_recall_are_counts_over_scikit_learns_neighbours(neighbour
         inside = [any((all_[i] - point).norm() <= radius[i] for i in range(len(all_))) for point in some]
         return sum(inside) / len(inside)
 
-    found = precision_recall(real, drawn, neighbours)
-    assert found == {"precision": pytest.approx(share(drawn, real)), "recall": pytest.approx(share(real, drawn))}
+    shares = precision_recall(real, drawn, neighbours)
+    assert shares == {
+        "precision": pytest.approx(share(drawn, real)),
+        "recall": pytest.approx(share(real, drawn)),
+    }
 
 
 @pytest.mark.slow
-def test_the_classifier_is_trained_once_and_tells_held_out_digits(digits):
+def test_classifier_is_trained_once_and_recognises_held_out_digits(digits):
     settings = {"features": 32, "steps": 150, "batch_size": 128, "lr": 0.003, "seed": 0}
     chosen = ClassifierFeatures(**settings)
     state = torch.get_rng_state()
     network = chosen.load(digits)
     assert torch.equal(state, torch.get_rng_state())
     held_out = digits.validation
-    found = torch.cat(list(in_batches(network, held_out.x0)))
-    assert found.shape == (len(held_out), 32)
-    assert (network.classify(found.float()).argmax(1) == held_out.label).double().mean() > 0.95
-    again = chosen.load(make("data", "digits", seed=7))  # another run's order of the same pictures
+    measured_features = torch.cat(list(in_batches(network, held_out.x0)))
+    assert measured_features.shape == (len(held_out), 32)
+    assert (network.classify(measured_features.float()).argmax(1) == held_out.label).double().mean() > 0.95
+    again = chosen.load(make("data", "digits", seed=7))  # another run's order of the same images
     assert all(torch.equal(one, other) for one, other in zip(network.parameters(), again.parameters(), strict=True))
     other = ClassifierFeatures(**settings | {"steps": 1}).load(digits)
     assert not torch.equal(other.classify.weight, network.classify.weight)
 
 
 @pytest.mark.slow
-def test_a_run_is_measured_at_each_guidance_scale(digits):
+def test_quality_is_measured_at_each_guidance_scale(digits):
     few = {"samples": 40, "steps": 2, "batch_size": 16, "neighbourhood": 60, "guidances": [1.0, 2.0]}
     quality = make("quality", "frechet", **few)
     config = compose("model.width=16")
@@ -90,16 +93,16 @@ def test_a_run_is_measured_at_each_guidance_scale(digits):
         for name in ("frechet", "precision", "recall", "accuracy")
         for scale in ("01.00", "02.00")
     }
-    pictures, label = quality.sample(objective, network, digits, 2.0)
-    assert pictures.shape == (40, *digits.shape)
+    images, label = quality.sample(objective, network, digits, 2.0)
+    assert images.shape == (40, *digits.shape)
     assert label.tolist() == [i % 10 for i in range(40)]
     one_batch = make("quality", "frechet", **few | {"batch_size": 40}).sample(objective, network, digits, 2.0)[0]
-    torch.testing.assert_close(pictures, one_batch)
+    torch.testing.assert_close(images, one_batch)
     assert make("quality", "none")(objective, network, digits) == {}
 
 
 @pytest.mark.slow
-def test_transformers_folders_give_features(digits, tmp_path):
+def test_transformers_folder_gives_features(digits, tmp_path):
     from transformers import CLIPVisionConfig, CLIPVisionModel, Dinov2Config, Dinov2Model
 
     small = {"hidden_size": 24, "num_hidden_layers": 1, "num_attention_heads": 2, "image_size": 28, "patch_size": 14}
@@ -107,13 +110,13 @@ def test_transformers_folders_give_features(digits, tmp_path):
         folder = tmp_path / network.__name__
         network(config(**small, intermediate_size=48)).save_pretrained(folder)
         extractor = TransformersFeatures(path=str(folder), size=28, **SCALE).load(digits)
-        found = extractor(digits.validation.x0[:5])
-        assert found.shape == (5, 24)
-        assert found.isfinite().all()
+        measured_features = extractor(digits.validation.x0[:5])
+        assert measured_features.shape == (5, 24)
+        assert measured_features.isfinite().all()
         assert extractor.classify is None
 
 
-def test_torchscript_files_get_pictures_as_they_want_them(digits, tmp_path):
+def test_torchscript_file_gets_images_in_its_size_and_scale(digits, tmp_path):
     file = tmp_path / "mean.pt"
     torch.jit.script(nn.Sequential(nn.AdaptiveAvgPool2d(1), nn.Flatten())).save(file)
     extractor = TorchScriptFeatures(path=str(file), size=20, mean=[0.0, 0.5, 0.0], std=[1.0, 0.5, 2.0]).load(digits)
@@ -121,7 +124,7 @@ def test_torchscript_files_get_pictures_as_they_want_them(digits, tmp_path):
     torch.testing.assert_close(grey, torch.tensor([[0.5, 0.0, 0.25]] * 2))
 
 
-def test_weights_that_are_absent_or_broken_are_refused(digits, tmp_path):
+def test_absent_or_broken_feature_weights_are_refused(digits, tmp_path):
     with pytest.raises(ConfigError, match=r"path must be the path of the weights, but .*absent\.pt. does not exist"):
         TorchScriptFeatures(path=str(tmp_path / "absent.pt"), size=8, **SCALE)
     (tmp_path / "broken.pt").write_text("no weights")
@@ -132,14 +135,14 @@ def test_weights_that_are_absent_or_broken_are_refused(digits, tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("settings", "told"),
+    ("settings", "message"),
     [
         ({"samples": 3}, "samples must be an integer of 4 or more, got 3"),
         ({"guidances": []}, "guidances must be a list of numbers"),
         ({"features": "inception"}, "To choose an option: features=inception"),
     ],
 )
-def test_settings_that_cannot_be_are_refused(settings, told):
+def test_quality_rejects_bad_settings(settings, message):
     node = {"sampler": make("sampler", "euler"), "features": make("quality/features", "classifier")}
     node |= {
         "steps": 2,
@@ -150,5 +153,5 @@ def test_settings_that_cannot_be_are_refused(settings, told):
         "neighbourhood": 9,
         "seed": 0,
     }
-    with pytest.raises(ConfigError, match=told):
+    with pytest.raises(ConfigError, match=message):
         Quality(**node | settings)

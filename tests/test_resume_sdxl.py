@@ -54,7 +54,7 @@ def attempt(file, folder, overrides, killer, seed=0):
 
 @pytest.mark.slow
 @pytest.mark.parametrize("case", CASES)
-def test_a_lora_goes_on_to_the_bit(file, tmp_path, case):
+def test_lora_resumes_bit_for_bit(file, tmp_path, case):
     straight, _ = attempt(file, tmp_path / "straight", CASES[case], KillingMonitor())
     with pytest.raises(Killed):
         attempt(file, tmp_path / "again", CASES[case], KillingMonitor([3]))

@@ -16,7 +16,7 @@ from ztsnr.models.sdxl import SD15, SDXL
 from ztsnr.training.averaging import make_ema
 
 
-def test_output_depends_on_all_that_sdxl_is_told():
+def test_sdxl_output_depends_on_every_condition():
     net = make().eval().requires_grad_(False)
     z, t, cond = inputs()
     output = net(z, t, **cond)
@@ -26,7 +26,7 @@ def test_output_depends_on_all_that_sdxl_is_told():
         assert not torch.allclose(net(z, t, **cond | {name: value + 1}), output, atol=1e-6), name
 
 
-def test_a_unet_may_be_elsewhere(tmp_path):
+def test_unet_is_loaded_from_its_own_folder(tmp_path):
     other = load_unet(tiny_sdxl())
     other.conv_in.bias.data.fill_(0.5)
     other.save_pretrained(tmp_path / "checkpoint-1" / "unet_ema")
@@ -36,7 +36,7 @@ def test_a_unet_may_be_elsewhere(tmp_path):
         make(f"model.unet={tmp_path / 'checkpoint-1' / 'unet_ema'}", model="sd15", pretrained=tiny_sd15())
 
 
-def test_1_5_is_told_of_prompts_alone():
+def test_sd15_output_depends_only_on_the_prompt():
     net = make(model="sd15", pretrained=tiny_sd15()).eval().requires_grad_(False)
     z, t, cond = inputs()
     text = cond["text"][..., :32]
@@ -46,7 +46,7 @@ def test_1_5_is_told_of_prompts_alone():
 
 
 @pytest.mark.parametrize(("cls", "other"), [(SDXL, tiny_sd15), (SD15, tiny_sdxl)])
-def test_another_familys_weights_are_refused(cls, other):
+def test_weights_of_the_other_family_are_refused(cls, other):
     train = build(compose("model=sdxl", "model.pretrained=x").model.train)
     with pytest.raises(CheckpointError, match=r"does not fit model=.*\. Is it "):
         cls(pretrained=other(), unet=None, train=train, train_text=None, gradient_checkpointing=False)
@@ -64,7 +64,7 @@ OBJECTIVES = {
 
 
 @pytest.mark.parametrize("name", OBJECTIVES)
-def test_a_step_is_the_step_written_with_diffusers_own_pieces(name):
+def test_training_step_equals_the_step_written_with_diffusers(name):
     overrides, settings = OBJECTIVES[name]
     objective = build(compose(*overrides).objective)
     z, _, cond = inputs(rows=4)
@@ -76,9 +76,9 @@ def test_a_step_is_the_step_written_with_diffusers_own_pieces(name):
 
     unet = load_unet(tiny_sdxl()).train()
     scheduler = DDPMScheduler(beta_start=0.00085, beta_end=0.012, beta_schedule="scaled_linear", **settings)
-    told = {"text_embeds": cond["pooled"], "time_ids": cond["time_ids"]}
+    added_cond = {"text_embeds": cond["pooled"], "time_ids": cond["time_ids"]}
     noisy = scheduler.add_noise(x0, noise, timesteps)
-    output = unet(noisy, timesteps, cond["text"], added_cond_kwargs=told).sample
+    output = unet(noisy, timesteps, cond["text"], added_cond_kwargs=added_cond).sample
     v = settings["prediction_type"] == "v_prediction"
     ideal = scheduler.get_velocity(x0, noise, timesteps) if v else noise
     loss = mse_loss(output, ideal, reduction="none").mean([1, 2, 3])
@@ -91,7 +91,7 @@ def test_a_step_is_the_step_written_with_diffusers_own_pieces(name):
     assert (gradient - wanted).norm() < 1e-5 * wanted.norm()
 
 
-def test_some_modules_are_trained_by_pattern():
+def test_patterns_select_the_trained_modules():
     net = make("model.train.patterns=[mid_block,up_blocks.*.attentions]")
     names = trained_names(net)
     assert names == set(net.state_dict())
@@ -100,7 +100,7 @@ def test_some_modules_are_trained_by_pattern():
     assert len(make().state_dict()) == len(load_unet(tiny_sdxl()).state_dict())
 
 
-def test_a_loras_state_is_its_own_weights_and_comes_back_exactly():
+def test_lora_state_is_only_its_weights_and_loads_exactly():
     net, other = make("model/train=lora", "model.train.dora=true"), make("model/train=lora", "model.train.dora=true")
     for p in filter(lambda p: p.requires_grad, net.parameters()):
         p.data = torch.randn_like(p)
@@ -115,7 +115,7 @@ def test_a_loras_state_is_its_own_weights_and_comes_back_exactly():
         other.load_state_dict(dict(list(state.items())[1:]))
 
 
-def test_a_new_lora_changes_nothing_and_reaches_the_layers_it_names():
+def test_new_lora_leaves_the_output_and_updates_the_named_layers():
     z, t, cond = inputs()
     modules = '["to_q", "ff.net.*", "resnets.*.conv1", "conv_in"]'
     net = make("model/train=lora", f"model.train.modules={modules}", "model.train.rank=3")
@@ -129,7 +129,7 @@ def test_a_new_lora_changes_nothing_and_reaches_the_layers_it_names():
 
 
 @pytest.mark.parametrize(
-    ("overrides", "told"),
+    ("overrides", "message"),
     [
         (
             ["model.train.patterns=[mid_blok]"],
@@ -145,28 +145,28 @@ def test_a_new_lora_changes_nothing_and_reaches_the_layers_it_names():
         (["model.train=null"], r"model\.train must be a TrainableSelection"),
     ],
 )
-def test_refusals(overrides, told):
-    with pytest.raises(ConfigError, match=told):
+def test_model_rejects_bad_training_settings(overrides, message):
+    with pytest.raises(ConfigError, match=message):
         make(*overrides)
 
 
 @pytest.mark.parametrize(("base", "error", "size"), [("bfloat16", 0.03, 0.5), ("8bit", 0.04, 0.4), ("4bit", 0.2, 0.33)])
-def test_a_base_of_fewer_bits_is_nearly_the_network_in_it_and_in_its_average(base, error, size):
+def test_quantised_base_approximates_the_network_and_its_average(base, error, size):
     z, t, cond = inputs()
     whole, net = make("model/train=lora").eval(), make("model/train=lora", f"model.train.base={base}")
     average = make_ema(net, 0.5).module
     with torch.no_grad():
         wanted = whole(z, t, **cond)
         for either in (net, average, net):  # what bitsandbytes does at the first call must not spoil the other
-            told = either.to("cpu").eval()(z, t, **cond)
-            assert (told - wanted).norm() < error * wanted.norm()
+            output = either.to("cpu").eval()(z, t, **cond)
+            assert (output - wanted).norm() < error * wanted.norm()
     bytes_of = [sum(p.nbytes for p in n.parameters() if not p.requires_grad) for n in (net, whole)]
     assert bytes_of[0] < size * bytes_of[1] * 1.02
     net(z, t, **cond).square().mean().backward()
     assert all(p.grad is not None for name, p in net.named_parameters() if name in net.trainable_names)
 
 
-def test_an_average_of_a_lora_shares_its_base_and_nothing_else():
+def test_average_of_a_lora_shares_only_its_base():
     net = make("model/train=lora", "model.train.base=bfloat16")
     averaged = make_ema(net, 0.5).module
     frozen = {name: p for name, p in averaged.named_parameters() if name not in net.trainable_names}
@@ -179,7 +179,7 @@ def test_an_average_of_a_lora_shares_its_base_and_nothing_else():
     assert not any(p is q for p, q in zip(alone.parameters(), make().parameters(), strict=True))
 
 
-def test_an_update_of_an_average_touches_what_is_trained_and_nothing_else():
+def test_updating_an_average_changes_only_what_is_trained():
     net = make("model/train=lora")
     average, counted = make_ema(net, 0.5), dict(net.named_parameters())
     shared = [p for name, p in average.module.named_parameters() if p is counted[name]]

@@ -19,12 +19,12 @@ PREVIEWS = ["samples=prompts", "samples.file=prompts.txt", "samples.size=[128,12
 def folder(tmp_path_factory):
     """Pictures, prompts, and the run of a LoRA on them."""
     folder = tmp_path_factory.mktemp("sdxl")
-    (folder / "pictures").mkdir()
+    (folder / "images").mkdir()
     for number in range(8):
-        Image.new("RGB", (128, 128), (30 * number, 90, 200 - 20 * number)).save(folder / "pictures" / f"{number}.png")
-        (folder / "pictures" / f"{number}.txt").write_text(f"a plain picture, number {number}")
-    (folder / "prompts.txt").write_text("a plain picture\n")
-    model = ["model=sdxl", f"model.pretrained={tiny_sdxl()}", "model/train=lora", "data=folder", "data.root=pictures"]
+        Image.new("RGB", (128, 128), (30 * number, 90, 200 - 20 * number)).save(folder / "images" / f"{number}.png")
+        (folder / "images" / f"{number}.txt").write_text(f"a plain image, number {number}")
+    (folder / "prompts.txt").write_text("a plain image\n")
+    model = ["model=sdxl", f"model.pretrained={tiny_sdxl()}", "model/train=lora", "data=folder", "data.root=images"]
     words = [
         *model,
         *SMALL,
@@ -40,7 +40,7 @@ def folder(tmp_path_factory):
 
 
 @pytest.mark.slow
-def test_a_run_leaves_its_lora_alone_and_previews(folder):
+def test_training_run_writes_only_the_lora_and_previews(folder):
     assert {"final.safetensors", "samples_guidance_5.png"} <= {entry.name for entry in (folder / "run").iterdir()}
     with safe_open(folder / "run" / "final.safetensors", "pt") as file:
         assert all("lora_" in key for key in file.keys())  # noqa: SIM118 (it is not iterable)
@@ -49,18 +49,18 @@ def test_a_run_leaves_its_lora_alone_and_previews(folder):
 
 @pytest.mark.slow
 @pytest.mark.parametrize("train", ["lora", "full"])
-def test_prompts_are_drawn_as_training_drew_them(folder, train):
+def test_sample_command_reproduces_the_previews_of_training(folder, train):
     if train == "full":
-        words = ["model=sdxl", f"model.pretrained={tiny_sdxl()}", "data=folder", "data.root=pictures", *SMALL]
+        words = ["model=sdxl", f"model.pretrained={tiny_sdxl()}", "data=folder", "data.root=images", *SMALL]
         done = run(folder, "train", *words, *PREVIEWS, "schedule=ztsnr", "loss=vpred", "hydra.run.dir=full")
         assert "ztsnr.sample checkpoint=full/final.safetensors file=prompts.txt" in done.stderr
     run_folder = "run" if train == "lora" else "full"
-    told = [f"checkpoint={run_folder}/final.safetensors", "steps=2", f"output={train}.png"]
-    assert run(folder, "sample", *told, "file=prompts.txt").stdout == f"{train}.png\n"
+    arguments = [f"checkpoint={run_folder}/final.safetensors", "steps=2", f"output={train}.png"]
+    assert run(folder, "sample", *arguments, "file=prompts.txt").stdout == f"{train}.png\n"
     preview = pil_to_tensor(folder / run_folder / "samples_guidance_5.png")
     assert (pil_to_tensor(folder / f"{train}.png") - preview).abs().max() <= 1
-    other = ["prompts=[a blue ship,a plain picture]", "negative=a house", "size=[64,128]", "columns=3", "seed=5"]
-    run(folder, "sample", *told, *other, f"pretrained={tiny_sdxl_file()}")
+    other = ["prompts=[a blue ship,a plain image]", "negative=a house", "size=[64,128]", "columns=3", "seed=5"]
+    run(folder, "sample", *arguments, *other, f"pretrained={tiny_sdxl_file()}")
     assert Image.open(folder / f"{train}.png").size == (3 * 132 + 4, 2 * 68 + 4)
 
 
@@ -69,24 +69,24 @@ def pil_to_tensor(file):
 
 
 @pytest.mark.slow
-def test_what_is_exported_loads_in_diffusers_and_the_doctor_knows_it(folder):
+def test_exports_load_in_diffusers_and_are_diagnosed(folder):
     checkpoint = "checkpoint=run/final.safetensors"
     run(folder, "export", checkpoint, "output=model", "format=diffusers", "dtype=fp32")
     pipeline = StableDiffusionXLPipeline.from_pretrained(folder / "model")
-    drawn = pipeline("a plain picture", num_inference_steps=2, height=128, width=128, output_type="pt").images
+    drawn = pipeline("a plain image", num_inference_steps=2, height=128, width=128, output_type="pt").images
     assert drawn.shape == (1, 3, 128, 128)
     assert torch.isfinite(drawn).all()
     run(folder, "export", checkpoint, "output=model.safetensors")
-    told = run(folder, "doctor", "model.safetensors").stdout
-    assert "Stable Diffusion XL, a single file of float16" in told
-    assert "v, sigma_max 4518.76" in told
+    report = run(folder, "doctor", "model.safetensors").stdout
+    assert "Stable Diffusion XL, a single file of float16" in report
+    assert "v, sigma_max 4518.76" in report
     run(folder, "export", checkpoint, "output=lora.safetensors", "format=lora_kohya")
     pipeline.load_lora_weights(str(folder / "lora.safetensors"))
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize(
-    ("module", "words", "told"),
+    ("module", "words", "message"),
     [
         ("export", ["checkpoint=run/final.safetensors", "output=x.bin"], "output must be a .safetensors file"),
         (
@@ -96,7 +96,7 @@ def test_what_is_exported_loads_in_diffusers_and_the_doctor_knows_it(folder):
         ),
         ("export", ["checkpoint=absent", "output=x.safetensors"], "absent is not a file"),
         ("doctor", ["prompts.txt"], "prompts.txt is truncated or not a safetensors file"),
-        ("train", ["model=sdxl", "model.pretrained=x.ckpt", "data=folder", "data.root=pictures"], "is a pickle"),
+        ("train", ["model=sdxl", "model.pretrained=x.ckpt", "data=folder", "data.root=images"], "is a pickle"),
         (
             "sample",
             ["checkpoint=run/final.safetensors"],
@@ -107,7 +107,7 @@ def test_what_is_exported_loads_in_diffusers_and_the_doctor_knows_it(folder):
         ("train", ["model=sdxl"], "model.pretrained must be given"),
     ],
 )
-def test_a_users_mistake_is_one_message(folder, module, words, told):
+def test_user_error_prints_one_message(folder, module, words, message):
     done = run(folder, module, *words, code=2)
-    assert told in done.stderr
+    assert message in done.stderr
     assert "Traceback" not in done.stderr

@@ -38,13 +38,13 @@ def tokens(prompts, windows=1, place=None):
 
 
 @pytest.mark.parametrize("model", ["sdxl", "sd15"])
-def test_tokens_and_what_is_said_of_them_give_the_same_output(model):
+def test_tokens_and_their_embeddings_give_the_same_output(model):
     place = tiny_sdxl() if model == "sdxl" else tiny_sd15()
     net = make("model/train_text=full", model=model, pretrained=place).eval().requires_grad_(False)
     z, t, cond = inputs()
     prompts = ["a red house", "a blue ship " * 9]
-    said = TextEncoders(place).encode(prompts, 2)
-    wanted = net(z, t, time_ids=cond["time_ids"], **said)
+    embeddings = TextEncoders(place).encode(prompts, 2)
+    wanted = net(z, t, time_ids=cond["time_ids"], **embeddings)
     torch.testing.assert_close(net(z, t, time_ids=cond["time_ids"], tokens=tokens(prompts, 2, place)), wanted)
 
 
@@ -72,7 +72,7 @@ def file(tmp_path_factory):
 
 @pytest.mark.slow
 @pytest.mark.parametrize("train", [("model/train_text=full",), BOTH], ids=["full", "lora"])
-def test_training_changes_what_the_gradient_reaches_and_previews_show_it(file, train):
+def test_training_text_encoders_changes_what_the_gradient_reaches_and_previews(file, train):
     trained, composed = fit(file, *train, "trainer.groups.lr=[[text_encoders,0.5]]")
     network = trained.networks["raw"]
     torch.manual_seed(0)
@@ -81,14 +81,14 @@ def test_training_changes_what_the_gradient_reaches_and_previews_show_it(file, t
     assert changed == {name for name in trained_names(network) if before[name].numel() > 1}
     assert {name.split(".")[2] for name in changed if "text_" in name} == {"text_encoder", "text_encoder_2"}
     assert not any("text_encoder.encoder.layers.2" in name or "text_encoder.final" in name for name in changed)
-    said, at_first = (
+    trained_text, pretrained_text = (
         build(composed.samples).embeddings(net)["a red house"]["text"] for net in (network, torch.nn.Module())
     )
-    assert not torch.allclose(said, at_first, atol=1e-6)
+    assert not torch.allclose(trained_text, pretrained_text, atol=1e-6)
 
 
 @pytest.mark.slow
-def test_a_lora_of_all_three_networks_is_read_by_diffusers_and_read_back(tmp_path):
+def test_lora_of_all_three_networks_loads_in_diffusers_and_here(tmp_path):
     export = exported(*V, *BOTH)
     encoders, prompt = export.network.text_encoders, "a red house"
     ids = torch.tensor([[128.0, 128, 0, 0, 128, 128]])
@@ -119,39 +119,39 @@ def test_a_lora_of_all_three_networks_is_read_by_diffusers_and_read_back(tmp_pat
 
 @pytest.mark.slow
 @pytest.mark.parametrize("train", [("model/train_text=full",), BOTH], ids=["full", "lora"])
-def test_a_whole_model_has_the_encoders_as_trained(tmp_path, train):
+def test_exported_model_has_the_trained_text_encoders(tmp_path, train):
     export = deepcopy(exported(*V, *train))  # merging changes it
     with torch.no_grad():
-        said = export.network.text_encoders.encode(["a red house", "a ship"])
+        embeddings = export.network.text_encoders.encode(["a red house", "a ship"])
     export.write_diffusers(tmp_path / "model")
     export.write_single_file(tmp_path / "model.safetensors")
     again = TextEncoders(str(tmp_path / "model")).encode(["a red house", "a ship"])
     for name, value in again.items():
-        torch.testing.assert_close(value, said[name], rtol=1e-4, atol=1e-5)
+        torch.testing.assert_close(value, embeddings[name], rtol=1e-4, atol=1e-5)
     key = "conditioner.embedders.0.transformer.text_model.encoder.layers.0.self_attn.q_proj.weight"
     trained = export.merged_parts["text_encoder"].encoder.layers[0].self_attn.q_proj.weight
     assert torch.equal(load_file(tmp_path / "model.safetensors")[key], trained)
 
 
 @pytest.mark.slow
-def test_a_folder_gives_tokens_where_encoders_are_trained(tmp_path):
-    (tmp_path / "pictures").mkdir()
+def test_data_folder_gives_tokens_where_encoders_are_trained(tmp_path):
+    (tmp_path / "images").mkdir()
     for number in range(8):
-        Image.new("RGB", (64, 64), (30 * number, 90, 20)).save(tmp_path / "pictures" / f"{number}.png")
-        (tmp_path / "pictures" / f"{number}.txt").write_text(f"picture {number}")
-    settings = [f"data.root={tmp_path / 'pictures'}", f"data.cache={tmp_path / 'cache'}", "data.sizes.resolution=64"]
+        Image.new("RGB", (64, 64), (30 * number, 90, 20)).save(tmp_path / "images" / f"{number}.png")
+        (tmp_path / "images" / f"{number}.txt").write_text(f"image {number}")
+    settings = [f"data.root={tmp_path / 'images'}", f"data.cache={tmp_path / 'cache'}", "data.sizes.resolution=64"]
     settings += ["trainer.batch_size=4", "data.held_out=0.3", "data.caption_dropout=0", "data=folder", "model=sdxl"]
     settings += [f"model.pretrained={tiny_sdxl()}"]
     trained, frozen = (build(compose(*settings, f"model/train_text={t}").data) for t in ("lora", "none"))
     x0, cond = trained.batch(0, range(4), 4)
-    same, said = frozen.batch(0, range(4), 4)
+    same, embedded = frozen.batch(0, range(4), 4)
     assert torch.equal(x0, same)
     assert cond.keys() == {"tokens", "time_ids"}
-    known = {tuple(tokens([f"picture {n}"]).flatten().tolist()) for n in range(8)}
+    known = {tuple(tokens([f"image {n}"]).flatten().tolist()) for n in range(8)}
     assert {tuple(row.flatten().tolist()) for row in cond["tokens"]} <= known
     encoders = TextEncoders(tiny_sdxl())
     with torch.no_grad():
-        torch.testing.assert_close(encoders(cond["tokens"])["text"].half().float(), said["text"])
+        torch.testing.assert_close(encoders(cond["tokens"])["text"].half().float(), embedded["text"])
     assert trained.index_name != frozen.index_name
 
 
@@ -166,11 +166,11 @@ def test_a_trained_lora_of_either_kind_no_longer_needs_the_file_it_began_with():
     assert without_lora_start(frozen, "float32") == frozen
 
 
-def test_refusals():
-    for words, told in (
+def test_train_text_rejects_bad_settings():
+    for words, message in (
         (["model/train_text=lora", "model.train_text.rank=0"], r"model\.train_text\.rank must be an integer"),
         (["model/train_text=full", "model.train_text.patterns=[x]"], r"model\.train_text\.patterns has 'x'"),
         (["model.train_text=3"], r"model\.train_text must be a TrainableSelection"),
     ):
-        with pytest.raises(ConfigError, match=told):
+        with pytest.raises(ConfigError, match=message):
             make(*words)

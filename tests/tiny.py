@@ -90,8 +90,8 @@ class Latents:
 
     def __post_init__(self):
         self.x0 = normal(0, "latents", 0, range(self.count), (4, 8, 8))
-        told = TextEncoders(tiny_sdxl()).encode([WORDS[i % len(WORDS)] for i in range(self.count)])
-        self.cond = told | {"time_ids": torch.tensor([[64.0, 64, 0, 0, 64, 64]]).repeat(self.count, 1)}
+        embeddings = TextEncoders(tiny_sdxl()).encode([WORDS[i % len(WORDS)] for i in range(self.count)])
+        self.cond = embeddings | {"time_ids": torch.tensor([[64.0, 64, 0, 0, 64, 64]]).repeat(self.count, 1)}
 
     def batch_sizes(self, batch_size):
         return {batch_size}
@@ -133,11 +133,11 @@ def exported(*overrides, dtype="fp32", model="sdxl"):
 def latents_of_pipeline(pipeline, prompt, size, guidance, rescale=0.0):
     z = torch.randn(1, 4, size // 8, size // 8, generator=torch.Generator().manual_seed(0))
     pipeline.set_progress_bar_config(disable=True)
-    told = {
+    settings = {
         "height": size,
         "width": size,
         "guidance_scale": guidance,
         "guidance_rescale": rescale,
         "negative_prompt": "",
     }
-    return pipeline(prompt, num_inference_steps=4, latents=z, output_type="latent", **told).images
+    return pipeline(prompt, num_inference_steps=4, latents=z, output_type="latent", **settings).images

@@ -16,6 +16,7 @@ from ztsnr.core.objective import Objective
 from ztsnr.core.randomness import normal
 from ztsnr.core.sampling import Guidance, Sampler, guided_denoise
 from ztsnr.data import Data
+from ztsnr.data.scale import to_latents
 from ztsnr.devices.placement import device_of
 from ztsnr.evaluation.samples import tile_images
 from ztsnr.models.pretrained import load_vae
@@ -78,9 +79,10 @@ class Prompts(Part):
         images = {scale: self.sample(objective, network, latents, scale) for scale in self.guidances}
         return {scale: tile_images(batch, self.columns) for scale, batch in images.items()}
 
-    def sample(self, objective: Objective, network: nn.Module, latents: Mapping[str, Any], scale: float) -> Tensor:
-        """(prompts * columns, 3, H, W) in [-1, 1], prompt by prompt. `latents`: mean and std of the VAE's latents, by
-        channel: x0 * std + mean."""
+    def sample(
+        self, objective: Objective, network: nn.Module, latents: Mapping[str, list[float]], scale: float
+    ) -> Tensor:
+        """(prompts * columns, 3, H, W) in [-1, 1], prompt by prompt. `latents`: the scale of data.scale."""
         sigmas = objective.schedule.grid.sigmas(self.steps)
         guidance = Guidance(scale=scale, rescale=self.rescale)
         embeddings = self.embeddings(network)
@@ -112,14 +114,14 @@ class Prompts(Part):
             brightness[f"health/{colour}"] = (image.mean().item() + 1) / 2
         return {"health/noise_variance": sum(variances) / len(variances), **brightness}
 
-    def decode(self, x0: Tensor, latents: Mapping[str, Any]) -> Tensor:
+    def decode(self, x0: Tensor, latents: Mapping[str, list[float]]) -> Tensor:
         """x0 (B, 4, h, w) -> images (B, 3, 8 h, 8 w) in [-1, 1], in host memory; one by one, in float32."""
         vae: Any = self._vae.to(x0.device)
-        mean, std = (torch.tensor(latents[name], device=x0.device)[:, None, None] for name in ("mean", "std"))
         images = []
         with torch.autocast(x0.device.type, enabled=False):
             for one in x0.split(1):
-                images.append(vae.decode(one.float() * std + mean, return_dict=False)[0].clamp(-1, 1).cpu())
+                decoded = vae.decode(to_latents(one.float(), latents), return_dict=False)[0]
+                images.append(decoded.clamp(-1, 1).cpu())
         self._vae.to("cpu")
         return torch.cat(images)
 

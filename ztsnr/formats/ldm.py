@@ -1,6 +1,6 @@
-"""Stable Diffusion's original names of tensors, which ComfyUI, A1111 and Forge read, against diffusers'.
+"""Stable Diffusion's original names of tensors, which ComfyUI, A1111 and Forge read, and diffusers' names.
 
-`to_ldm` and `from_ldm` are inverses. A text encoder's own names stand without the `text_model.` that some versions of
+`to_ldm` and `from_ldm` are inverses. A text encoder's names are here without the `text_model.` that some versions of
 transformers put before them.
 """
 
@@ -27,9 +27,9 @@ PREFIXES = {
         "text_encoder": "cond_stage_model.transformer.text_model.",
     },
 }
-"""Family -> part -> what stands before its tensors' names in a single file."""
+"""Family -> part -> prefix of its tensors' names in a single file."""
 
-SPARE = {"embeddings.position_ids", "logit_scale"}
+UNUSED = {"embeddings.position_ids", "logit_scale"}
 """Tensors of original files that no part needs."""
 
 Rules = list[tuple[str, str]]
@@ -88,22 +88,29 @@ def to_ldm(part: str, state: Mapping[str, Tensor]) -> State:
         return {names[key]: value[..., None, None] if _in_attention(key) else value for key, value in state.items()}
     if part != "text_encoder_2":
         return {names[key]: value for key, value in state.items()}
-    found, joined = {}, {}
+
+    # OpenCLIP joins q, k and v of an attention into one tensor, and transposes the projection.
+    ldm: State = {}
+    separate: dict[str, dict[str, Tensor]] = {}
     for key, value in state.items():
-        if match := QKV.fullmatch(names[key]):
-            joined.setdefault(f"{match[1]}in_proj_{match[3]}", {})[match[2]] = value
+        name = names[key]
+        if match := QKV.fullmatch(name):
+            separate.setdefault(f"{match[1]}in_proj_{match[3]}", {})[match[2]] = value
         else:
-            found[names[key]] = value.T.contiguous() if names[key] == "text_projection" else value
-    return found | {key: torch.cat([three[letter] for letter in "qkv"]) for key, three in joined.items()}
+            ldm[name] = value.T.contiguous() if name == "text_projection" else value
+    for name, qkv in separate.items():
+        ldm[name] = torch.cat([qkv["q"], qkv["k"], qkv["v"]])
+    return ldm
 
 
 def from_ldm(part: str, ldm: Mapping[str, Tensor], like: Mapping[str, Tensor], source: str) -> State:
     """The tensors that `like` names, of its shapes, out of a part's original ones. Raises CheckpointError."""
     wanted = to_ldm(part, {key: value.to("meta") for key, value in like.items()})
-    _refuse(part, source, "lacks", sorted(wanted.keys() - ldm.keys()))
-    _refuse(part, source, "has besides", sorted(ldm.keys() - wanted.keys() - SPARE))
+    _refuse(source, f"{part} lacks {{}} tensors", sorted(wanted.keys() - ldm.keys()))
+    _refuse(source, f"{part} has {{}} unexpected tensors", sorted(ldm.keys() - wanted.keys() - UNUSED))
     misfits = [f"{key} of shape {tuple(ldm[key].shape)}" for key in wanted if ldm[key].numel() != wanted[key].numel()]
-    _refuse(part, source, "has", misfits)
+    _refuse(source, f"{part} has {{}} tensors of a wrong size", misfits)
+
     state = {}
     for key, name in ldm_names(part, like).items():
         if part == "text_encoder_2" and (match := QKV.fullmatch(name)):
@@ -124,17 +131,22 @@ def ldm_names(part: str, names: Iterable[str]) -> dict[str, str]:
 
 
 def _unet_names(names: list[str]) -> dict[str, str]:
-    layers = 2 + max(int(number) for name in names for number in re.findall(r"^down_blocks\.0\.resnets\.(\d+)", name))
-    attended = {number for name in names for number in re.findall(r"^up_blocks\.(\d+)\.attentions", name)}
+    # Each of diffusers' blocks is a run of the original's: its layers, and in the same count what changes the size.
+    layers = 2 + max(_numbers(r"^down_blocks\.0\.resnets\.(\d+)", names))
+    with_attention = set(_numbers(r"^up_blocks\.(\d+)\.attentions", names))
 
     def block(match: re.Match) -> str:
-        side, number, kind, layer = match.groups()
-        place, first = int(number) * layers + int(layer), side == "down"
+        side, number_text, kind, layer = match.groups()
+        number = int(number_text)
         if kind == "downsamplers":
-            return f"input_blocks.{(int(number) + 1) * layers}.0.op"
+            return f"input_blocks.{(number + 1) * layers}.0.op"
         if kind == "upsamplers":
-            return f"output_blocks.{(int(number) + 1) * layers - 1}.{1 + (number in attended)}.conv"
-        return f"{'input' if first else 'output'}_blocks.{place + first}.{int(kind == 'attentions')}"
+            return f"output_blocks.{(number + 1) * layers - 1}.{1 + (number in with_attention)}.conv"
+        index = number * layers + int(layer)
+        submodule = int(kind == "attentions")
+        if side == "down":
+            return f"input_blocks.{index + 1}.{submodule}"  # after conv_in
+        return f"output_blocks.{index}.{submodule}"
 
     def rename(name: str) -> str:
         renamed = re.sub(r"^(down|up)_blocks\.(\d+)\.(\w+samplers)\.(\d+)\.conv", block, name)
@@ -145,13 +157,19 @@ def _unet_names(names: list[str]) -> dict[str, str]:
 
 
 def _vae_names(names: list[str]) -> dict[str, str]:
-    last = max(int(number) for name in names for number in re.findall(r"^decoder\.up_blocks\.(\d+)", name))
+    last = max(_numbers(r"^decoder\.up_blocks\.(\d+)", names))
 
     def rename(name: str) -> str:
         name = re.sub(r"^decoder\.up_blocks\.(\d+)", lambda match: f"decoder.up.{last - int(match[1])}", name)
         return _apply(VAE, name)
 
     return {name: rename(name) for name in names}
+
+
+def _numbers(pattern: str, names: list[str]) -> list[int]:
+    """What the pattern's group matches in the names."""
+    matches = [re.search(pattern, name) for name in names]
+    return [int(match[1]) for match in matches if match]
 
 
 def _apply(rules: Rules, name: str) -> str:
@@ -164,6 +182,6 @@ def _in_attention(key: str) -> bool:
     return ".attentions." in key and key.endswith(".weight") and "group_norm" not in key
 
 
-def _refuse(part: str, source: str, what: str, keys: list[str]) -> None:
-    if keys:
-        raise CheckpointError(f"{source} does not fit: its {part} {what} {len(keys)} tensors, first {keys[0]}")
+def _refuse(source: str, problem: str, names: list[str]) -> None:
+    if names:
+        raise CheckpointError(f"{source} does not fit: its {problem.format(len(names))}, first {names[0]}")

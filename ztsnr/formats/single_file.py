@@ -5,16 +5,17 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
+from typing import Any
 
+from ztsnr.core import metadata_keys as keys
 from ztsnr.core.errors import CheckpointError
 from ztsnr.formats.ldm import PREFIXES, State, to_ldm
 from ztsnr.io.tensors import open_tensors
 
 UNET_KEY = "model.diffusion_model.input_blocks.0.0.weight"
 SIZES_KEY = "model.diffusion_model.label_emb.0.0.weight"
-SDXL_CLIP, SD15_CLIP = (
-    f"{PREFIXES[family]['text_encoder']}embeddings.position_embedding.weight" for family in ("sdxl", "sd15")
-)
+SDXL_CLIP_KEY = f"{PREFIXES['sdxl']['text_encoder']}embeddings.position_embedding.weight"
+SD15_CLIP_KEY = f"{PREFIXES['sd15']['text_encoder']}embeddings.position_embedding.weight"
 
 
 @dataclass(frozen=True)
@@ -38,14 +39,14 @@ class SingleFile:
         """ "sdxl" or "sd15". Raises CheckpointError."""
         if UNET_KEY not in self.shapes:
             raise CheckpointError(
-                f"{self.path} is no single-file checkpoint of Stable Diffusion: it lacks {UNET_KEY}. "
-                f"Of a diffusers model, give the folder."
+                f"{self.path} is not a single-file checkpoint of Stable Diffusion: it has no {UNET_KEY}. "
+                f"For a diffusers model, use the folder."
             )
-        if SIZES_KEY in self.shapes and SDXL_CLIP in self.shapes:
+        if SIZES_KEY in self.shapes and SDXL_CLIP_KEY in self.shapes:
             return "sdxl"
-        if SIZES_KEY not in self.shapes and SD15_CLIP in self.shapes:
+        if SIZES_KEY not in self.shapes and SD15_CLIP_KEY in self.shapes:
             return "sd15"
-        raise CheckpointError(f"{self.path} is neither Stable Diffusion XL nor 1.5: its text encoders are others")
+        raise CheckpointError(f"{self.path} is neither Stable Diffusion XL nor 1.5: its text encoders are different")
 
     def part(self, part: str) -> State:
         """A part's tensors, without its prefix."""
@@ -53,16 +54,16 @@ class SingleFile:
         with open_tensors(self.path) as file:
             return {key.removeprefix(prefix): file.get_tensor(key) for key in self.shapes if key.startswith(prefix)}
 
-    def architecture(self, part: str) -> dict | None:
-        """diffusers' and transformers' config of a part, where the file tells it, as ours do."""
-        told = self.metadata.get("ztsnr.architecture")
-        return json.loads(told).get(part) if told else None
+    def architecture(self, part: str) -> dict[str, Any] | None:
+        """diffusers' and transformers' config of a part, where its metadata has it, as ours do."""
+        text = self.metadata.get(keys.ARCHITECTURE)
+        return json.loads(text).get(part) if text else None
 
 
 def join(family: str, parts: Mapping[str, State]) -> State:
     """All parts' tensors under the names that they have in a single file; diffusers' names come in."""
-    return {
-        PREFIXES[family][part] + name: value
-        for part, state in parts.items()
-        for name, value in to_ldm(part, state).items()
-    }
+    joined = {}
+    for part, state in parts.items():
+        prefix = PREFIXES[family][part]
+        joined |= {prefix + name: value for name, value in to_ldm(part, state).items()}
+    return joined
