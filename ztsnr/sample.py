@@ -3,6 +3,8 @@
 Of classes it needs only the checkpoint, of prompts also the pretrained model that was trained on.
 """
 
+import sys
+from types import ModuleType
 from typing import Any, cast
 
 from omegaconf import DictConfig, OmegaConf
@@ -14,15 +16,24 @@ from ztsnr.config.registry import build
 
 @command("sample", text_keys=("checkpoint", "output", "file", "negative", "pretrained"))
 def main(composed: DictConfig) -> None:
-    from ztsnr.evaluation.from_checkpoint import checkpoint_sampling
-    from ztsnr.evaluation.samples import tile_images
+    from ztsnr.evaluation.from_checkpoint import sample_grid
 
     output = output_file(composed.output, (".png", ".webp", ".jpg", ".jpeg"))
     options = cast("dict[str, Any]", OmegaConf.to_container(composed, resolve=True))
-    sampling = checkpoint_sampling(composed.checkpoint, build(composed, "sampler"), options)
-    tile_images(sampling.sample(), sampling.columns).save(output)
+    sample_grid(composed.checkpoint, build(composed, "sampler"), options).save(output)
     print(output)
+
+
+class CallableModule(ModuleType):
+    """An import of this module hides the function ztsnr.sample behind it: calling it calls that."""
+
+    def __call__(self, *arguments: Any, **options: Any) -> Any:
+        from ztsnr.evaluation.from_checkpoint import sample
+
+        return sample(*arguments, **options)
 
 
 if __name__ == "__main__":
     main()
+else:
+    sys.modules[__name__].__class__ = CallableModule

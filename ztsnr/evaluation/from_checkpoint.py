@@ -7,16 +7,19 @@ from pathlib import Path
 from typing import Any, ClassVar, cast
 
 import torch
+from omegaconf import OmegaConf
+from PIL.Image import Image
 from torch import Tensor
 
-from ztsnr.checkpoints.load import load_model
+from ztsnr.checkpoints.load import LoadedModel, load_model
 from ztsnr.checkpoints.weights import Checkpoint, read_checkpoint
+from ztsnr.config.registry import build, compose
 from ztsnr.core import checks
 from ztsnr.core.errors import CheckpointError, ConfigError
 from ztsnr.core.sampling import Sampler
 from ztsnr.devices.memory import explain_oom
 from ztsnr.evaluation.prompts import Prompts
-from ztsnr.evaluation.samples import SampleGrid
+from ztsnr.evaluation.samples import SampleGrid, tile_images
 from ztsnr.models.sdxl import PretrainedUNet
 
 
@@ -44,8 +47,11 @@ class CheckpointSampling:
         raise NotImplementedError
 
     @abstractmethod
-    def sample(self) -> Tensor:
-        """(classes or prompts * columns, C, H, W) in [-1, 1], in host memory. Raises CheckpointError."""
+    def sample(self, loaded: LoadedModel | None = None) -> Tensor:
+        """(classes or prompts * columns, C, H, W) in [-1, 1], in host memory. Raises CheckpointError.
+
+        loaded: the checkpoint's model, where it is in memory already.
+        """
         raise NotImplementedError
 
     @classmethod
@@ -90,8 +96,8 @@ class ClassSampling(CheckpointSampling):
     def columns(self) -> int:
         return self.grid.columns
 
-    def sample(self) -> Tensor:
-        objective, network, checkpoint = load_model(self.path, self.weights)
+    def sample(self, loaded: LoadedModel | None = None) -> Tensor:
+        objective, network, checkpoint = loaded or load_model(self.path, self.weights)
         try:
             shape = tuple(checkpoint.config["data"]["shape"])
             class_count = int(checkpoint.config["data"]["classes"])
@@ -149,8 +155,8 @@ class PromptSampling(CheckpointSampling):
     def columns(self) -> int:
         return self.prompts.columns
 
-    def sample(self) -> Tensor:
-        objective, network, _ = load_model(self.path, self.weights, self.pretrained)
+    def sample(self, loaded: LoadedModel | None = None) -> Tensor:
+        objective, network, _ = loaded or load_model(self.path, self.weights, self.pretrained)
         prompts = self.prompts
         if not self.has_size:
             side = cast("PretrainedUNet", network).image_size
@@ -172,3 +178,31 @@ def checkpoint_sampling(path: str | Path, sampler: Sampler, options: Mapping[str
     kind = PromptSampling if is_text_conditioned else ClassSampling
     kind.reject_foreign_options(options, checkpoint)
     return kind.from_options(options, sampler, checkpoint)
+
+
+def sample(checkpoint: str | Path | LoadedModel, *, sampler: Sampler | str | None = None, **options: Any) -> Image:
+    """One image, a grid with a row for each class or prompt: what `python -m ztsnr.sample` writes.
+
+    checkpoint: final.safetensors of a run, or what ztsnr.load made of it.
+    sampler: one of your own, or an option's name, "heun"; None: that of conf/sample.yaml.
+    options: any key of conf/sample.yaml but output, as classes=[3, 1], prompts=["a red house"], steps=30, guidance=3.0.
+    Raises ConfigError and CheckpointError.
+    """
+    loaded = checkpoint if isinstance(checkpoint, LoadedModel) else None
+    path = checkpoint.facts.path if isinstance(checkpoint, LoadedModel) else Path(checkpoint)
+    choice = [f"sampler={sampler}"] if isinstance(sampler, str) else []
+    config = compose(*choice, config="sample")
+    values = cast("dict[str, Any]", OmegaConf.to_container(config))
+    unknown = sorted(options.keys() - values.keys() | options.keys() & {"checkpoint", "output"})
+    if unknown:
+        raise ConfigError(f"sample has no {unknown[0]!r}; its options are those of conf/sample.yaml")
+    chosen = sampler if isinstance(sampler, Sampler) else build(config, "sampler")
+    return sample_grid(path, chosen, values | options, loaded)
+
+
+def sample_grid(
+    path: str | Path, sampler: Sampler, options: Mapping[str, Any], loaded: LoadedModel | None = None
+) -> Image:
+    """options: all of conf/sample.yaml's."""
+    sampling = checkpoint_sampling(path, sampler, options)
+    return tile_images(sampling.sample(loaded), sampling.columns)

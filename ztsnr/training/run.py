@@ -1,0 +1,150 @@
+"""One run of ztsnr.train, from its config to the files that it leaves."""
+
+import sys
+import time
+from pathlib import Path
+
+import torch
+from accelerate import PartialState
+from accelerate.utils import broadcast_object_list
+from omegaconf import DictConfig
+from rich.console import Console
+from torch import nn
+
+from ztsnr.checkpoints.find import find_state
+from ztsnr.checkpoints.overrides import overrides_to_record
+from ztsnr.checkpoints.saver import DiskCheckpointer
+from ztsnr.checkpoints.state_file import State, read_state
+from ztsnr.config.identity import config_digest, result_config, tracked_parameters
+from ztsnr.config.job import chosen_options, run_folder, task_overrides
+from ztsnr.config.registry import build
+from ztsnr.core import checks
+from ztsnr.core.errors import ConfigError
+from ztsnr.data import prepare
+from ztsnr.devices.memory import explain_oom
+from ztsnr.devices.processes import join_processes
+from ztsnr.io.console import make_console
+from ztsnr.tracking.code_version import code_version
+from ztsnr.tracking.monitor import RunMonitor
+from ztsnr.tracking.tracker import NoTracker, TrackedRun, Tracker
+from ztsnr.training.outputs import write_outputs
+from ztsnr.training.parts import TrainingParts, build_parts
+from ztsnr.training.record import open_record
+from ztsnr.training.signals import StopSignals
+from ztsnr.training.trainer import TrainingResult
+
+SHOWN_GROUPS = ("target", "weighting", "model", "data", "optimizer")
+"""Groups whose options the first line names, besides what the title does."""
+
+
+def run(config: DictConfig, tracker: Tracker, title: str, tags: dict[str, str]) -> float:
+    """The validation score of a run of the training command. Raises ZtsnrError and Interrupted."""
+    start = time.perf_counter()
+    parts = build_parts(config)
+    processes = join_processes()
+    console = make_console(sys.stderr, wrap=False, quiet=not processes.is_main_process)
+    parts.trainer.try_optimizer(parts.optimizer)
+    if not processes.is_main_process:
+        tracker = NoTracker()
+
+    # resume: what all processes go on from, and the scale of x0 that belongs to it
+    state = resume_state(config, processes)
+    if state is None:
+        tracker.check()
+    options = "  ".join(f"{name}={option}" for name, option in chosen_options(SHOWN_GROUPS).items())
+    console.print(f"[bold]{title}[/]  {options}")
+    if state is not None:
+        console.print(f"resumed after step {state.step}, from {state.path}")
+        parts = parts.with_data(parts.data.with_statistics_from(state.facts))
+
+    # build what takes time, so that the record is opened only for what can be trained
+    torch.manual_seed(config.seed)
+    network = build(config, "model")
+    prepare(parts.data)
+
+    # train, and write what the run leaves
+    plain, folder = result_config(config), run_folder()
+    parameters = tracked_parameters(config)
+    with open_record(tracker, title, parameters, tags | code_version(), folder, state, plain) as record:
+        if processes.is_main_process:
+            for file in parts.data.write_report(folder):
+                record.log_file(file)
+        result = train(parts, network, plain, folder, state, record, console)
+        if processes.is_main_process:
+            print(f"score {result.score:.4f}", flush=True)
+            with explain_oom("a smaller quality.batch_size, or quality=none"):
+                metrics = parts.quality(parts.objective, result.best_network, parts.data)
+                record.log_metrics(metrics, result.step)
+            write_outputs(result, parts, plain, title, folder, record)
+
+    # tell where everything is, and what to do with it
+    weights = folder / "final.safetensors"
+    if record.undelivered():
+        console.print(record.undelivered())
+    console.print(f"took    {time.perf_counter() - start:.0f} s")
+    console.print(f"weights {weights}")
+    if "ztsnr.sweep" not in tags:
+        console.print(f"draw    python -m ztsnr.sample checkpoint={weights}{sample_arguments(config)}")
+        console.print(f"compare {tracker.open_hint()}" if tracker.open_hint() else "")
+    return result.score
+
+
+def resume_state(config: DictConfig, processes: PartialState) -> State | None:
+    """What the run goes on from; every process reads what the first one found."""
+    if not isinstance(config.resume, str) or not config.resume:
+        raise ConfigError(f"resume must be auto, never, a run's folder or a checkpoint, got {config.resume!r}")
+    checks.flag("allow_changes", config.allow_changes)
+
+    state = None
+    if processes.is_main_process:
+        plain = result_config(config)
+        state = find_state(config.resume, config.allow_changes, run_folder(), plain, config_digest(plain))
+    if processes.num_processes > 1:
+        (path,) = broadcast_object_list([state.path if state else None])
+        if state is None and path is not None:
+            state = read_state(path)
+    return state
+
+
+def train(
+    parts: TrainingParts,
+    network: nn.Module,
+    config: dict,
+    folder: Path,
+    state: State | None,
+    record: TrackedRun,
+    console: Console,
+) -> TrainingResult:
+    """The training itself, watched by a monitor, saved to the folder and stopped by signals."""
+    trainer = parts.trainer
+    facts = {
+        "config": config,
+        "overrides": overrides_to_record(task_overrides()),
+        "record": record.id,
+        "data": parts.data.facts,
+    }
+    with (
+        RunMonitor(record, console, trainer.steps, trainer.batch_size, trainer.log_every) as monitor,
+        DiskCheckpointer(folder / "checkpoints", trainer.checkpoint, facts, state, record.flush) as checkpointer,
+        StopSignals() as stop,
+    ):
+        return trainer.fit(
+            objective=parts.objective,
+            network=network,
+            data=parts.data,
+            optimizer=parts.optimizer,
+            lr_schedule=parts.lr_schedule,
+            validation=parts.validation,
+            samples=parts.samples,
+            monitor=monitor,
+            checkpointer=checkpointer,
+            stop=stop,
+        )
+
+
+def sample_arguments(config: DictConfig) -> str:
+    """What ztsnr.sample needs besides the checkpoint."""
+    if "pretrained" not in config.model:
+        return ""
+    file = config.samples.get("file")
+    return f" file={file}" if file is not None else """ 'prompts=["a red house"]'"""
