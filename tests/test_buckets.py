@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from ztsnr.caching.buckets import TOO_LONG, TOO_SMALL, USED, AutoSizes, Sizes, make_plan
 from ztsnr.core.errors import ConfigError
-from ztsnr.data.order import Leftovers, Order
+from ztsnr.data.order import Leftovers, Order, order_of
 from ztsnr.data.permutation import permuted
 
 AUTO = AutoSizes(step=64, resolution=1024, max_aspect=4.0)
@@ -48,7 +48,7 @@ def test_every_image_is_in_one_bucket_or_left_out_with_a_reason(images, min_samp
 
 
 @given(IMAGES)
-def test_the_nearest_aspect_is_taken(images):
+def test_image_goes_to_the_bucket_of_nearest_aspect(images):
     made = planned(images, max_upscale=math.inf)
     aspects = np.log([width / height for height, width in AUTO.all()])
     for (height, width), bucket in zip(images, made.bucket, strict=True):
@@ -58,7 +58,7 @@ def test_the_nearest_aspect_is_taken(images):
 
 
 @given(IMAGES, st.randoms())
-def test_the_order_of_files_changes_nothing(images, random):
+def test_plan_does_not_depend_on_the_order_of_files(images, random):
     order = list(range(len(images)))
     random.shuffle(order)
     made, again = planned(images, min_samples=4), planned([images[i] for i in order], min_samples=4)
@@ -74,7 +74,7 @@ def test_merging_leaves_no_bucket_below_a_batch_unless_it_is_the_last(images, mi
     assert not made.merged[made.fate != USED].any()
 
 
-def test_repeats_count_and_held_out_images_do_not():
+def test_merging_counts_repeats_and_ignores_held_out_images():
     shapes = [(1024, 1024)] * 3 + [(832, 1216)]
     assert len(planned(shapes, [1, 1, 1, 3], min_samples=3).sizes) == 2
     assert len(planned(shapes, [1, 1, 1, 1], min_samples=3).sizes) == 1
@@ -91,7 +91,7 @@ def test_a_view_lies_inside_the_resized_image_and_fills_its_bucket(size, down, r
     assert abs(view.resized[0] - wanted) <= 0.51 + 0.51 * size[0] / size[1] or max(size) > 1000 * min(size)
 
 
-def test_shares_that_are_cut_off():
+def test_cropped_is_the_share_outside_of_the_view():
     made = planned([(1000, 2000)], sizes=Sizes(step=64, sizes=[[1024, 1024]]))
     assert made.cropped[0] == pytest.approx(0.5)
     assert made.upscaled[0] == pytest.approx(1.024)
@@ -108,19 +108,19 @@ def test_shares_that_are_cut_off():
         (lambda: Order(counts=(3,), batches=(4,), leftovers="keep", seed=0), "leftovers must be one of merge"),
     ],
 )
-def test_refusals(make, told):
+def test_constructor_rejects(make, told):
     with pytest.raises(ConfigError, match=told):
         make()
 
 
 @given(st.integers(1, 5000), st.integers(0, 3))
-def test_a_shuffled_epoch_holds_every_item_once(size, epoch):
+def test_shuffled_epoch_has_every_item_once(size, epoch):
     shuffled = permuted(1, "x", epoch, np.arange(size), size)
     assert sorted(shuffled) == list(range(size))
     assert (shuffled[7:9] == permuted(1, "x", epoch, np.arange(size)[7:9], size)).all()
 
 
-def test_a_shuffle_looks_random():
+def test_shuffle_is_uncorrelated_with_the_order_and_uniform_over_epochs():
     size = 2**14 + 11
     shuffled = permuted(0, "x", 0, np.arange(size), size)
     assert abs(np.corrcoef(np.arange(size), shuffled)[0, 1]) < 0.02
@@ -132,6 +132,14 @@ def test_a_shuffle_looks_random():
 
 LEFTOVERS = get_args(Leftovers)
 COUNTS = st.lists(st.integers(0, 40), min_size=1, max_size=6).filter(sum)
+
+
+@pytest.mark.parametrize(("step", "batches"), [(None, (6, 6, 6)), (1, (6, 13, 24)), (4, (6, 12, 24)), (32, (6, 6, 6))])
+def test_batches_of_smaller_buckets_are_multiples_of_batch_size_step(step, batches):
+    sizes = np.array([[64, 64], [32, 56], [32, 32]])
+    counts = np.array([9, 9, 9])
+    order = order_of(sizes, counts, batch_size=6, batch_size_step=step, leftovers="merge", seed=0)
+    assert order.batches == batches
 
 
 def samples_of(order, steps):
@@ -148,11 +156,16 @@ def test_an_epoch_shows_each_sample_as_often_as_its_policy_says(counts, size, le
     steps = sum(int(order.steps(epoch).sum()) for epoch in range(epochs))
     assert {order.size(step) for step in range(steps)} == order.sizes()
     seen = {(b, s): 0 for b, count in enumerate(counts) for s in range(count)}
+    steps_of = np.zeros(len(counts))
     for bucket, samples in samples_of(order, (0, steps)):
+        steps_of[bucket] += 1
         for sample in samples:
             seen[bucket, sample] += 1
     for bucket, count in enumerate(counts):
         times = [seen[bucket, s] for s in range(count)]
+        if count:
+            assert order.shown()[bucket] == pytest.approx(sum(times) / count / epochs)
+            assert order.mean_steps()[bucket] == pytest.approx(steps_of[bucket] / epochs)
         if leftovers in ("merge", "partial"):
             assert set(times) <= {epochs}
         elif leftovers == "repeat" and count:
@@ -164,7 +177,7 @@ def test_an_epoch_shows_each_sample_as_often_as_its_policy_says(counts, size, le
 
 
 @given(COUNTS, st.sampled_from(LEFTOVERS[:3]), st.integers(0, 10**9))
-def test_rows_of_a_batch_are_the_same_in_whole_and_in_part(counts, leftovers, step):
+def test_rows_of_a_batch_equal_those_of_the_whole_batch(counts, leftovers, step):
     order = Order(counts=tuple(counts), batches=(4,) * len(counts), leftovers=leftovers, seed=3)
     bucket, whole = order.batch(step, range(order.size(step)))
     assert 0 < len(whole) <= 4
@@ -173,7 +186,7 @@ def test_rows_of_a_batch_are_the_same_in_whole_and_in_part(counts, leftovers, st
     assert (order.batch(step, middle)[1] == whole[middle.start :]).all()
 
 
-def test_epochs_differ_and_seeds_differ():
+def test_order_differs_between_epochs_and_seeds():
     def first(seed, start):
         order = Order(counts=(64, 64), batches=(8, 8), leftovers="merge", seed=seed)
         return [(b, tuple(s)) for b, s in samples_of(order, (start, start + 16))]

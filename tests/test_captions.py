@@ -12,19 +12,19 @@ def texts(*captions, trigger="", digest=b"x", **settings):
     return Captions(**PLAIN | settings).texts(captions, trigger, digest)
 
 
-def test_a_plain_caption_is_left_as_it_is():
+def test_plain_caption_changes_only_in_white_space():
     assert texts("A photo, of  a cat.\nAsleep.") == ["A photo, of a cat. Asleep."]
     assert texts() == texts("  \n") == [""]
     assert texts("one", "two", "one") == ["one", "two"]
     assert texts("one\n\ntwo\n", split_lines=True) == ["one", "two"]
 
 
-def test_trigger_prefix_and_suffix():
+def test_trigger_comes_between_prefix_and_tags():
     assert texts("a, b", trigger="sks", prefix="best, ", suffix=".") == ["best, sks, a, b."]
     assert texts(trigger="sks") == ["sks"]
 
 
-def test_tags_are_shuffled_and_the_kept_ones_stay():
+def test_shuffle_leaves_kept_tags_in_place():
     made = texts(TAGS, shuffle=True, keep_tokens=2, variants=20)
     assert len(set(made)) > 15
     for text in made:
@@ -37,7 +37,14 @@ def test_tags_are_shuffled_and_the_kept_ones_stay():
         assert text.startswith("a, b, ")
 
 
-def test_free_tags_are_dropped_at_the_given_rate():
+def test_tags_before_the_separator_count_among_keep_tokens():
+    tags = "a, b ||| c, d, e, f"
+    made = texts(tags, keep_separator="|||", shuffle=True, keep_tokens=3, variants=20)
+    assert all(text.startswith("a, b, c, ") for text in made)
+    assert {text.split(", ")[3] for text in made} == {"d", "e", "f"}
+
+
+def test_free_tags_are_dropped_at_the_configured_rate():
     made = [texts(TAGS, tag_dropout=0.3, keep_tokens=1, digest=bytes([i, j])) for i in range(20) for j in range(20)]
     counts = [len(text.split(", ")) - 1 for (text,) in made]
     assert sum(counts) / len(counts) / 7 == pytest.approx(0.7, abs=0.03)
@@ -50,7 +57,7 @@ def test_wildcards_choose_and_nest():
     assert texts("{kept} as it is") == ["{kept} as it is"]
 
 
-def test_content_and_number_alone_decide():
+def test_texts_depend_only_on_content_and_number():
     settings = {"shuffle": True, "variants": 3}
     assert texts(TAGS, **settings) == texts(TAGS, **settings)
     assert texts(TAGS, **settings)[:2] == texts(TAGS, shuffle=True, variants=2)
@@ -68,6 +75,6 @@ def test_content_and_number_alone_decide():
         ("split_lines", "no"),
     ],
 )
-def test_refusals_name_the_key(key, value):
+def test_captions_rejects(key, value):
     with pytest.raises(ConfigError, match=f"^{key} must be"):
         texts("a", **{key: value})

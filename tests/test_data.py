@@ -25,7 +25,7 @@ def as_set(x0):
 
 
 @pytest.mark.parametrize(("make", "shape", "count"), [(Digits, [1, 8, 8], 1797), (Mnist, [1, 28, 28], 5000)])
-def test_real_digits_of_ten_classes_in_the_unit_range(make, shape, count):
+def test_digits_have_ten_classes_and_the_unit_range(make, shape, count):
     data = make(**SETTINGS | {"shape": shape})
     assert len(data.train) + len(data.validation) == count
     assert list(data.train.x0.shape[1:]) == shape
@@ -34,7 +34,7 @@ def test_real_digits_of_ten_classes_in_the_unit_range(make, shape, count):
     assert set(data.train.label.tolist()) == set(data.validation.label.tolist()) == set(range(10))
 
 
-def test_content_alone_decides_what_is_held_out_and_a_larger_share_contains_the_smaller(digits):
+def test_held_out_depends_only_on_content_and_a_larger_share_contains_the_smaller(digits):
     shuffled = Shuffled(**SETTINGS)
     assert as_set(digits.validation.x0) == as_set(shuffled.validation.x0)
     assert not as_set(digits.train.x0) & as_set(digits.validation.x0)
@@ -43,7 +43,7 @@ def test_content_alone_decides_what_is_held_out_and_a_larger_share_contains_the_
     assert as_set(digits.validation.x0) < as_set(larger.validation.x0)
 
 
-def test_an_epoch_of_batches_holds_every_picture_once(digits):
+def test_epoch_has_every_image_once(digits):
     data = Digits(**SETTINGS | {"label_dropout": 0.0})
     size = len(data.train)
     batches = [data.batch(step, range(1), 1) for step in range(size)]
@@ -52,14 +52,14 @@ def test_an_epoch_of_batches_holds_every_picture_once(digits):
     assert pairs == {(x0.numpy().tobytes(), label) for x0, label in whole}
 
 
-def test_rows_of_a_batch_are_the_same_in_whole_and_in_part(digits):
+def test_rows_of_a_batch_equal_those_of_the_whole_batch(digits):
     x0, cond = digits.batch(9, range(32), 32)
     part, part_cond = digits.batch(9, range(8, 20), 32)
     assert torch.equal(part, x0[8:20])
     assert torch.equal(part_cond["label"], cond["label"][8:20])
 
 
-def test_labels_are_dropped_at_the_given_rate(digits):
+def test_labels_are_dropped_at_the_configured_rate(digits):
     label = torch.cat([digits.batch(step, range(256), 256)[1]["label"] for step in range(40)])
     assert (label == digits.null_label).double().mean().item() == pytest.approx(0.1, abs=0.01)
 
@@ -75,12 +75,12 @@ def test_labels_are_dropped_at_the_given_rate(digits):
         ("seed", "x", "seed must be an integer"),
     ],
 )
-def test_refusals_name_the_key(key, value, told):
+def test_labelled_images_rejects(key, value, told):
     with pytest.raises(ConfigError, match=told):
         _ = Digits(**SETTINGS | {key: value}).train
 
 
-def test_labelled_images_is_what_plug_ins_derive_from():
+def test_plug_in_derives_from_labelled_images():
     class Blank(LabelledImages):
         def images(self):
             return np.linspace(0, 1, 40 * 4).reshape(40, 1, 2, 2), np.arange(40) % 3

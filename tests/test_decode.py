@@ -29,7 +29,7 @@ def shown(content, view):
 
 
 @pytest.mark.parametrize("form", ["PNG", "JPEG", "WEBP", "AVIF", "TIFF", "BMP", "GIF", "JXL"])
-def test_every_format_comes_back_as_the_picture(form):
+def test_every_format_decodes_to_the_image(form):
     if form == "JXL":
         pytest.importorskip("pillow_jxl")
     content = saved(CAT, form, **({"quality": 95} if form in ("JPEG", "WEBP", "AVIF", "JXL") else {}))
@@ -65,7 +65,7 @@ def test_transparency_shows_the_background():
     assert np.asarray(to_srgb_on(palette, (1, 2, 3)))[0, 3].tolist() == [1, 2, 3]
 
 
-def test_greys_of_16_bits_and_inks():
+def test_16_bit_greys_and_cmyk_decode_to_rgb():
     grey = np.arange(0, 65536, 257, dtype=np.uint16).reshape(16, 16)
     pixels = shown(saved(Image.fromarray(grey)), whole((16, 16)))
     assert (pixels[..., 0] == grey // 257).all()
@@ -74,20 +74,20 @@ def test_greys_of_16_bits_and_inks():
     assert np.abs(inks - np.asarray(CAT)).max() <= 1
 
 
-def test_the_first_frame_of_an_animation():
+def test_animation_decodes_to_its_first_frame():
     content = saved(CAT, "WEBP", save_all=True, append_images=[Image.new("RGB", CAT.size)], lossless=True)
     assert (shown(content, whole((90, 140))) == np.asarray(CAT)).all()
 
 
 @pytest.mark.parametrize("resized", [(45, 70), (131, 204)])
 @pytest.mark.parametrize("flip", [False, True])
-def test_a_view_is_the_cut_of_the_resized_picture(resized, flip):
+def test_view_is_a_crop_of_the_resized_image(resized, flip):
     expected = np.asarray(CAT.resize(resized[::-1], Image.Resampling.BICUBIC).crop((10, 5, 58, 37)))
     pixels = shown(saved(CAT), View(resized, (5, 10), (32, 48), flip))
     assert np.abs(pixels - (expected[:, ::-1] if flip else expected)).max() <= 1
 
 
-def test_a_picture_in_several_pieces_of_memory():
+def test_image_beyond_one_block_of_memory_decodes():
     large = image(8, (2100, 2000))  # beyond 16 MB of Pillow's
     expected = large.resize((100, 105), Image.Resampling.BICUBIC)
     assert np.abs(shown(saved(large, "BMP"), whole((105, 100))) - np.asarray(expected)).max() <= 1
@@ -118,7 +118,7 @@ def adobe_profile():
     return head.ljust(128, b"\0") + struct.pack(">I", len(parts)) + table + body
 
 
-def test_colours_of_another_space_become_srgb():
+def test_embedded_colour_profile_is_converted_to_srgb():
     linear = (np.asarray(CAT) / 255) ** (563 / 256) @ (np.linalg.inv(SRGB) @ ADOBE).T
     linear = linear.clip(0, 1)
     expected = 255 * np.where(linear <= 0.0031308, 12.92 * linear, 1.055 * linear ** (1 / 2.4) - 0.055)
@@ -135,7 +135,7 @@ def test_colours_of_another_space_become_srgb():
     assert (shown(saved(deep, icc_profile=adobe_profile()), view)[..., 0] == np.asarray(CAT.convert("L"))).all()
 
 
-def test_a_large_jpeg_is_decoded_small_and_looks_the_same():
+def test_large_jpeg_is_decoded_at_a_reduced_scale_and_looks_the_same():
     large = image(5, (1600, 1200))
     content = saved(large, "JPEG", quality=95)
     view = View((100, 75), (0, 0), (100, 75), False)
@@ -156,12 +156,12 @@ def test_a_large_jpeg_is_decoded_small_and_looks_the_same():
         (saved(Image.new("1", (30_000, 30_000))), "more than 89 million pixels"),
     ],
 )
-def test_what_is_broken_is_told(content, told):
+def test_broken_file_is_rejected(content, told):
     with pytest.raises(BadImage, match=told):
         examine(content)
 
 
-def test_every_truncation_and_many_flipped_bytes_are_refused_or_decoded():
+def test_truncated_and_corrupt_files_are_rejected_or_decoded():
     whole_file, draw = saved(CAT, "JPEG"), np.random.default_rng(0)
     for length in range(0, len(whole_file), 97):
         with pytest.raises(BadImage):
@@ -187,14 +187,14 @@ def masked(mask):
 
 @pytest.mark.parametrize("flip", [False, True])
 @pytest.mark.parametrize("masks", ["files", "alpha"])
-def test_a_mask_is_the_mean_of_each_cell_of_the_view(masks, flip):
+def test_mask_is_the_mean_of_each_cell_of_the_view(masks, flip):
     mask = np.random.default_rng(0).integers(0, 256, (90, 140), dtype=np.uint8)
     cells = decode_mask(masked(mask)[masks], masks, View((90, 140), (10, 20), (64, 96), flip), 8)
     expected = mask[10:74, 20:116].reshape(8, 8, 12, 8).mean((1, 3))
     assert np.abs(cells - (expected[:, ::-1] if flip else expected)).max() < 1  # rounded along each axis
 
 
-def test_a_mask_follows_its_picture_through_resize_crop_and_flip():
+def test_mask_follows_its_image_through_resize_crop_and_flip():
     """White where the picture is, black elsewhere: at every view the two agree cell by cell."""
     half = np.zeros((90, 140), dtype=np.uint8)
     half[30:, :70] = 255
@@ -205,7 +205,7 @@ def test_a_mask_follows_its_picture_through_resize_crop_and_flip():
         assert np.abs(decode_mask(files, "files", view, 8) - cells).max() < 8
 
 
-def test_masks_that_take_nothing_away_and_those_that_cannot_be_used():
+def test_white_masks_are_ignored_and_unusable_ones_rejected():
     size, half = (90, 140), np.full((90, 140), 255, dtype=np.uint8)
     assert not any(examine_mask(content, masks, size) for masks, content in masked(half).items())
     assert not examine_mask(saved(CAT, "JPEG"), "alpha", size)

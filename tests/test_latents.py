@@ -5,7 +5,7 @@ from ztsnr.caching.latents import AdaptiveBatches
 from ztsnr.core.errors import CacheError
 
 
-def test_batches_shrink_to_the_memory_and_grow_back():
+def test_adaptive_batches_halve_when_out_of_memory_and_grow_back():
     tried, room = [], 5
 
     def work(items):
@@ -25,7 +25,7 @@ def test_batches_shrink_to_the_memory_and_grow_back():
         parts.map(3, work)
 
 
-def test_other_errors_than_want_of_memory_are_not_hidden():
+def test_adaptive_batches_raise_errors_other_than_out_of_memory():
     def work(items):
         raise RuntimeError("shapes do not fit")
 

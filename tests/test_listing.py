@@ -32,7 +32,7 @@ def look(root, memory, stop=False, masks="none"):
     )
 
 
-def test_texts_beside_the_pictures(tmp_path):
+def test_captions_come_from_text_files_beside_the_images(tmp_path):
     make_photos(tmp_path, 2)
     (tmp_path / "000.caption").write_text("\ufeffanother\n", encoding="utf-8")
     image(9, (8, 8)).save(tmp_path / "bare.jpg")
@@ -44,7 +44,7 @@ def test_texts_beside_the_pictures(tmp_path):
 
 
 @pytest.mark.parametrize("kind", ["jsonl", "csv", "parquet"])
-def test_tables_here_and_above(tmp_path, kind):
+def test_captions_come_from_tables_in_the_folder_and_above(tmp_path, kind):
     for place in ("a.png", "below/b.png", "below/deep/c.png"):
         (tmp_path / place).parent.mkdir(exist_ok=True, parents=True)
         image(0, (8, 8)).save(tmp_path / place)
@@ -73,14 +73,14 @@ def test_tables_here_and_above(tmp_path, kind):
         ("x.parquet", "no parquet", "cannot be read as a table of captions"),
     ],
 )
-def test_a_broken_table_is_refused_by_name(tmp_path, name, content, told):
+def test_broken_table_is_rejected_by_name(tmp_path, name, content, told):
     (tmp_path / name).write_text(content)
     with pytest.raises(ConfigError, match=told) as refused:
         listed(tmp_path)
     assert name in str(refused.value)
 
 
-def test_folders_have_settings_of_their_own(tmp_path):
+def test_folder_options_apply_to_matching_folders(tmp_path):
     for place in ("mine", "reg/dogs", "other"):
         make_photos(tmp_path / place, 1)
     (tmp_path / "reg/dogs/000.txt").unlink()
@@ -98,12 +98,12 @@ def test_folders_have_settings_of_their_own(tmp_path):
     "entry",
     [{"repeats": 2}, {"path": "a", "repeat": 2}, {"path": "a", "repeats": 0}, {"path": "a", "weight": 0}, "a"],
 )
-def test_wrong_folder_settings_are_refused(entry):
+def test_wrong_folder_options_are_rejected(entry):
     with pytest.raises(ConfigError, match=r"data\.folders"):
         folder_options([entry])
 
 
-def test_bad_files_are_named_and_the_rest_is_used(tmp_path):
+def test_bad_files_are_skipped_with_their_reasons(tmp_path):
     root = make_photos(tmp_path / "photos", 3)
     (root / "empty.png").write_bytes(b"")
     (root / "text.webp").write_text("no picture")
@@ -129,13 +129,13 @@ def test_bad_files_are_named_and_the_rest_is_used(tmp_path):
 
 
 @pytest.mark.skipif(os.geteuid() == 0, reason="nothing is unreadable to root")
-def test_an_unreadable_file_is_named(tmp_path):
+def test_unreadable_file_is_skipped_with_its_reason(tmp_path):
     root = make_photos(tmp_path / "photos", 2)
     (root / "000.png").chmod(0)
     assert look(root, tmp_path).skipped == {"000.png": "it cannot be read: Permission denied"}
 
 
-def test_a_file_is_examined_again_only_when_it_changed(tmp_path, monkeypatch):
+def test_file_is_examined_again_only_when_it_changed(tmp_path, monkeypatch):
     root, examined = make_photos(tmp_path / "photos", 4), []
     from ztsnr.caching import catalogue as module
 
@@ -153,7 +153,7 @@ def test_a_file_is_examined_again_only_when_it_changed(tmp_path, monkeypatch):
     assert changed.images[2].digest != first.images[2].digest
 
 
-def test_masks_are_no_pictures_and_bad_ones_are_named(tmp_path):
+def test_masks_are_not_listed_and_bad_ones_are_skipped_with_their_images(tmp_path):
     root = make_photos(tmp_path / "photos", 4)
     for number in range(3):
         Image.new("L", SHAPES[number][::-1], 200).save(root / f"{number:03}-masklabel.png")

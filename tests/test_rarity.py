@@ -13,7 +13,7 @@ def rarity(**settings):
     return Rarity(**{"strength": 1.0, "low": 1e-9, "high": 1e9} | settings)
 
 
-def test_one_tag_each_gets_the_same_total():
+def test_tags_of_single_tag_images_get_equal_totals():
     tags = [frozenset("a")] * 8 + [frozenset("b")] * 2
     weights, told = rarity().weights(tags, np.ones(10, dtype=int))
     assert weights[:8].sum() == pytest.approx(weights[8:].sum())
@@ -22,7 +22,7 @@ def test_one_tag_each_gets_the_same_total():
 
 
 @given(TAGS, st.floats(0, 1))
-def test_the_mean_is_one_and_rarer_tags_weigh_more(tags, strength):
+def test_mean_weight_is_one_and_rarer_tags_weigh_more(tags, strength):
     times = np.arange(len(tags)) % 3
     weights, told = rarity(strength=strength).weights(tags, times)
     tagged = np.array([bool(own) for own in tags]) & (times > 0)
@@ -34,7 +34,7 @@ def test_the_mean_is_one_and_rarer_tags_weigh_more(tags, strength):
 
 
 @given(TAGS)
-def test_bounds_hold_and_strength_0_weighs_alike(tags):
+def test_weights_are_bounded_and_equal_at_strength_0(tags):
     times = np.ones(len(tags), dtype=int)
     bounded, _ = rarity(low=0.8, high=1.1).weights(tags, times)
     assert (bounded >= 0.8).all()
@@ -43,6 +43,6 @@ def test_bounds_hold_and_strength_0_weighs_alike(tags):
 
 
 @pytest.mark.parametrize(("key", "value"), [("strength", 2), ("low", 0), ("high", 0.5)])
-def test_refusals(key, value):
+def test_rarity_rejects(key, value):
     with pytest.raises(ConfigError, match=f"^{key} must be"):
         rarity(**{key: value})

@@ -56,7 +56,7 @@ def contents(folder):
 EXPECTED = {digest: [item.number, item.number**2] for digest, item in WANTED.items()}
 
 
-def test_what_is_missing_is_made_and_nothing_else(tmp_path):
+def test_fill_encodes_only_missing_entries(tmp_path):
     made, store = [], ShardStore(tmp_path, "things")
 
     def counting(items):
@@ -76,7 +76,7 @@ def test_what_is_missing_is_made_and_nothing_else(tmp_path):
     assert len(made) == 60
 
 
-def test_a_broken_shard_is_named(tmp_path):
+def test_broken_shard_is_reported_by_name(tmp_path):
     store = ShardStore(tmp_path, "things")
     store.fill(WANTED, 8, encode)
     path = next((tmp_path / "things").glob("*.safetensors"))
@@ -88,7 +88,7 @@ def test_a_broken_shard_is_named(tmp_path):
     assert contents(tmp_path) == EXPECTED
 
 
-def test_what_a_killed_writer_left_is_swept_and_what_a_living_one_writes_is_not(tmp_path):
+def test_files_of_killed_writers_are_deleted_and_those_of_living_ones_kept(tmp_path):
     store = ShardStore(tmp_path, "things")
     store.fill(WANTED, 8, encode)
     dead, alive = (tmp_path / "things" / f".{name}.safetensors.1" for name in ("dead", "alive"))
@@ -111,7 +111,7 @@ def start(folder):
 
 
 @pytest.mark.slow
-def test_killed_at_twenty_moments_it_is_what_an_undisturbed_one_is(tmp_path):
+def test_cache_killed_at_twenty_moments_equals_an_undisturbed_one(tmp_path):
     draw, kills = random.Random(0), 0
     for _ in range(20):
         process = start(tmp_path)
@@ -127,7 +127,7 @@ def test_killed_at_twenty_moments_it_is_what_an_undisturbed_one_is(tmp_path):
 
 
 @pytest.mark.slow
-def test_four_processes_share_the_work_without_doing_it_twice(tmp_path):
+def test_four_processes_encode_each_entry_once(tmp_path):
     processes = [start(tmp_path) for _ in range(4)]
     for process in processes:
         process.join(scaled(60))
@@ -136,7 +136,7 @@ def test_four_processes_share_the_work_without_doing_it_twice(tmp_path):
     assert sum(len(load_file(path)["key"]) for path in (tmp_path / "things").glob("*.safetensors")) == 60
 
 
-def test_a_full_disk_is_told_and_what_was_written_stays(tmp_path, monkeypatch):
+def test_full_disk_is_reported_and_written_shards_stay(tmp_path, monkeypatch):
     from pathlib import Path
 
     write, written = Path.write_bytes, []

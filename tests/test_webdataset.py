@@ -50,7 +50,7 @@ def listed(data):
     return {found.name: found for found in data.listing()}
 
 
-def test_members_are_read_where_they_lie(shards, tmp_path):
+def test_members_of_a_tar_equal_the_files(shards, tmp_path):
     found = listed(of_shards(f"{shards}/*.tar", tmp_path / "cache"))
     plain = listed(make_data(tmp_path / "photos", tmp_path / "cache"))
     assert len(found) == 16
@@ -60,7 +60,7 @@ def test_members_are_read_where_they_lie(shards, tmp_path):
         assert found[f"{shard}/deep/{name}"].captions == entry.captions
 
 
-def test_masks_lie_beside_their_pictures(shards, tmp_path):
+def test_masks_belong_to_images_of_the_same_name(shards, tmp_path):
     with tarfile.open(shards / "masked.tar", "w") as tar:
         for name in ("a-masklabel.png", "a.png", "a.txt", "b.png", "b-masklabel.png", "c.png"):
             add(tar, name, name.encode())
@@ -73,7 +73,7 @@ def test_masks_lie_beside_their_pictures(shards, tmp_path):
     assert found["masked.tar/a.png"].captions == ("a.txt",)
 
 
-def test_folders_match_shards_and_broken_ones_are_told(shards, tmp_path):
+def test_folder_options_match_shards_and_broken_shards_are_reported(shards, tmp_path):
     (shards / "06.tar").write_bytes((shards / "06.tar").read_bytes()[:20_000])
     (shards / "12.tar").write_bytes(b"no tar")
     data = of_shards(f"{shards}/*.tar", tmp_path / "cache", "data.folders=[{path: 00.tar, repeats: 3}]")
@@ -111,7 +111,7 @@ def server(shards):
 
 
 @pytest.mark.parametrize("scheme", ["memory", "http"])
-def test_shards_elsewhere(shards, tmp_path, scheme, request):
+def test_remote_shards_equal_local_ones(shards, tmp_path, scheme, request):
     place = "memory://lake" if scheme == "memory" else request.getfixturevalue("server")
     if scheme == "memory":
         for file in shards.glob("*.tar"):
@@ -123,7 +123,7 @@ def test_shards_elsewhere(shards, tmp_path, scheme, request):
 
 
 @pytest.mark.slow
-def test_shards_and_the_folder_share_their_cache_and_one_elsewhere_is_read(shards, tmp_path):
+def test_shards_share_the_cache_of_the_folder_and_a_remote_cache_is_read(shards, tmp_path):
     cache = tmp_path / "cache"
     folder = prepare_data(tmp_path / "photos", cache)
     assert isinstance(folder, FolderImages)
