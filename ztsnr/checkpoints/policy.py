@@ -38,10 +38,12 @@ class SavePolicy(Part):
 
     def due(self, step: int, seconds: float) -> bool:
         """Whether to save after `step` steps, `seconds` after the last save."""
-        if isinstance(self.every, str):
-            number, unit = INTERVAL.fullmatch(self.every).groups()
-            return seconds >= int(number) * SECONDS[unit]
-        return self.every is not None and step % self.every == 0
+        if self.every is None:
+            return False
+        if isinstance(self.every, int):
+            return step % self.every == 0
+        number, unit = INTERVAL.findall(self.every)[0]
+        return seconds >= int(number) * SECONDS[unit]
 
     def steps_to_keep(self, steps: list[int], best: int | None) -> set[int]:
         """Of these saved steps, ascending; `best` is that of the best validation."""

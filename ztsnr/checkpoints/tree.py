@@ -30,7 +30,7 @@ def pack(value: object, name: str) -> tuple[object, dict[str, Tensor]]:
             return {"tensor": name, "order": order} if order else {"tensor": name}
         if isinstance(value, torch.dtype):
             return {"dtype": str(value).removeprefix("torch.")}
-        if type(value) in (list, tuple):
+        if isinstance(value, list | tuple) and type(value) in (list, tuple):  # no named tuple
             entries = [walk(entry, f"{name}.{i}") for i, entry in enumerate(value)]
             return {"tuple": entries} if isinstance(value, tuple) else entries
         if isinstance(value, Mapping) and all(isinstance(key, str) for key in value):

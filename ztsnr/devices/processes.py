@@ -44,6 +44,14 @@ def join_processes() -> "PartialState":
     return state
 
 
+def compute_device() -> "torch.device":
+    """That on which accelerate computes in this process."""
+    device = join_processes().device
+    if device is None:
+        raise RuntimeError("accelerate has not chosen a device")
+    return device
+
+
 def any_process(flag: bool) -> bool:
     """Whether the flag is true in one of the joined processes; all of them must ask."""
     import torch

@@ -50,7 +50,7 @@ def local_copy(path: str, folder: str) -> Path:
     import fsspec
 
     try:
-        return Path(fsspec.open_local(f"filecache::{path}", filecache={"cache_storage": folder}))
+        return Path(str(fsspec.open_local(f"filecache::{path}", filecache={"cache_storage": folder})))
     except (OSError, ValueError, ImportError) as error:
         raise CacheError(f"{path} cannot be read: {error}") from error
 

@@ -47,5 +47,5 @@ def checksum(tensors: Mapping[str, Tensor], *texts: str) -> str:
     content = hashlib.sha256("\0".join(texts).encode())
     for name, tensor in sorted(tensors.items()):
         content.update(f"\0{name}\0{tensor.dtype}\0{tuple(tensor.shape)}\0".encode())
-        content.update(tensor.reshape(-1).view(torch.uint8).numpy())
+        content.update(tensor.reshape(-1).view(torch.uint8).numpy().data)
     return content.hexdigest()

@@ -6,7 +6,7 @@ from copy import deepcopy
 from functools import cached_property
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 
 class Average:
@@ -22,8 +22,8 @@ class Average:
         self.module = deepcopy(network)
         self.weight_at = weight_at
         self.n_averaged = torch.tensor(0)
-        self.averaged: list[nn.Parameter] = []
-        self._currents: list[nn.Parameter] = []
+        self.averaged: list[Tensor] = []
+        self._currents: list[Tensor] = []
         for average, current in zip(self.module.parameters(), network.parameters(), strict=True):
             if current.requires_grad:
                 average.data = average.data.float()
@@ -37,9 +37,9 @@ class Average:
         """After a step of the network that it was made of."""
         weight = self.weight_at(int(self.n_averaged))
         if self.n_averaged == 0:
-            torch._foreach_copy_(self.averaged, self._currents)
+            torch._foreach_copy_(self.averaged, self._currents)  # pyright: ignore[reportPrivateImportUsage]
         elif self._same_dtype_and_device:
-            torch._foreach_lerp_(self.averaged, self._currents, weight)
+            torch._foreach_lerp_(self.averaged, self._currents, weight)  # pyright: ignore[reportPrivateImportUsage]
         else:  # one by one: copies of all would need as much memory as the average
             for average, current in zip(self.averaged, self._currents, strict=True):
                 average.lerp_(current.to(average), weight)

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
+import torch
 from torch import Tensor, nn
 
 from ztsnr.checkpoints.weights import read_checkpoint
@@ -115,7 +116,9 @@ def combine(states: Sequence[Mapping[str, Tensor]], shares: Sequence[float] | np
     combined = {}
     for name, last in states[-1].items():
         if last.is_floating_point():
-            total = sum(state[name].double() * share for state, share in zip(states, shares, strict=True))
+            total = torch.zeros_like(last, dtype=torch.float64)
+            for state, share in zip(states, shares, strict=True):
+                total += state[name].double() * share
             combined[name] = total.to(last.dtype)
         else:
             combined[name] = last

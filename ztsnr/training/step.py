@@ -4,7 +4,7 @@ import math
 from collections.abc import Iterable
 from contextlib import AbstractContextManager, ExitStack, nullcontext
 from dataclasses import dataclass
-from typing import Annotated, Literal, NamedTuple
+from typing import Annotated, Literal, NamedTuple, Protocol, cast
 
 import torch
 from accelerate import Accelerator
@@ -16,12 +16,20 @@ from ztsnr.core.checks import Bounds, Count, Index, Part, Positive, key
 from ztsnr.core.errors import ConfigError, NonFinite
 from ztsnr.core.objective import Objective
 from ztsnr.core.randomness import seed_torch
-from ztsnr.devices.processes import join_processes, rows_of
+from ztsnr.devices.processes import compute_device, rows_of
 from ztsnr.training.averaging import Average, make_ema
 from ztsnr.training.optim import MakeOptimizer, ParamGroups, evaluating, make_optimizer, set_training
 from ztsnr.training.posthoc import PosthocEMA
 from ztsnr.training.trial import try_optimizer
 from ztsnr.training.updates import PerParameterOptimizer, StepAfterBackward, StepInBackward
+
+
+class AdaptiveDensity(Protocol):
+    """A density that learns in training at which levels the network's error falls."""
+
+    def observe(self, sigma: Tensor, error: Tensor) -> None:
+        """Levels (B,), and the squared errors of x0 at them (B,), both float64."""
+        ...
 
 
 class Batch(NamedTuple):
@@ -139,7 +147,7 @@ class TrainStep:
     ) -> None:
         """Trains `network` in place. Raises ConfigError for an optimizer that does not fit."""
         AcceleratorState._reset_state()  # of an earlier run of this process, whose precision may have been different
-        on_cpu = join_processes().device.type == "cpu"
+        on_cpu = compute_device().type == "cpu"
         self.accelerator = Accelerator(mixed_precision=settings.mixed_precision, cpu=on_cpu)
         self.settings = settings
         self.objective = objective
@@ -162,7 +170,8 @@ class TrainStep:
             self.networks["ema"] = self.ema.module
 
         # The optimizer is made of the parameters on the device
-        self.adaptive_density = dict(objective.learned.items()).get("density")
+        density = dict(objective.learned.items()).get("density")
+        self.adaptive_density = cast(AdaptiveDensity | None, density)
         self.optimizer = make_optimizer(optimizer, network, settings.groups, objective.learned.parameters())
         self.initial_group_settings = settings_of(self.optimizer)
         self._base_rates = [group["lr"] for group in self.optimizer.param_groups]
@@ -225,7 +234,8 @@ class TrainStep:
             for average in self.averages.values():
                 average.update_parameters(self.network)
         if self.adaptive_density is not None:
-            everywhere = self.accelerator.gather(torch.cat(observed).to(self.accelerator.device)).cpu()
+            own = torch.cat(observed).to(self.accelerator.device)
+            everywhere = cast(Tensor, self.accelerator.gather(own)).cpu()
             self.adaptive_density.observe(*everywhere.unbind(1))
         return result
 
@@ -256,7 +266,8 @@ class TrainStep:
 
         for p in self.objective.learned.parameters():  # which accelerate does not wrap
             if p.grad is not None:
-                p.grad = self.accelerator.reduce(p.grad.to(self.accelerator.device), "mean").to(p)
+                gradient = self.accelerator.reduce(p.grad.to(self.accelerator.device), "mean")
+                p.grad = cast(Tensor, gradient).to(p)
         return torch.cat(losses), observed
 
     def _non_finite(self, step: int, losses: Tensor, u: Tensor) -> NonFinite:

@@ -1,8 +1,8 @@
 """The training loop. It knows no noise level: that is the objective's."""
 
 import math
-from collections.abc import Mapping
 from dataclasses import dataclass, field
+from typing import Any, Protocol
 
 from PIL.Image import Image
 from torch import nn
@@ -16,7 +16,6 @@ from ztsnr.core.objective import Objective
 from ztsnr.core.randomness import normal, stratified, uniform
 from ztsnr.data import Data
 from ztsnr.devices.memory import explain_oom
-from ztsnr.evaluation.samples import SampleGrid
 from ztsnr.evaluation.validation import Validation
 from ztsnr.tracking.monitor import Monitor
 from ztsnr.training.lr_schedule import LRSchedule
@@ -50,6 +49,23 @@ class TrainingResult:
         return self.networks[self.best]
 
 
+class Samples(Protocol):
+    """What draws images in training. `data` is of the kind that it needs; whoever chooses both has to check."""
+
+    @property
+    def steps(self) -> int:
+        """Of the sampling grid."""
+        ...
+
+    def __call__(self, objective: Objective, network: nn.Module, data: Any) -> dict[float, Image]:
+        """Guidance scale -> image."""
+        ...
+
+    def metrics(self, objective: Objective, network: nn.Module, data: Any) -> dict[str, float]:
+        """What is measured beside the images."""
+        ...
+
+
 @dataclass(frozen=True)
 class Evaluator:
     """Measures a run's networks, inside `TrainStep.evaluating`, and tells the monitor."""
@@ -57,7 +73,7 @@ class Evaluator:
     objective: Objective
     data: Data
     validation: Validation
-    samples: SampleGrid
+    samples: Samples
     monitor: Monitor
 
     def validate(self, result: TrainingResult) -> None:
@@ -72,7 +88,7 @@ class Evaluator:
     def sample(self, result: TrainingResult) -> None:
         result.images = self.samples(self.objective, result.best_network, self.data)
         self.monitor.sampled(result.step, result.images)
-        metrics: Mapping[str, float] = self.samples.metrics(self.objective, result.best_network, self.data)
+        metrics = self.samples.metrics(self.objective, result.best_network, self.data)
         self.monitor.measured(result.step, metrics)
 
 
@@ -101,7 +117,7 @@ class Trainer(StepSettings):
         optimizer: MakeOptimizer,
         lr_schedule: LRSchedule,
         validation: Validation,
-        samples: SampleGrid,
+        samples: Samples,
         monitor: Monitor,
         checkpointer: Checkpointer | None = None,
         stop: StopSignals | None = None,

@@ -4,11 +4,11 @@ from collections.abc import Callable, Iterable
 from functools import partial
 
 import torch
-from accelerate import PartialState
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from ztsnr.core.errors import ConfigError
+from ztsnr.devices.processes import compute_device
 from ztsnr.training.optim import (
     MakeOptimizer,
     ParamGroups,
@@ -33,7 +33,7 @@ def try_optimizer(
     1024 times the largest step, each step is below half of the spacing of bfloat16 (2^-8 to 2^-7), and must still
     take effect. Parameters that are updated one by one must go where they go together.
     """
-    device = PartialState().device
+    device = compute_device()
     dtype = getattr(torch, param_dtype)
     zeros = [torch.zeros(8, 8, device=device, dtype=dtype), torch.zeros(8, device=device, dtype=dtype)]
     per_parameter = partial(PerParameterOptimizer, stochastic=rounding == "stochastic")
@@ -66,11 +66,10 @@ def _refuse_dependent_updates(make: MakeOptimizer, starts: list[Tensor], per_par
 
 def _refuse_lost_updates(make: MakeOptimizer, paths: list[Tensor], per_parameter: MakePerParameter | None) -> None:
     """paths: from 0, where no step is lost."""
-    largest_steps = [path.diff(dim=0).abs().max() for path in paths]
-    starts = [
-        torch.full_like(path[0], 1024 * step, dtype=torch.bfloat16)
-        for path, step in zip(paths, largest_steps, strict=True)
-    ]
+    starts = []
+    for path in paths:
+        largest_step = path.diff(dim=0).abs().max().item()
+        starts.append(torch.full_like(path[0], 1024 * largest_step, dtype=torch.bfloat16))
     far_paths = _walk(make, starts, STEPS, per_parameter=per_parameter)
     share = min(_length(far) / _length(near) for far, near in zip(far_paths, paths, strict=True))
     if not share > 0.5:

@@ -38,7 +38,7 @@ class PerParameterOptimizer:
         self.optimizer.param_groups = [own_group]
         rounds = self.stochastic and p.dtype == torch.bfloat16
         try:
-            if rounds:
+            if rounds and p.grad is not None:
                 gradient = p.grad.float()
                 p.grad = None  # a gradient must have its parameter's type at all times
                 p.data = p.data.float()
@@ -109,7 +109,7 @@ class StepInBackward:
             hook.remove()
 
     def _update(self, p: nn.Parameter) -> None:
-        if p in self._trainable:
+        if p in self._trainable and p.grad is not None:
             self._norms.append(torch.linalg.vector_norm(p.grad, dtype=torch.float32))
         self.optimizer.update(p)
 
