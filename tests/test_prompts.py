@@ -117,7 +117,7 @@ def test_lora_training_changes_only_the_lora(file, overrides):
         ("samples.file=/dev/null", r"samples\.file=/dev/null has no prompt\. Write one a line"),
         (
             "samples.prompts=[a]",
-            r"samples\.file, with one prompt a line, or samples\.prompts must be given, not both",
+            r"set either samples\.file=FILE, with one prompt a line, or samples\.prompts",
         ),
         ("samples.rescale=2", r"samples\.rescale must be a number of at least 0 and of at most 1"),
     ],

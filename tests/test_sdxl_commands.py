@@ -100,7 +100,7 @@ def test_exports_load_in_diffusers_and_are_diagnosed(folder):
         (
             "sample",
             ["checkpoint=run/final.safetensors"],
-            "prompts=[...] or file=FILE must be given",
+            "set either prompts=[...] or file=FILE",
         ),
         ("sample", ["checkpoint=run/final.safetensors", "classes=[1]"], "classes is not for run/final.safetensors"),
         ("sample", ["checkpoint=run/final.safetensors", "prompts=[x]", "size=[60,64]"], "size must be a height and"),

@@ -24,7 +24,7 @@ from ztsnr.models.sdxl import PretrainedUNet
 
 
 class CheckpointSampling:
-    """Samples of one kind of checkpoint, made from the options of conf/sample.yaml."""
+    """Samples of one kind of checkpoint, with the options of conf/sample.yaml."""
 
     own_options: ClassVar[tuple[str, ...]]
     """Those that this kind takes and the other does not."""
@@ -130,7 +130,7 @@ class PromptSampling(CheckpointSampling):
     @classmethod
     def from_options(cls, options: Mapping[str, Any], sampler: Sampler, checkpoint: Checkpoint) -> "PromptSampling":
         if (options["prompts"] is None) == (options["file"] is None):
-            raise ConfigError("prompts=[...] or file=FILE must be given, and not both")
+            raise ConfigError("set either prompts=[...] or file=FILE")
         if "latents" not in checkpoint.facts:
             raise CheckpointError(f"{checkpoint.path} has no latent statistics in its metadata (ztsnr.facts)")
         prompts = Prompts(

@@ -55,7 +55,7 @@ class Prompts(Part):
         if len(self.size) != 2 or any(side % 8 for side in self.size):
             raise ConfigError(f"{key('size')} must be a height and a width, multiples of 8, got {list(self.size)}")
         if (self.prompts is None) == (self.file is None):
-            raise ConfigError(f"{key('file')}, with one prompt a line, or {key('prompts')} must be given, not both")
+            raise ConfigError(f"set either {key('file')}=FILE, with one prompt a line, or {key('prompts')}=[...]")
         if not self.texts:
             source = key("prompts") if self.file is None else f"{key('file')}={self.file}"
             raise ConfigError(f"{source} has no prompt. Write one a line, or {key('prompts')}=['a red house']")

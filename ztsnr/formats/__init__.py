@@ -1,1 +1,1 @@
-"""How other programs name and store weights; needs torch and safetensors alone."""
+"""How other programs name and store weights; needs only torch and safetensors."""

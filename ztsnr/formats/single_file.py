@@ -1,4 +1,4 @@
-"""One .safetensors file that holds a whole model under Stable Diffusion's original names."""
+"""One .safetensors file with a complete model under Stable Diffusion's original names."""
 
 import json
 from collections.abc import Mapping

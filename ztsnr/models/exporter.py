@@ -138,11 +138,11 @@ class Exporter:
             key.removeprefix("text_encoders.parts."): value.float().cpu()
             for key, value in self.network.state_dict().items()
         }
-        found = lora.read(state, self.network.layers, "the checkpoint")
-        return {
-            part: {module: replace(update, alpha=alphas[part]) for module, update in updates.items()}
-            for part, updates in found.items()
-        }
+        updates = lora.read(state, self.network.layers, "the checkpoint")
+        for part, updates_of_part in updates.items():
+            for module, update in updates_of_part.items():
+                updates_of_part[module] = replace(update, alpha=alphas[part])
+        return updates
 
     @cached_property
     def merged_parts(self) -> dict[str, nn.Module]:

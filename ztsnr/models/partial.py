@@ -1,11 +1,14 @@
 """Networks of which only a part is trained."""
 
 from copy import deepcopy
-from typing import Any, Self
+from typing import TYPE_CHECKING, Any, Self
 
 from torch import nn
 
 from ztsnr.models.quantised import quantised_layers
+
+if TYPE_CHECKING:
+    from torch.nn.modules.module import _IncompatibleKeys
 
 
 class PartiallyTrained(nn.Module):
@@ -37,6 +40,6 @@ def _drop_frozen(network: PartiallyTrained, state: dict[str, Any], prefix: str, 
             del state[key]
 
 
-def _ignore_missing_frozen(network: PartiallyTrained, incompatible_keys: Any) -> None:
+def _ignore_missing_frozen(network: PartiallyTrained, incompatible_keys: "_IncompatibleKeys") -> None:
     missing = incompatible_keys.missing_keys
     missing[:] = [key for key in missing if key in network.trainable_names]

@@ -95,7 +95,7 @@ class PretrainedUNet(PartiallyTrained):
         return self.unet.conv_in.weight.dtype
 
     def text_conditions(self, tokens: Tensor | None, embeddings: dict[str, Tensor]) -> dict[str, Tensor]:
-        """The text encoders' embeddings of `tokens`, or those given, in the type of the U-Net's weights."""
+        """The embeddings of `tokens`, or `embeddings` where `tokens` is None, in the type of the U-Net's weights."""
         if tokens is not None:
             if self.text_encoders is None:
                 raise ValueError("tokens are for a network whose text encoders are trained")

@@ -4,7 +4,7 @@ import json
 import re
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from safetensors import SafetensorError
@@ -15,6 +15,9 @@ from ztsnr.formats.ldm import from_ldm
 from ztsnr.formats.single_file import SingleFile
 from ztsnr.io.tensors import open_tensors
 from ztsnr.models.architectures import ARCHITECTURES
+
+if TYPE_CHECKING:
+    from transformers import CLIPTokenizer
 
 PICKLES = (".ckpt", ".pt", ".pth", ".bin")
 CLIP = "openai/clip-vit-large-patch14"
@@ -42,8 +45,8 @@ class Source:
         """As stored, by diffusers' names, in their order."""
         raise NotImplementedError
 
-    def tokenizer(self, part: str) -> Any:
-        """A tokenizer of transformers; `part` is "tokenizer" or "tokenizer_2"."""
+    def tokenizer(self, part: str) -> "CLIPTokenizer":
+        """`part` is "tokenizer" or "tokenizer_2"."""
         raise NotImplementedError
 
 
@@ -117,7 +120,7 @@ class DiffusersFolder(Source):
             with open_tensors(file_of[name]) as opened:
                 yield name, opened.get_tensor(name)
 
-    def tokenizer(self, part: str) -> Any:
+    def tokenizer(self, part: str) -> "CLIPTokenizer":
         from transformers import CLIPTokenizer
 
         return CLIPTokenizer.from_pretrained(self.folder(part))
@@ -176,7 +179,7 @@ class OriginalFile(Source):
     def tensors(self, part: str) -> Iterator[tuple[str, Tensor]]:
         yield from sorted(self._state(self._empty(part), part).items())
 
-    def tokenizer(self, part: str) -> Any:
+    def tokenizer(self, part: str) -> "CLIPTokenizer":
         from transformers import CLIPTokenizer
 
         beside = self.file.path.parent / part
@@ -220,7 +223,7 @@ def plain_state(network: nn.Module) -> dict[str, Tensor]:
     return {name.removeprefix(TEXT_MODEL): value for name, value in network.state_dict().items()}
 
 
-def part_class(part: str) -> Any:
+def part_class(part: str) -> type[Any]:
     """diffusers' or transformers' class of "unet", "vae", "text_encoder" or "text_encoder_2"."""
     if part == "unet":
         from diffusers.models.unets.unet_2d_condition import UNet2DConditionModel

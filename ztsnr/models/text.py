@@ -1,7 +1,7 @@
 """Prompts as tokens, and as the embeddings of a model's text encoders."""
 
 import bisect
-from typing import Any, cast
+from typing import TYPE_CHECKING, Any, cast
 
 import torch
 from torch import Tensor, nn
@@ -9,6 +9,9 @@ from torch import Tensor, nn
 from ztsnr.core.errors import ConfigError
 from ztsnr.devices.placement import device_of
 from ztsnr.models.source import Source, find_source
+
+if TYPE_CHECKING:
+    from transformers import CLIPTokenizer
 
 WINDOW = 75
 """Tokens of a prompt that a text encoder reads at a time, besides a marker at either end."""
@@ -47,10 +50,11 @@ class Tokenizers:
         """What tokens depend on."""
         return tuple((sorted(t.get_vocab().items()), t.pad_token_id) for t in self.all)
 
-    def _ids(self, tokenizer: Any, prompts: list[str]) -> list[list[int]]:
-        return tokenizer(prompts, add_special_tokens=False, verbose=False).input_ids
+    def _ids(self, tokenizer: "CLIPTokenizer", prompts: list[str]) -> list[list[int]]:
+        encoding = tokenizer(prompts, add_special_tokens=False, verbose=False)
+        return cast("list[list[int]]", encoding["input_ids"])
 
-    def _rows(self, tokenizer: Any, prompts: list[str], windows: int) -> list[list[list[int]]]:
+    def _rows(self, tokenizer: "CLIPTokenizer", prompts: list[str], windows: int) -> list[list[list[int]]]:
         rows = []
         for ids in self._ids(tokenizer, prompts):
             if len(ids) > WINDOW * windows:
