@@ -63,6 +63,8 @@ def first_comment(file: Path) -> str:
         lines.append(line.removeprefix("# "))
     if not lines:
         raise SystemExit(f"{file} has no comment that says what it is")
+    if not lines[-1].endswith((".", ".)")):
+        raise SystemExit(f"{file}: the comment at its beginning must end as a sentence does, got {lines[-1]!r}")
     return " ".join(lines).replace("|", "\\|")
 
 

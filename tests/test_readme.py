@@ -95,6 +95,15 @@ def test_an_option_without_a_comment_is_rejected(tmp_path):
         load_script("options_table").first_comment(silent)
 
 
+def test_an_options_description_is_its_whole_first_comment_and_ends_as_a_sentence(tmp_path):
+    option = tmp_path / "option.yaml"
+    option.write_text("# @package _global_\n# What it is,\n# and why.\n_target_: x # y\n", encoding="utf-8")
+    assert load_script("options_table").first_comment(option) == "What it is, and why."
+    option.write_text("# What it is,\n# and\n_target_: x\n", encoding="utf-8")
+    with pytest.raises(SystemExit, match="must end as a sentence"):
+        load_script("options_table").first_comment(option)
+
+
 def test_the_first_command_comes_early():
     assert any("scripts/run schedule=ztsnr loss=vpred" in line for line in README.splitlines()[:30])
 
