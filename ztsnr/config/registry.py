@@ -51,7 +51,7 @@ def compose(*overrides: str, config: str = "train", config_dir: str | Path | Non
         return hydra_compose(config, list(overrides))
 
 
-def make(group: str, option: str, config_dir: str | Path | None = None, **fields):
+def make(group: str, option: str, config_dir: str | Path | None = None, **fields: object) -> Any:
     """One object of the registry; `fields` replace values of its YAML."""
     config, key = compose(f"{group}={option}", config_dir=config_dir), group.replace("/", ".")
     node = OmegaConf.select(config, key)
@@ -160,7 +160,7 @@ def _yaml_files(path: str) -> Iterator:
                 yield entry
 
 
-def _targets(node) -> Iterator[str]:
+def _targets(node: object) -> Iterator[str]:
     if isinstance(node, dict):
         for key, value in node.items():
             if key == "_target_":
