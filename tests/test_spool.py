@@ -130,7 +130,7 @@ class Flaky:
 @pytest.mark.slow
 def test_delivery_to_a_failing_store_sends_everything_once_and_in_order(tmp_path, monkeypatch):
     spool, draw, client = Spool(tmp_path / "tracking"), random.Random(0), make_client(f"sqlite:///{tmp_path / 'x.db'}")
-    monkeypatch.setattr("ztsnr.tracking.delivery.make_client", lambda uri: Flaky(client, draw))
+    monkeypatch.setattr("ztsnr.tracking.delivery.create_store", lambda uri: Flaky(client, draw))
     (tmp_path / "x.txt").write_text("x")
     artifacts = START | {"artifacts": (tmp_path / "artifacts").as_uri()}
     spool.append("start", **artifacts, uri="")

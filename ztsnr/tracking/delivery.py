@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 
 from ztsnr.core.errors import TrackingError
 from ztsnr.tracking.spool import Cursor, Spool
-from ztsnr.tracking.store import find_or_create_experiment, make_client, store_lock
+from ztsnr.tracking.store import create_store, find_or_create_experiment
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
@@ -24,6 +24,8 @@ MAX_RETRY_SECONDS = 15.0
 
 
 class Delivery:
+    """Sends the events of `spool` to the store at `uri`."""
+
     def __init__(self, spool: Spool, uri: str) -> None:
         self.spool = spool
         self.uri = uri
@@ -51,8 +53,7 @@ class Delivery:
 
     def _connect(self) -> "MlflowClient":
         if self._client is None:
-            with store_lock(self.uri):
-                self._client = make_client(self.uri)
+            self._client = create_store(self.uri)
         return self._client
 
     def _send_metrics(self, client: "MlflowClient", metrics: "list[Metric]", cursor: Cursor) -> None:
@@ -84,8 +85,7 @@ class Delivery:
     def _start(self, client: "MlflowClient", event: dict, cursor: Cursor) -> None:
         from mlflow.entities import Param
 
-        with store_lock(self.uri):
-            cursor.experiment_id = find_or_create_experiment(client, event["experiment"], event["artifacts"])
+        cursor.experiment_id = find_or_create_experiment(client, self.uri, event["experiment"], event["artifacts"])
         created = client.search_runs([cursor.experiment_id], f"tags.`ztsnr.record` = '{event['id']}'")
         if created:
             run = created[0]

@@ -1,4 +1,4 @@
-"""Runs and sweeps in MLflow."""
+"""Runs and sweeps in MLflow. What a run logs goes to the spool in its folder, and from there to the store."""
 
 import logging
 import os
@@ -7,22 +7,25 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from PIL.Image import Image
+
 from ztsnr.core import checks
 from ztsnr.core.errors import TrackingError
 from ztsnr.tracking.code_version import code_version
-from ztsnr.tracking.mlflow_run import MLflowRun
+from ztsnr.tracking.delivery import BackgroundDelivery
 from ztsnr.tracking.spool import Spool
 from ztsnr.tracking.store import (
     charts_url,
     check_store,
+    create_store,
     find_or_create_experiment,
+    first_line,
     is_server,
     make_client,
     redact_credentials,
     sqlite_path,
-    store_lock,
 )
-from ztsnr.tracking.tracker import Tracker
+from ztsnr.tracking.tracker import TrackedRun, Tracker
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
@@ -61,6 +64,7 @@ class MLflowTracker(Tracker):
 
         configured = uri or os.environ.get("MLFLOW_TRACKING_URI")
         self.uri = configured or f"sqlite:///{self.folder / 'mlflow.db'}"
+        self.public_uri = redact_credentials(self.uri)
         self.uses_default_store = not configured
         self.artifacts = None if configured else (self.folder / "mlflow-artifacts").as_uri()
         self._experiment_id = ""
@@ -81,23 +85,19 @@ class MLflowTracker(Tracker):
         folder: Path,
         step: int = 0,
         changes: Sequence[str] = (),
-    ) -> MLflowRun:
+    ) -> "MLflowRun":
+        start = {
+            "id": uuid.uuid4().hex,
+            "name": name,
+            "params": {key: str(value) for key, value in params.items()},
+            "tags": dict(tags),
+            "uri": self.public_uri,
+            "experiment": self.experiment,
+            "artifacts": self.artifacts,
+        }
         spool = Spool(folder / "tracking")
-        if spool.start_event is None:
-            spool.append(
-                "start",
-                id=uuid.uuid4().hex,
-                name=name,
-                params={key: str(value) for key, value in params.items()},
-                tags=dict(tags),
-                uri=redact_credentials(self.uri),
-                experiment=self.experiment,
-                artifacts=self.artifacts,
-            )
-        else:
-            steps = ", ".join(map(str, [*spool.resume_steps, step]))
-            spool.append("resume", step=step, steps=steps, changes=list(changes))
-        self._run = MLflowRun(spool, self.uri, self.flush_seconds, self.final_flush_seconds)
+        record_id = spool.start_or_resume(start, step, changes)
+        self._run = MLflowRun(record_id, spool, self)
         return self._run
 
     def open_hint(self, sweep: str = "") -> str:
@@ -114,8 +114,7 @@ class MLflowTracker(Tracker):
         return " ".join(words)
 
     def start_sweep(self, name: str, definition: Mapping, sweep: str) -> str:
-        with store_lock(self.uri):
-            client = self._connect()
+        client = self._connect()
         tags = {"ztsnr.sweep": sweep, "ztsnr.role": "sweep"} | code_version()
         tags["mlflow.note.content"] = f"`python -m ztsnr.train {definition['command']}`, not ended yet"
         run = client.create_run(self._experiment_id, run_name=name, tags=tags)
@@ -171,6 +170,59 @@ class MLflowTracker(Tracker):
 
     def _connect(self) -> "MlflowClient":
         """Creates the experiment where there is none."""
-        client = make_client(self.uri)
-        self._experiment_id = find_or_create_experiment(client, self.experiment, self.artifacts)
+        client = create_store(self.uri)
+        self._experiment_id = find_or_create_experiment(client, self.uri, self.experiment, self.artifacts)
         return client
+
+
+class MLflowRun(TrackedRun):
+    """Appends to its spool; a thread delivers what is new in it."""
+
+    def __init__(self, record_id: str, spool: Spool, tracker: MLflowTracker) -> None:
+        self.id = record_id
+        self.experiment_id = ""
+        self._spool = spool
+        self._public_uri = tracker.public_uri
+        self._final_flush_seconds = tracker.final_flush_seconds
+        self._undelivered_count = 0
+        self._delivery = BackgroundDelivery(spool, tracker.uri, tracker.flush_seconds)
+
+    def log_metrics(self, values: Mapping[str, float], step: int) -> None:
+        self._spool.add_metrics({name: float(value) for name, value in values.items()}, step)
+
+    def log_image(self, name: str, image: Image, step: int) -> None:
+        self._spool.add_image(name, image, step)
+
+    def log_file(self, path: Path, folder: str | None = None) -> None:
+        path, run_folder = path.absolute(), self._spool.run_folder.absolute()
+        if path.is_relative_to(run_folder):  # so that the run's folder can be moved before it is delivered
+            path = path.relative_to(run_folder)
+        self._spool.append("file", path=str(path), folder=folder)
+
+    def describe(self, text: str, images: Sequence[str] = ()) -> None:
+        self._spool.append("describe", text=text, images=list(images))
+
+    def flush(self) -> None:
+        self._spool.flush()
+
+    def finish(self, status: str, reason: str = "") -> None:
+        if reason:
+            self.describe(reason)
+        self._spool.append("finish", status=status)
+        self._spool.flush()
+        self._delivery.finish(self._final_flush_seconds)
+        self._undelivered_count = self._spool.undelivered_count()
+        self.experiment_id = self._spool.read_cursor().experiment_id
+        self._spool.close()
+
+    def undelivered(self) -> str:
+        messages = []
+        if self._spool.write_error:
+            messages.append(f"{self._spool.folder} could not be written: {self._spool.write_error}.")
+        if self._undelivered_count:
+            messages.append(
+                f"{self._undelivered_count} events of the record wait, since "
+                f"tracking.uri={self._public_uri} failed: {first_line(self._delivery.error)} "
+                f"To deliver them: python -m ztsnr.sync {self._spool.run_folder}"
+            )
+        return " ".join(messages)

@@ -11,7 +11,7 @@ import json
 import os
 import time
 import uuid
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -51,7 +51,7 @@ class Spool:
         self.write_error: OSError | None = None
         self.start_event: dict | None = None
         """What the run was started with; None for a new one."""
-        self.resume_steps: list[int] = []
+        self._resume_steps: list[int] = []
         self._unwritten = b""
         self._last_step: dict[str, int] = {}  # of each metric and image
         self._open()
@@ -80,11 +80,21 @@ class Spool:
             case "start":
                 self.start_event = event
             case "resume":
-                self.resume_steps.append(event["step"])
+                self._resume_steps.append(event["step"])
             case "metrics":
                 self._last_step |= dict.fromkeys(event["values"], event["step"])
             case "image":
                 self._last_step[event["name"]] = event["step"]
+
+    def start_or_resume(self, start: Mapping[str, Any], step: int, changes: Sequence[str]) -> str:
+        """start: what a new run is created with; a run that was started before resumes after `step` instead, with
+        `changes` in its config. Returns the record's id."""
+        if self.start_event is None:
+            self.append("start", **start)
+            return start["id"]
+        steps = ", ".join(map(str, [*self._resume_steps, step]))
+        self.append("resume", step=step, steps=steps, changes=list(changes))
+        return self.start_event["id"]
 
     def append(self, kind: str, **content: Any) -> None:
         event = {"kind": kind, "time": int(time.time() * 1000)} | content
@@ -135,7 +145,7 @@ class Spool:
         try:
             return Cursor(**json.loads((self.folder / "delivered.json").read_text()))
         except (OSError, ValueError, TypeError):
-            return Cursor()  # what is delivered again changes nothing
+            return Cursor()  # all is delivered again, which changes nothing
 
     def save_cursor(self, cursor: Cursor) -> None:
         text = json.dumps(asdict(cursor))

@@ -36,10 +36,10 @@ def make_client(uri: str) -> "MlflowClient":
     return MlflowClient(tracking_uri=uri)
 
 
-def store_lock(uri: str) -> AbstractContextManager:
-    """Held while a SQLite database may be created: two processes at once would leave it broken."""
-    path = sqlite_path(uri)
-    return FileLock(path.with_name(f"{path.name}.lock")) if path else nullcontext()
+def create_store(uri: str) -> "MlflowClient":
+    """A client like make_client's, which creates the database where there is none."""
+    with _creation_lock(uri):
+        return make_client(uri)
 
 
 def is_server(uri: str) -> bool:
@@ -64,11 +64,12 @@ def check_store(uri: str, require_server: bool) -> None:
         )
 
 
-def find_or_create_experiment(client: "MlflowClient", name: str, artifacts: str | None) -> str:
+def find_or_create_experiment(client: "MlflowClient", uri: str, name: str, artifacts: str | None) -> str:
     """Its id; `artifacts` is where a new one keeps its files, null for the store's own choice."""
-    experiment = client.get_experiment_by_name(name)
-    if experiment is None:
-        return client.create_experiment(name, artifact_location=artifacts)
+    with _creation_lock(uri):
+        experiment = client.get_experiment_by_name(name)
+        if experiment is None:
+            return client.create_experiment(name, artifact_location=artifacts)
     if experiment.lifecycle_stage == "deleted":
         raise TrackingError(f"tracking.experiment={name} was deleted in this store: restore it, or choose another name")
     return experiment.experiment_id
@@ -91,6 +92,12 @@ def first_line(error: Exception | None) -> str:
     """Of an error's text: SQLAlchemy's are hundreds of characters long and begin with the cause."""
     lines = str(error).splitlines() or [repr(error)]
     return f"{lines[0][:200].rstrip('.')}."
+
+
+def _creation_lock(uri: str) -> AbstractContextManager:
+    """Two processes that create the same SQLite database at once would leave it broken."""
+    path = sqlite_path(uri)
+    return FileLock(path.with_name(f"{path.name}.lock")) if path else nullcontext()
 
 
 def _scheme(uri: str) -> str:
