@@ -36,7 +36,7 @@ def write_random_sdxl(folder: Path, tokenizer: Path) -> None:
     from transformers import CLIPTextConfig
 
     from ztsnr.models.architectures import ARCHITECTURES
-    from ztsnr.models.source import part_class
+    from ztsnr.models.parts import part_class
 
     torch.manual_seed(0)
     for part, config in ARCHITECTURES["sdxl"].items():

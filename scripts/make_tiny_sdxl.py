@@ -18,7 +18,7 @@ from transformers import CLIPTextConfig, CLIPTextModel, CLIPTextModelWithProject
 from ztsnr.formats.single_file import join
 from ztsnr.io.tensors import write_tensors
 from ztsnr.models.architectures import serialisable_config
-from ztsnr.models.source import plain_state
+from ztsnr.models.parts import plain_state
 
 TEXT, TEXT_2, TIME = 32, 64, 8
 """Widths of the encoders' states, unequal, since readers of single files tell them apart so; and of a time id's."""

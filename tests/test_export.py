@@ -15,8 +15,8 @@ from ztsnr.formats.diagnosis import diagnose_file, diagnose_folder
 from ztsnr.formats.ldm import from_ldm
 from ztsnr.formats.single_file import SingleFile
 from ztsnr.models.latents import fold_latents
+from ztsnr.models.parts import plain_state
 from ztsnr.models.pretrained import load_unet, load_vae
-from ztsnr.models.source import plain_state
 from ztsnr.models.text import TextEncoders
 
 EPS = ("schedule=sdxl", "loss=eps")

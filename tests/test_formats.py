@@ -12,8 +12,8 @@ from ztsnr.core.errors import CheckpointError
 from ztsnr.formats.ldm import from_ldm, ldm_names, to_ldm
 from ztsnr.formats.single_file import SingleFile, join
 from ztsnr.models.architectures import ARCHITECTURES
+from ztsnr.models.parts import part_class, plain_state
 from ztsnr.models.pretrained import fingerprint, load_part
-from ztsnr.models.source import part_class, plain_state
 from ztsnr.models.text import TextEncoders
 
 PARTS = ("unet", "vae", "text_encoder", "text_encoder_2")

@@ -142,7 +142,10 @@ def test_data_folder_gives_tokens_where_encoders_are_trained(tmp_path):
     settings = [f"data.root={tmp_path / 'images'}", f"data.cache={tmp_path / 'cache'}", "data.sizes.resolution=64"]
     settings += ["trainer.batch_size=4", "data.held_out=0.3", "data.caption_dropout=0", "data=folder", "model=sdxl"]
     settings += [f"model.pretrained={tiny_sdxl()}"]
-    trained, frozen = (build(compose(*settings, f"model/train_text={t}").data) for t in ("lora", "none"))
+    trained = build(compose(*settings, "model/train_text=lora"), "data")
+    frozen = build(compose(*settings, "model/train_text=none"), "data")
+    trained.prepare()
+    frozen.prepare()
     x0, cond = trained.batch(0, range(4), 4)
     same, embedded = frozen.batch(0, range(4), 4)
     assert torch.equal(x0, same)
@@ -155,7 +158,7 @@ def test_data_folder_gives_tokens_where_encoders_are_trained(tmp_path):
     assert trained.index_name != frozen.index_name
 
 
-def test_a_trained_lora_of_either_kind_no_longer_needs_the_file_it_began_with():
+def test_config_of_a_trained_lora_no_longer_names_the_file_it_started_from():
     words = ["model.train.start=a", "model.train_text.start=b", "model.train_text.base=4bit"]
     model = OmegaConf.to_container(compose("model=sdxl", "model.pretrained=x", *BOTH, *words).model)
     for base, text in ((None, "4bit"), ("float32", "float32")):

@@ -145,7 +145,10 @@ class Prompts(Part):
     def _encode(self, encoders: TextEncoders) -> dict[str, Embeddings]:
         prompts = list(dict.fromkeys([*self.texts, self.negative, *HEALTH_PROMPTS.values()]))
         batch = encoders.encode(prompts)
-        return {prompt: {name: value[i : i + 1] for name, value in batch.items()} for i, prompt in enumerate(prompts)}
+        embeddings = {}
+        for row, prompt in enumerate(prompts):
+            embeddings[prompt] = {name: value[row : row + 1] for name, value in batch.items()}
+        return embeddings
 
     @cached_property
     def _vae(self) -> nn.Module:

@@ -15,8 +15,12 @@ from ztsnr.formats.diffusers_folder import PREDICTION_TYPES
 from ztsnr.formats.single_file import SingleFile
 from ztsnr.io.tensors import open_tensors
 
-COMFYUI_MAX, EULER_MAX, EDM_MAX = 4518.76, 4096.0, 80.0
-"""Highest sigma of ComfyUI's zero-terminal table, of diffusers' Euler samplers', and of ComfyUI's EDM models."""
+COMFYUI_MAX = 4518.76
+"""Highest sigma of ComfyUI's zero-terminal table."""
+EULER_MAX = 4096.0
+"""Highest sigma of diffusers' samplers with a zero-terminal table, except those in which inf is exact."""
+EDM_MAX = 80.0
+"""Highest sigma of ComfyUI's EDM models."""
 TARGET_OF_PREDICTION = {prediction: TARGET_NAMES[target] for target, prediction in PREDICTION_TYPES.items()}
 SAME_START = 0.1
 """Relative difference between two highest sigmas that no image shows."""

@@ -6,7 +6,8 @@ from typing import TYPE_CHECKING, cast
 import torch
 from torch import nn
 
-from ztsnr.models.source import TEXT_MODEL, find_source
+from ztsnr.models.parts import TEXT_MODEL
+from ztsnr.models.source import find_source
 
 if TYPE_CHECKING:
     from diffusers.models.autoencoders.autoencoder_kl import AutoencoderKL

@@ -12,8 +12,8 @@ from ztsnr.core.checks import key
 from ztsnr.core.errors import CheckpointError
 from ztsnr.formats.lora import read_file
 from ztsnr.models.partial import PartiallyTrained
+from ztsnr.models.parts import to_dtype
 from ztsnr.models.pretrained import load_unet
-from ztsnr.models.source import to_dtype
 from ztsnr.models.text import TextEncoders
 from ztsnr.models.trainable import TrainableSelection, layers_of, merge
 
@@ -53,7 +53,8 @@ class PretrainedUNet(PartiallyTrained):
             checks.instance("train_text", train_text, TrainableSelection)
             self.text_encoders = TextEncoders(pretrained)
 
-        self.unet_selection, self.text_selection = train, train_text
+        self.unet_selection = train
+        self.text_selection = train_text
         self._prepare()
         self.save_trainable_only()
         if gradient_checkpointing:

@@ -15,6 +15,7 @@ from ztsnr.formats.ldm import from_ldm
 from ztsnr.formats.single_file import SingleFile
 from ztsnr.io.tensors import open_tensors
 from ztsnr.models.architectures import ARCHITECTURES
+from ztsnr.models.parts import TEXT_MODEL, part_class, plain_state, to_dtype
 
 if TYPE_CHECKING:
     from transformers import CLIPTokenizer
@@ -22,8 +23,6 @@ if TYPE_CHECKING:
 PICKLES = (".ckpt", ".pt", ".pth", ".bin")
 CLIP = "openai/clip-vit-large-patch14"
 """Where a single file's tokenizer is, unless folders named tokenizer and tokenizer_2 are beside the file."""
-
-TEXT_MODEL = "text_model."
 
 
 class MissingPart(CheckpointError):
@@ -90,7 +89,8 @@ class DiffusersFolder(Source):
         return json.loads((self.folder(part) / "config.json").read_text(encoding="utf-8"))
 
     def network(self, part: str) -> nn.Module:
-        folder, cls = self.folder(part), part_class(part)
+        folder = self.folder(part)
+        cls = part_class(part)
         settings: dict[str, Any] = {"use_safetensors": True, "output_loading_info": True}
         settings["dtype" if part.startswith("text_encoder") else "torch_dtype"] = torch.float32
         if not _weight_files(folder, half=False):
@@ -209,36 +209,6 @@ class OriginalFile(Source):
         names = {name.removeprefix(TEXT_MODEL): name for name in network.state_dict()}
         state = from_ldm(part, self.file.part(part), plain_state(network), str(self.file.path))
         return {names[name]: value for name, value in state.items()}
-
-
-def to_dtype(network: nn.Module, dtype: torch.dtype) -> nn.Module:
-    """Converts its parameters in place; diffusers' own way warns of layers that no model here has."""
-    for p in network.parameters():
-        p.data = p.data.to(dtype)
-    return network
-
-
-def plain_state(network: nn.Module) -> dict[str, Tensor]:
-    """Its tensors, a text encoder's by the names that all versions of transformers agree on."""
-    return {name.removeprefix(TEXT_MODEL): value for name, value in network.state_dict().items()}
-
-
-def part_class(part: str) -> type[Any]:
-    """diffusers' or transformers' class of "unet", "vae", "text_encoder" or "text_encoder_2"."""
-    if part == "unet":
-        from diffusers.models.unets.unet_2d_condition import UNet2DConditionModel
-
-        return UNet2DConditionModel
-    if part == "vae":
-        from diffusers.models.autoencoders.autoencoder_kl import AutoencoderKL
-
-        return AutoencoderKL
-
-    from transformers import CLIPTextModel, CLIPTextModelWithProjection
-    from transformers.utils.logging import disable_progress_bar
-
-    disable_progress_bar()  # it would interrupt ours, for each part
-    return CLIPTextModel if part == "text_encoder" else CLIPTextModelWithProjection
 
 
 def _weight_files(folder: Path, *, half: bool) -> list[Path]:

@@ -11,8 +11,8 @@ from torch import nn
 from ztsnr.core.checks import Bounds, Count, NonEmpty, Part, Positive
 from ztsnr.core.errors import CheckpointError, ConfigError
 from ztsnr.formats.lora import Update
+from ztsnr.models.parts import to_dtype
 from ztsnr.models.quantised import BITS, quantise
-from ztsnr.models.source import to_dtype
 
 Patterns = Annotated[list[str], NonEmpty()]
 """Of fnmatch."""

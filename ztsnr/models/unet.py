@@ -22,6 +22,7 @@ class UNet(nn.Module):
             raise ConfigError(f"{key('channels')} has {len(channels)} levels, too many to halve {key('shape')}={shape}")
         checks.flag("gradient_checkpointing", gradient_checkpointing)
         super().__init__()
+
         levels_without_attention = len(channels) - 1
         self.unet = UNet2DModel(
             sample_size=shape[1],
