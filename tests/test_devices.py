@@ -17,7 +17,7 @@ TAKE = (
 
 @pytest.fixture
 def fresh(monkeypatch):
-    monkeypatch.setattr(gpus, "_held", [])
+    monkeypatch.setattr(gpus, "_held_locks", [])
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "4,7")
 
 

@@ -1,1 +1,1 @@
-"""Weights and training states as files: written, found, and loaded."""
+"""Weights and training states as files: saved, found, and loaded."""

@@ -1,4 +1,4 @@
-"""The command line of a run that is resumed: the overrides it was started with, then those given now, which win."""
+"""The command line of a resumed run: the overrides that it was started with, then the new ones, which win."""
 
 from pathlib import Path
 
@@ -8,24 +8,23 @@ from ztsnr.config.arguments import quoted
 from ztsnr.core.errors import CheckpointError
 
 RESUME_KEYS = ("resume=", "allow_changes=", "sweep.resume=")
-"""How this start goes on from an earlier one: no part of what is recorded."""
+"""How a run continues an earlier one; not recorded."""
 
 
 def with_recorded_overrides(overrides: list[str]) -> list[str]:
-    """For resume=PATH: the overrides that the run there was started with, before those given now.
+    """For resume=PATH: the overrides that the run there was started with, before the new ones.
 
-    Where PATH is a run's folder, the run goes on in it.
+    If PATH is a run's folder, the run continues in it.
     """
-    given = [
-        override.value()
-        for override in OverridesParser.create().parse_overrides(overrides)
-        if override.get_key_element() == "resume"
-    ]
-    if not given or given[-1] in ("auto", "never"):
+    resume = "auto"
+    for override in OverridesParser.create().parse_overrides(overrides):
+        if override.get_key_element() == "resume":
+            resume = override.value()
+    if resume in ("auto", "never"):
         return overrides
     from ztsnr.checkpoints.state_file import file_of, read_facts, saved_steps
 
-    path = Path(str(given[-1]))
+    path = Path(str(resume))
     files = [file_of(path / "checkpoints", step) for step in reversed(saved_steps(path / "checkpoints"))]
     for file in files or [path]:
         try:

@@ -157,7 +157,7 @@ class DiskCheckpointer(Checkpointer):
         self.folder.mkdir(parents=True, exist_ok=True)
         write_state(file_of(self.folder, step), step, self._facts, tree, tensors)
 
-        best = self._best  # once: another validation may end while this thread writes
+        best = self._best  # once: a validation may end while this thread writes
         index = json.dumps({"newest": step, "best": best.step, "score": best.score})
         write_text_atomically(self.folder / "index.json", index)
 

@@ -67,7 +67,7 @@ def settings_of(optimizer: Optimizer) -> list[dict]:
 
 
 def optimizer_state(optimizer: Optimizer, initial_settings: list[dict]) -> dict:
-    """What any optimizer holds of its groups and parameters; `initial_settings` are settings_of it when it was made.
+    """What any optimizer holds of its groups and parameters; `initial_settings`: its settings_of when it was new.
 
     Not its own state_dict, since torch's load_state_dict casts states to their parameter's type.
     """

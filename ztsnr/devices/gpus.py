@@ -5,28 +5,30 @@ from pathlib import Path
 
 from filelock import FileLock, Timeout
 
-_held: list[FileLock] = []
-"""Until this process ends: a launcher's worker makes one run after another on one GPU."""
+_held_locks: list[FileLock] = []
+"""Until this process ends: a launcher's worker makes one run after the other on one GPU."""
 
 
 def take_gpu(folder: Path, count: int) -> None:
-    """Leaves this process one of `count` GPUs to see, which no other that asks in the same folder holds.
+    """Makes only one of `count` GPUs visible to this process, one that no other process holds that uses this folder.
 
-    Where all are held, they are shared in turn. Before CUDA is used; nothing is done for a process that has its own.
+    Where all are held, they are shared in turn. Call it before CUDA is used; nothing happens in a process that has its
+    GPU already.
     """
-    if count < 2 or _held:
+    if count < 2 or _held_locks:
         return
-    visible = os.environ.get("CUDA_VISIBLE_DEVICES", ",".join(map(str, range(count)))).split(",")
-    os.environ["CUDA_VISIBLE_DEVICES"] = visible[_slot(folder, count)]
+    all_gpus = ",".join(map(str, range(count)))
+    visible = os.environ.get("CUDA_VISIBLE_DEVICES", all_gpus).split(",")
+    os.environ["CUDA_VISIBLE_DEVICES"] = visible[_take_slot(folder, count)]
 
 
-def _slot(folder: Path, count: int) -> int:
+def _take_slot(folder: Path, count: int) -> int:
     for slot in range(count):
         lock = FileLock(folder / f"gpu{slot}.lock")
         try:
             lock.acquire(timeout=0)
         except Timeout:
             continue
-        _held.append(lock)
+        _held_locks.append(lock)
         return slot
     return os.getpid() % count

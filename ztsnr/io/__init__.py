@@ -1,1 +1,1 @@
-"""Files: written whole or not at all, tensors, and what is read from elsewhere."""
+"""Files: atomic writes, tensors, remote files, hashes, and the console."""

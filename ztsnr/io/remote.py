@@ -44,7 +44,7 @@ def matching_files(pattern: str) -> dict[str, tuple]:
 
 
 def local_copy(path: str, folder: str) -> Path:
-    """A local file itself; of a remote one a copy in `folder`, made when it is first asked for. Raises CacheError."""
+    """A local file itself; of a remote one a copy in `folder`, downloaded when first needed. Raises CacheError."""
     if not is_remote(path):
         return Path(path)
     import fsspec

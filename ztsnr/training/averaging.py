@@ -13,7 +13,7 @@ class Average:
     """A moving average of a network's trained parameters; `module` is a copy of the network that holds it.
 
     It is float32 whatever the network is: bfloat16 cannot express a change of 1 - decay. It stays on the device where
-    the network was when the average was made. The first update takes the weights as they are. Buffers are the
+    the network was when the average was created. The first update takes the weights as they are. Buffers are the
     network's, frozen parameters stay as they were.
     """
 
@@ -34,7 +34,7 @@ class Average:
 
     @torch.no_grad()
     def update_parameters(self, network: nn.Module) -> None:
-        """After a step of the network that it was made of."""
+        """After a step of the network, the one that it was created from."""
         weight = self.weight_at(int(self.n_averaged))
         if self.n_averaged == 0:
             torch._foreach_copy_(self.averaged, self._currents)  # pyright: ignore[reportPrivateImportUsage]

@@ -105,10 +105,10 @@ def overlap(one: np.ndarray, other: np.ndarray) -> np.ndarray:
 
 def combination(averages: Sequence[tuple[float, float]], wanted: tuple[float, float]) -> np.ndarray:
     """How much of each average (time, gamma) makes the wanted one; (N,)."""
-    given = np.asarray(averages, dtype=np.float64)
+    sources = np.asarray(averages, dtype=np.float64)
     target = np.asarray(wanted, dtype=np.float64)
-    products = overlap(given[:, None], given[None])
-    return np.linalg.lstsq(products, overlap(given, target[None]), rcond=None)[0]
+    products = overlap(sources[:, None], sources[None])
+    return np.linalg.lstsq(products, overlap(sources, target[None]), rcond=None)[0]
 
 
 def combine(states: Sequence[Mapping[str, Tensor]], shares: Sequence[float] | np.ndarray) -> dict[str, Tensor]:
