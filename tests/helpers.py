@@ -56,14 +56,14 @@ def write_plug_in(folder: Path) -> Path:
     return folder / "my_conf"
 
 
-def fit(*overrides, listener=None, data=None):
+def fit(*overrides, monitor=None, data=None):
     composed = compose(*SMALL, *overrides)
     parts = {name: build(composed, name) for name in PARTS}
     if data is not None:
         parts["data"] = data(parts["data"])
     torch.manual_seed(composed.seed)
     network = build(composed, "model")
-    return build(composed, "trainer").fit(**parts, network=network, monitor=listener or Monitor())
+    return build(composed, "trainer").fit(**parts, network=network, monitor=monitor or Monitor())
 
 
 def weights(trained, name="raw"):
@@ -72,7 +72,7 @@ def weights(trained, name="raw"):
 
 class RecordingMonitor(Monitor):
     def __init__(self):
-        self.losses, self.scores, self.pictures = [], {}, []
+        self.losses, self.scores, self.images = [], {}, []
 
     def stepped(self, step, loss, norm, lr):
         self.losses.append((step, loss, norm, lr))
@@ -80,8 +80,8 @@ class RecordingMonitor(Monitor):
     def validated(self, step, errors, score):
         self.scores[step] = (score, errors)
 
-    def sampled(self, step, pictures):
-        self.pictures.append((step, sorted(pictures)))
+    def sampled(self, step, images):
+        self.images.append((step, sorted(images)))
 
 
 class Killed(Exception):

@@ -25,7 +25,7 @@ def path(tmp_path):
     return path
 
 
-def test_round_trip_is_exact_and_the_file_says_what_it_is(path):
+def test_checkpoint_round_trip_is_exact_and_describes_itself(path):
     read = read_checkpoint(path)
     assert (read.config, read.step, read.score, read.names) == (CONFIG, 7, 0.25, ("raw", "ema"))
     for name, seed in (("raw", 0), ("ema", 1)):
@@ -44,7 +44,7 @@ def test_every_truncation_is_refused(path):
 
 
 @pytest.mark.parametrize(
-    ("metadata", "told"),
+    ("metadata", "message"),
     [
         (None, "was not written by ztsnr"),
         ({"ztsnr.format": "999"}, "has format '999', this version reads '1'"),
@@ -52,15 +52,15 @@ def test_every_truncation_is_refused(path):
         ({"ztsnr.format": "1", "ztsnr.config": "{"}, "broken metadata"),
     ],
 )
-def test_foreign_and_missing_files_are_refused(tmp_path, metadata, told):
+def test_foreign_and_missing_files_are_refused(tmp_path, metadata, message):
     save_file({"a": torch.zeros(1)}, tmp_path / "x.safetensors", metadata)
-    with pytest.raises(CheckpointError, match=told):
+    with pytest.raises(CheckpointError, match=message):
         read_checkpoint(tmp_path / "x.safetensors")
     with pytest.raises(CheckpointError, match=r"nothing\.safetensors is not a file"):
         read_checkpoint(tmp_path / "nothing.safetensors")
 
 
-def test_other_networks_and_names_are_refused(path):
+def test_load_into_refuses_other_networks_and_names(path):
     read = read_checkpoint(path)
     with pytest.raises(CheckpointError, match=r"raw\.0\.weight is \(4, 3\), the model has \(5, 3\)"):
         read.load_into(network(width=5), "raw")
@@ -70,7 +70,7 @@ def test_other_networks_and_names_are_refused(path):
         read.load_into(network(), "best")
 
 
-def test_a_full_disk_leaves_the_previous_file_and_nothing_else(path, monkeypatch):
+def test_full_disk_leaves_only_the_previous_file(path, monkeypatch):
     before = path.read_bytes()
 
     def full(_):

@@ -21,7 +21,7 @@ def fresh(monkeypatch):
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "4,7")
 
 
-def test_a_process_takes_a_gpu_once(fresh, tmp_path):
+def test_process_takes_one_gpu_for_all_its_runs(fresh, tmp_path):
     gpus.take_gpu(tmp_path, 2)
     assert os.environ["CUDA_VISIBLE_DEVICES"] == "4"
     gpus.take_gpu(tmp_path, 2)  # the next run of the same worker
@@ -29,14 +29,14 @@ def test_a_process_takes_a_gpu_once(fresh, tmp_path):
 
 
 @pytest.mark.parametrize("count", [0, 1])
-def test_where_there_is_no_choice_nothing_changes(fresh, tmp_path, count):
+def test_take_gpu_changes_nothing_with_fewer_than_two_gpus(fresh, tmp_path, count):
     gpus.take_gpu(tmp_path, count)
     assert os.environ["CUDA_VISIBLE_DEVICES"] == "4,7"
     assert not list(tmp_path.iterdir())
 
 
 @pytest.mark.slow
-def test_processes_take_different_gpus_and_leave_them_at_their_end(tmp_path):
+def test_processes_take_different_gpus_and_release_them_at_their_end(tmp_path):
     def start():
         environment = {**os.environ, "CUDA_VISIBLE_DEVICES": "4,7"}
         pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "text": True}

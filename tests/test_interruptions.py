@@ -32,18 +32,18 @@ def output(folder):
     return (folder / "output.log").read_text()
 
 
-def test_killed_runs_come_to_the_same_end(tmp_path):
+def test_runs_killed_at_random_end_with_the_same_weights_and_record(tmp_path):
     struck = kill_runs.survive(tmp_path, kills=3, seed=0)
     assert sum(struck.values()) == 3
 
 
-def test_each_signal_saves_the_run_and_says_so_and_its_end_is_the_same(tmp_path):
+def test_run_stopped_by_each_signal_is_saved_and_resumes_to_the_same_weights(tmp_path):
     assert torch.get_num_threads() == 1  # by which these runs are the same to the bit
     straight, struck = tmp_path / "straight", tmp_path / "struck"
     assert kill_runs.end_of(start(straight, "tracking=none")) == 0, output(straight)
     for times, number in enumerate((signal.SIGTERM, signal.SIGINT, signal.SIGUSR1)):
         pid = start(struck, "trainer.checkpoint.every=null")
-        wait_until(lambda told=times: output(struck).count("validation score") > told)
+        wait_until(lambda times=times: output(struck).count("validation score") > times)
         os.kill(pid, number)
         assert kill_runs.end_of(pid) == 75, output(struck)
         step = saved_steps(struck / "checkpoints")[-1]
@@ -62,7 +62,7 @@ def deaf():
     time.sleep(60)
 
 
-def test_a_second_signal_ends_at_once_and_an_echo_of_the_first_does_not(tmp_path):
+def test_second_signal_kills_the_run_unless_it_follows_within_a_second(tmp_path):
     pid = kill_runs.start(tmp_path, program=deaf)
     wait_until(lambda: "listening" in output(tmp_path))
     os.kill(pid, signal.SIGINT)
@@ -74,7 +74,7 @@ def test_a_second_signal_ends_at_once_and_an_echo_of_the_first_does_not(tmp_path
     assert kill_runs.end_of(pid) == -signal.SIGTERM
 
 
-def test_a_sweeps_interrupted_run_goes_on_from_its_checkpoint(tmp_path):
+def test_interrupted_sweep_resumes_its_run_from_the_checkpoint(tmp_path):
     command = ("-m", "seed=0,1", *SHORT[:-1])
     pid = kill_runs.start(tmp_path, *command)
     wait_until(lambda: list(tmp_path.glob("runs/*/*/1/checkpoints/step_*")))
@@ -92,7 +92,7 @@ def test_a_sweeps_interrupted_run_goes_on_from_its_checkpoint(tmp_path):
     assert all("ztsnr.outcome" not in run.data.tags for run in runs)
 
 
-def test_a_runs_folder_alone_is_enough_to_go_on(tmp_path):
+def test_resume_needs_only_a_runs_folder_or_a_state(tmp_path):
     pid = start(tmp_path / "first", "schedule=laplace", "loss=eps")
     wait_until(lambda: saved_steps(tmp_path / "first" / "checkpoints"))
     os.kill(pid, signal.SIGTERM)
@@ -123,7 +123,7 @@ def small_disk(tmp_path):
 
 
 @pytest.mark.parametrize("on_save_error", ["stop", "continue"])
-def test_a_full_disk_leaves_the_previous_checkpoint(small_disk, tmp_path, on_save_error):
+def test_full_disk_leaves_the_previous_checkpoint(small_disk, tmp_path, on_save_error):
     def filled():
         (small_disk / "checkpoints").mkdir()
         os.symlink(small_disk / "checkpoints", "checkpoints")
@@ -131,16 +131,16 @@ def test_a_full_disk_leaves_the_previous_checkpoint(small_disk, tmp_path, on_sav
 
     own = ("model.width=32", "trainer.steps=20", f"trainer.checkpoint.on_save_error={on_save_error}", "tracking=none")
     code = kill_runs.end_of(start(tmp_path, *own, "trainer.checkpoint.keep=5", program=filled))
-    told = output(tmp_path)
-    assert "could not be written: No space left on device" in told
-    assert " MB are free" in told
+    log = output(tmp_path)
+    assert "could not be written: No space left on device" in log
+    assert " MB are free" in log
     assert code == (2 if on_save_error == "stop" else 0)
     (*_, step) = saved_steps(small_disk / "checkpoints")
     assert read_state(file_of(small_disk / "checkpoints", step)).step == step
     assert not list((small_disk / "checkpoints").glob(".*"))
 
 
-def test_a_file_size_limit_stops_with_what_is_needed(tmp_path):
+def test_file_size_limit_stops_the_run_and_names_the_remedy(tmp_path):
     def limited():
         resource.setrlimit(resource.RLIMIT_FSIZE, (50_000, 50_000))
         ztsnr.train.main()
@@ -168,7 +168,7 @@ def metrics_of(client, folder, key="train/loss"):
     return client.get_run(run_id), [entry.step for entry in client.get_metric_history(run_id, key)]
 
 
-def test_a_server_that_dies_only_delays_the_record(server, tmp_path):
+def test_server_that_dies_only_delays_the_record(server, tmp_path):
     one, two = tmp_path / "one", tmp_path / "two"
     to_server = (f"tracking.uri={server.uri}", "tracking.require_server=false", "tracking.flush_seconds=0.2")
     pid = start(one, *to_server, "tracking.final_flush_seconds=120", "trainer.steps=1000")

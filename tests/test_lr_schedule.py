@@ -88,14 +88,14 @@ ORACLES = {
 
 
 @pytest.mark.parametrize("name", ORACLES)
-def test_after_the_rise_factors_are_those_of_the_libraries(name):
+def test_factors_after_the_rise_equal_those_of_the_libraries(name):
     schedule, oracle = ORACLES[name]
     expected = oracle()[schedule.warmup :]
     assert len(set(expected)) > 1 or name == "constant"
     assert [schedule.factor(step, STEPS) for step in range(schedule.warmup, STEPS)] == pytest.approx(expected)
 
 
-def test_inverse_sqrt_is_edm2s():
+def test_inverse_sqrt_equals_edm2s_formula():
     schedule = InverseSqrt(warmup=10, reference=400)
     assert [schedule.factor(step, 1) for step in (10, 400, 1600, 40_000)] == pytest.approx([1, 1, 1 / 2, 1 / 10])
     within = InverseSqrt(warmup=799, reference=200)  # the rise and the fall together

@@ -35,10 +35,10 @@ def low(option):
 
 @pytest.mark.parametrize("option", OPTIMIZERS)
 def test_every_optimizer_lowers_the_held_out_error(option):
-    heard = RecordingMonitor()
+    monitor = RecordingMonitor()
     short = ("trainer.steps=60", "trainer.batch_size=64", "model.width=64", "lr_schedule=constant", "trainer.ema=0.9")
-    fit(f"optimizer={option}", *short, *low(option), listener=heard)
-    assert heard.scores[60][0] < 0.8 * heard.scores[0][0]
+    fit(f"optimizer={option}", *short, *low(option), monitor=monitor)
+    assert monitor.scores[60][0] < 0.8 * monitor.scores[0][0]
 
 
 def small_network(option, seed):
@@ -64,7 +64,7 @@ def train(network, optimizer, steps):
 
 
 @pytest.mark.parametrize("option", OPTIMIZERS)
-def test_a_restored_optimizer_goes_on_to_the_bit(option):
+def test_restored_optimizer_continues_to_the_bit(option):
     network, optimizer = start(option, seed=0)
     train(network, optimizer, range(12))  # more than SOAP's period
     file = io.BytesIO()
@@ -103,7 +103,7 @@ def test_every_optimizer_refuses_impossible_rates(option, settings):
 @pytest.mark.parametrize(
     ("option", "settings"), [("adamw", {"betas": [0.9]}), ("came", {"betas": [0.9, 0.99]}), ("muon", {"ns_steps": "x"})]
 )
-def test_what_only_a_step_finds_wrong_is_refused_too(option, settings):
+def test_settings_that_only_a_step_finds_wrong_are_refused_too(option, settings):
     with pytest.raises(ConfigError, match=rf"optimizer\.{next(iter(settings))}=.* (is refused|diverges): "):
         check_optimizer(changed(option, **settings))
 
@@ -116,8 +116,8 @@ def needs_cuda(parameters, lr):
     return Needy(parameters, lr=lr)
 
 
-@pytest.mark.skipif(torch.cuda.is_available(), reason="the remedy is told only without CUDA")
-def test_an_optimizer_that_needs_cuda_is_refused_with_the_remedy():
+@pytest.mark.skipif(torch.cuda.is_available(), reason="the remedy is named only without CUDA")
+def test_optimizer_that_needs_cuda_is_refused_with_the_remedy():
     with pytest.raises(ConfigError, match=r"no kernel for this device\. If it needs CUDA, .* use optimizer=adamw"):
         check_optimizer(partial(needs_cuda, lr=0.1))
 
@@ -134,7 +134,7 @@ def travel(option, steps, dtype):
 
 
 @pytest.mark.parametrize("option", OPTIMIZERS)
-def test_bfloat16_weights_are_for_optimizers_whose_small_steps_arrive(option):
+def test_bfloat16_weights_are_refused_for_optimizers_that_round_small_updates_away(option):
     if option in FOR_BFLOAT16:
         check_optimizer(made(option), "bfloat16")
     else:
@@ -142,7 +142,7 @@ def test_bfloat16_weights_are_for_optimizers_whose_small_steps_arrive(option):
             check_optimizer(made(option), "bfloat16")
 
 
-def test_small_steps_in_bfloat16_do_what_the_trial_says():
+def test_small_updates_in_bfloat16_take_effect_where_the_trial_says_so():
     assert travel("adamw", 100, torch.float32) == pytest.approx(0.1, rel=0.01)
     assert travel("adamw", 100, torch.bfloat16) == 0
     assert travel("adamw_kahan", 100, torch.bfloat16) == pytest.approx(0.1, rel=0.05)
@@ -150,7 +150,7 @@ def test_small_steps_in_bfloat16_do_what_the_trial_says():
     assert travel("rose", 100, torch.bfloat16) == pytest.approx(travel("rose", 100, torch.float32), rel=0.05)
 
 
-def test_the_trial_leaves_the_random_generator_alone():
+def test_trial_does_not_change_the_random_generator():
     torch.manual_seed(3)
     before = torch.get_rng_state()
     check_optimizer(made("rose"), "bfloat16")
@@ -166,7 +166,7 @@ def test_weights_in_bfloat16_train_and_are_averaged_in_float32():
     torch.testing.assert_close(raw, ema, atol=0.01, rtol=0.01)
 
 
-def test_an_average_of_bfloat16_weights_takes_up_what_bfloat16_cannot_express():
+def test_average_of_bfloat16_weights_holds_what_bfloat16_cannot_express():
     network = nn.Linear(4, 1, bias=False).bfloat16()
     ema = make_ema(network, 0.999)
     network.weight.data.fill_(1.0)
@@ -192,7 +192,7 @@ def described(network, optimizer, *keys):
     return {name: found[p] for name, p in network.named_parameters() if p in found}
 
 
-def test_decay_spares_vectors_and_embeddings_by_default():
+def test_vectors_and_embeddings_have_no_weight_decay_by_default():
     network = Net()
     optimizer = make_optimizer(made("adamw"), network, build(compose().trainer.groups))
     decays = described(network, optimizer, "weight_decay")
@@ -217,7 +217,7 @@ def test_factors_on_the_rate_follow_patterns_and_multiply():
     )
 
 
-def test_a_factor_of_0_holds_parameters_still():
+def test_lr_factor_of_0_keeps_parameters_unchanged():
     factors = "trainer.groups.lr=[[leave,0],[enter.*,0]]"
     network = fit("trainer.steps=3", "optimizer.lr=0.01", "trainer.ema=null", factors).networks["raw"]
     torch.manual_seed(0)
@@ -254,14 +254,14 @@ def test_parameters_besides_the_network_are_the_last_group_without_decay(option)
     assert last.get("use_muon", False) is False
 
 
-def test_factors_are_refused_where_an_optimizer_has_one_rate_for_all():
+def test_lr_factors_are_refused_for_an_optimizer_with_one_rate_for_all():
     check_optimizer(made("adamw"), groups=groups(lr=[["hidden", 0.1]]))
     with pytest.raises(ConfigError, match=r"trainer\.groups\.lr=.* has no effect on Prodigy"):
         check_optimizer(made("prodigy"), groups=groups(lr=[["hidden", 0.1]]))
 
 
 @pytest.mark.parametrize(
-    ("option", "fields", "told"),
+    ("option", "fields", "message"),
     [
         ("adamw", {"lr": [["hiden", 0.1]]}, r"groups\.lr has 'hiden', which matches no parameter\. Did you mean hid"),
         ("adamw", {"no_decay": ["enter.wait"]}, r"groups\.no_decay has 'enter\.wait', .* Did you mean .*enter\.weight"),
@@ -269,8 +269,8 @@ def test_factors_are_refused_where_an_optimizer_has_one_rate_for_all():
         ("muon", {"adamw": ["vectors", "conv_in"]}, r"groups\.adamw=.* matches none of this .* of enter, hidden, "),
     ],
 )
-def test_patterns_that_match_nothing_are_refused(option, fields, told):
-    with pytest.raises(ConfigError, match=told):
+def test_patterns_that_match_nothing_are_refused(option, fields, message):
+    with pytest.raises(ConfigError, match=message):
         make_optimizer(made(option), Net(), groups(**fields))
 
 

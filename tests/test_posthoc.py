@@ -16,7 +16,7 @@ def densities(time, gamma, at):
     return np.where(at <= time, (gamma + 1) * at**gamma / time ** (gamma + 1), 0)
 
 
-def test_lengths_and_powers_are_each_others_inverse():
+def test_gamma_of_inverts_the_std_of_the_density():
     assert gamma_of(0.05) == pytest.approx(16.97, abs=0.005)  # the paper's two
     assert gamma_of(0.10) == pytest.approx(6.94, abs=0.005)
     for std in (0.01, 0.05, 0.1, 0.2, 0.28):
@@ -36,7 +36,7 @@ def test_overlap_is_the_integral_of_the_product():
 
 
 @pytest.mark.parametrize("gamma", [0.0, 3.0, 16.97])
-def test_the_tracked_average_has_the_powers_share_of_each_step(gamma):
+def test_tracked_average_weighs_each_step_by_its_power_density(gamma):
     network = nn.Linear(1, 1, bias=False)
     average, values = make_power_average(network, gamma), torch.randn(30, dtype=torch.float64)
     for value in values:
@@ -47,7 +47,7 @@ def test_the_tracked_average_has_the_powers_share_of_each_step(gamma):
 
 
 @pytest.mark.parametrize(("std", "bound"), [(0.06, 0.01), (0.08, 0.01), (0.15, 0.03)])
-def test_any_length_is_what_tracking_it_gives(std, bound):
+def test_combined_average_of_any_length_equals_the_tracked_one(std, bound):
     """On a random walk; the paper's figure 5 has errors of the same order for as many snapshots."""
     torch.manual_seed(0)
     network = nn.Linear(64, 64, bias=False)
@@ -73,7 +73,7 @@ def test_lengths_that_cannot_be_tracked_are_refused(stds):
         build(compose(f"trainer.posthoc_ema.stds={stds}"), "trainer")
 
 
-def test_an_average_says_of_which_latents_it_is(tmp_path):
+def test_average_of_snapshots_keeps_the_statistics_of_latents(tmp_path):
     latents = {"mean": [0.0] * 4, "std": [2.0] * 4}
     run_facts, policy = {"config": {"data": {}}, "data": {"latents": latents}}, build(compose().trainer.checkpoint)
     with DiskCheckpointer(tmp_path / "checkpoints", policy, run_facts, None) as checkpointer:
@@ -85,7 +85,7 @@ def test_an_average_says_of_which_latents_it_is(tmp_path):
 
 
 @pytest.mark.slow
-def test_the_command_makes_what_another_run_tracked(tmp_path):
+def test_ema_command_makes_the_average_that_a_second_run_tracked(tmp_path):
     small = ["trainer=smoke", "trainer.steps=60", "model.width=16", "samples.steps=2", "tracking=none"]
     own = ["trainer.validate_every=60", "trainer.sample_every=60", "trainer.posthoc_ema.every=6"]
     run(tmp_path, "train", *small, *own, "hydra.run.dir=one", "trainer.posthoc_ema.stds=[0.05,0.1]")

@@ -12,7 +12,7 @@ from accelerate.state import AcceleratorState
 
 from tests.helpers import PARTS, SMALL, Killed, KillingMonitor, assert_same, tensors
 from ztsnr.checkpoints.find import find_state
-from ztsnr.checkpoints.saver import DiskCheckpointer
+from ztsnr.checkpoints.saver import DiskCheckpointer, read_best
 from ztsnr.checkpoints.state_file import file_of, saved_steps
 from ztsnr.config.identity import result_config
 from ztsnr.config.registry import build, compose, options
@@ -34,7 +34,7 @@ def composed_of(*overrides):
 
 
 def attempt(folder, overrides, monitor):
-    """As a new process would: everything made anew, and the newest state taken."""
+    """As a new process would: builds everything again, and resumes from the newest state."""
     composed = composed_of(*overrides)
     trainer, parts = build(composed.trainer), {name: build(composed[name]) for name in PARTS}
     torch.manual_seed(composed.seed)
@@ -49,7 +49,7 @@ def attempt(folder, overrides, monitor):
 
 
 def train(folder, *overrides, killer):
-    """The run, and in how many attempts it came to its end."""
+    """The run, and how many attempts it took."""
     attempts = 1
     while True:
         try:
@@ -79,7 +79,7 @@ CASES = {
 
 @pytest.mark.slow
 @pytest.mark.parametrize("case", CASES)
-def test_straight_is_interrupted_at_one_two_and_three_places(tmp_path, case):
+def test_run_interrupted_once_to_three_times_equals_the_straight_run(tmp_path, case):
     straight, _ = train(tmp_path / "straight", *CASES[case], "trainer.checkpoint.every=null", killer=KillingMonitor())
     assert saved_steps(tmp_path / "straight" / "checkpoints") == []
     for count, places in enumerate(([5], [3, 8], [1, 4, 9]), start=1):
@@ -91,7 +91,7 @@ def test_straight_is_interrupted_at_one_two_and_three_places(tmp_path, case):
 
 @pytest.mark.slow
 @pytest.mark.parametrize("optimizer", options("optimizer"))
-def test_every_optimizer_goes_on_to_the_bit(tmp_path, optimizer):
+def test_every_optimizer_resumes_to_the_bit(tmp_path, optimizer):
     overrides = (f"optimizer={optimizer}", *ALONE.get(optimizer, ()), "trainer.validate_every=100")
     straight, _ = train(tmp_path / "straight", *overrides, killer=KillingMonitor())
     again, attempts = train(tmp_path / "again", *overrides, killer=KillingMonitor([5]))
@@ -99,15 +99,15 @@ def test_every_optimizer_goes_on_to_the_bit(tmp_path, optimizer):
     assert_same(again, straight)
 
 
-def test_the_losses_are_the_same_ones(tmp_path):
+def test_losses_of_an_interrupted_run_equal_those_of_the_straight_run(tmp_path):
     straight, interrupted = KillingMonitor(), KillingMonitor([3, 6])
     train(tmp_path / "straight", killer=straight)
     train(tmp_path / "again", killer=interrupted)
     assert interrupted.losses == straight.losses
 
 
-def test_epochs_and_their_borders(tmp_path):
-    """1,625 pictures are 6.3 batches of 256: step 7 holds the border."""
+def test_run_interrupted_at_an_epochs_end_equals_the_straight_run(tmp_path):
+    """1,625 images are 6.3 batches of 256: step 7 holds the border."""
     overrides = ("trainer.batch_size=256", "trainer.steps=9", "model.width=16", "trainer.checkpoint.every=1")
     straight, _ = train(tmp_path / "straight", *overrides, killer=KillingMonitor())
     again, attempts = train(tmp_path / "again", *overrides, killer=KillingMonitor([3, 6, 7]))
@@ -115,7 +115,7 @@ def test_epochs_and_their_borders(tmp_path):
     assert_same(again, straight)
 
 
-def test_inside_an_accumulated_batch(tmp_path, monkeypatch):
+def test_run_interrupted_inside_an_accumulated_batch_equals_the_straight_run(tmp_path, monkeypatch):
     straight, _ = train(tmp_path / "straight", "trainer.gradient_accumulation_steps=4", killer=KillingMonitor())
     calls, terms = itertools.count(), Objective.terms
 
@@ -130,7 +130,7 @@ def test_inside_an_accumulated_batch(tmp_path, monkeypatch):
     assert_same(again, straight)
 
 
-def test_between_validation_and_save(tmp_path):
+def test_run_interrupted_between_validation_and_save_equals_the_straight_run(tmp_path):
     overrides = ("trainer.checkpoint.every=3", "trainer.checkpoint.keep_best=true", "optimizer=schedule_free")
     straight, _ = train(tmp_path / "straight", "optimizer=schedule_free", killer=KillingMonitor())
     again, attempts = train(tmp_path / "again", *overrides, killer=KillingMonitor(validations=[0, 3, 6]))
@@ -139,17 +139,16 @@ def test_between_validation_and_save(tmp_path):
 
 
 @pytest.mark.parametrize("keep_best", ["true", "false"])
-def test_what_is_kept(tmp_path, keep_best):
+def test_newest_every_nth_and_best_states_are_kept(tmp_path, keep_best):
     overrides = ("trainer.steps=8", "trainer.checkpoint.every=1", "trainer.checkpoint.keep_every=3")
     train(
         tmp_path, *overrides, f"trainer.checkpoint.keep_best={keep_best}", "optimizer.lr=1e-9", killer=KillingMonitor()
     )
-    kept = saved_steps(tmp_path / "checkpoints")
-    assert {3, 6, 7, 8} <= set(kept)
-    assert len(kept) <= (5 if keep_best == "true" else 4)
+    best = {read_best(tmp_path / "checkpoints").step} if keep_best == "true" else set()
+    assert set(saved_steps(tmp_path / "checkpoints")) == {3, 6, 7, 8} | best
 
 
-def test_a_broken_newest_one_is_named_and_the_one_before_taken(tmp_path, capsys):
+def test_broken_newest_state_is_reported_and_the_one_before_used(tmp_path, capsys):
     killer = KillingMonitor([9])
     with pytest.raises(Killed):
         attempt(tmp_path, (), killer)
@@ -162,7 +161,7 @@ def test_a_broken_newest_one_is_named_and_the_one_before_taken(tmp_path, capsys)
     assert_same(again, train(tmp_path / "straight", killer=KillingMonitor())[0])
 
 
-def test_another_config_is_shown_and_refused_unless_allowed(tmp_path):
+def test_different_config_is_shown_and_refused_unless_allowed(tmp_path):
     with pytest.raises(Killed):
         attempt(tmp_path, (), KillingMonitor([5]))
     now = result_config(compose(*SMALL, *MINE, "optimizer.weight_decay=0.5", "trainer.log_every=1"))
@@ -176,7 +175,7 @@ def test_another_config_is_shown_and_refused_unless_allowed(tmp_path):
         find_state(str(tmp_path), False, tmp_path, now, "")
 
 
-def test_a_changed_setting_is_the_new_one_and_what_was_learned_stays(tmp_path):
+def test_changed_setting_takes_its_new_value_and_learned_ones_stay(tmp_path):
     from ztsnr.checkpoints.state import optimizer_state, restore_optimizer, settings_of
     from ztsnr.training.optim import make_optimizer
 
@@ -199,7 +198,7 @@ def test_a_changed_setting_is_the_new_one_and_what_was_learned_stays(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("override", "told"),
+    ("override", "message"),
     [
         ("model.width=32", "its network does not fit: .* is torch.float32"),
         ("model.depth=2", "its network does not match"),
@@ -208,7 +207,7 @@ def test_a_changed_setting_is_the_new_one_and_what_was_learned_stays(tmp_path):
         ("trainer.steps=3", r"trainer\.steps must be at least 4"),
     ],
 )
-def test_what_cannot_go_on_is_told(tmp_path, override, told):
+def test_state_that_does_not_fit_the_run_is_refused(tmp_path, override, message):
     with pytest.raises(Killed):
         attempt(tmp_path, (), KillingMonitor([5]))
     composed = compose(*SMALL, *MINE, override)
@@ -216,7 +215,7 @@ def test_what_cannot_go_on_is_told(tmp_path, override, told):
     state = find_state("auto", True, tmp_path, result_config(composed), "")
     with (
         DiskCheckpointer(tmp_path / "checkpoints", trainer.checkpoint, {}, state) as checkpointer,
-        pytest.raises((CheckpointError, ConfigError), match=told),
+        pytest.raises((CheckpointError, ConfigError), match=message),
     ):
         trainer.fit(**parts, network=build(composed.model), monitor=Monitor(), checkpointer=checkpointer)
 
@@ -234,7 +233,7 @@ def on_processes(folder, overrides, kills, name):
 
 
 @pytest.mark.slow
-def test_two_processes_go_on_to_the_bit_and_one_process_goes_on_from_two(tmp_path):
+def test_two_processes_resume_to_the_bit_and_one_process_resumes_from_two(tmp_path):
     """From two to one only the order of sums differs: the same data and noise, hence almost the same weights."""
     for kills, name in (((), "straight"), ((5,), "killed"), ((), "again")):
         folder = tmp_path / ("straight" if name == "straight" else "again")
@@ -268,8 +267,8 @@ def signalled(folder, name):
 
 
 @pytest.mark.slow
-def test_a_signal_to_one_process_ends_all_after_the_same_step(tmp_path):
+def test_signal_to_one_process_stops_all_after_the_same_step(tmp_path):
     debug_launcher(signalled, (tmp_path, "ended"), num_processes=2)
     assert saved_steps(tmp_path / "checkpoints") == [5]
-    told = [(tmp_path / f"ended{process}").read_text() for process in range(2)]
-    assert told == [f"{name} stopped the run after step 5; its state is saved" for name in ("A signal", "SIGUSR1")]
+    messages = [(tmp_path / f"ended{process}").read_text() for process in range(2)]
+    assert messages == [f"{name} stopped the run after step 5; its state is saved" for name in ("A signal", "SIGUSR1")]

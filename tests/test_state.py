@@ -26,7 +26,7 @@ def same(one, other):
     return type(one) is type(other) and (one == other or one != one)
 
 
-def test_a_state_comes_back_to_the_bit_and_in_its_order_in_memory(tmp_path):
+def test_state_is_read_back_to_the_bit_and_in_its_memory_order(tmp_path):
     images = torch.randn(2, 3, 4, 5).to(memory_format=torch.channels_last)
     state = {
         "step": torch.tensor(3.0),
@@ -45,7 +45,7 @@ def test_a_state_comes_back_to_the_bit_and_in_its_order_in_memory(tmp_path):
 
 
 @pytest.mark.parametrize("value", [{1: 2}, {3}, nn.Linear(1, 1), b"x", 1j])
-def test_what_cannot_be_saved_is_named(value):
+def test_pack_names_a_value_that_cannot_be_saved(value):
     with pytest.raises(CheckpointError, match=r"state\.deep\.0 cannot be saved: it is a"):
         pack({"deep": [value]}, "state")
 
@@ -61,12 +61,12 @@ def test_what_cannot_be_saved_is_named(value):
     ]
     + [{"dict": []}, {"tuple": {}}, {"x": 1}, {}, {"dict": {"x": {"_target_": "os.system"}}}],
 )
-def test_a_tree_that_no_state_has_is_refused(tree):
+def test_unpack_refuses_a_tree_that_pack_does_not_make(tree):
     with pytest.raises(CheckpointError):
         unpack(json.loads(json.dumps(tree)), {"t": torch.zeros(2, 3)})
 
 
-def test_a_state_of_other_shapes_or_types_is_refused():
+def test_restore_refuses_other_names_shapes_and_types():
     live = {"weight": torch.zeros(2, 3)}
     for saved in ({}, None, {"weight": torch.zeros(3, 2)}, {"weight": torch.zeros(2, 3).half()}, {"weight": 0}):
         with pytest.raises(CheckpointError, match="its network"):
@@ -83,12 +83,12 @@ def test_a_state_of_other_shapes_or_types_is_refused():
         (None, 1e9, []),
     ],
 )
-def test_when_a_save_is_due(every, seconds, due):
+def test_save_is_due_after_steps_or_seconds_or_never(every, seconds, due):
     policy = SavePolicy(**POLICY | {"every": every})
     assert [step for step in range(21) if policy.due(step, seconds)] == (due if every != 10 else [0, *due])
 
 
-def test_which_saves_are_spared():
+def test_steps_to_keep_are_the_newest_the_best_and_every_nth():
     policy = SavePolicy(**POLICY | {"keep_every": 30})
     assert policy.steps_to_keep([10, 20, 30, 40, 50], best=20) == {20, 30, 40, 50}
     assert SavePolicy(**POLICY).steps_to_keep([10, 20, 30], best=None) == {20, 30}
@@ -103,7 +103,7 @@ def test_save_policy_rejects(override):
 
 
 @pytest.mark.slow
-def test_damaged_and_forged_files_are_refused_by_our_own_error_alone(tmp_path):
+def test_damaged_and_forged_files_raise_only_checkpoint_error(tmp_path):
     became = list(load_script("fuzz_checkpoint").fuzz(tmp_path, files=120, seed=1))
     assert len(became) == 120
     assert sum(message != "" for message in became) > 80
@@ -128,7 +128,7 @@ class PluginOptimizer(torch.optim.SGD):
         ("AdamW", False),
     ],
 )
-def test_a_plugin_optimizer_resumes_from_a_state_with_its_import_path_or_class_name(name, accepted):
+def test_plugin_optimizer_resumes_from_a_state_with_its_import_path_or_class_name(name, accepted):
     optimizer = PluginOptimizer([torch.nn.Parameter(torch.zeros(2))], lr=0.1)
     state = optimizer_state(optimizer, settings_of(optimizer))
     assert state["class"] == f"{__name__}.PluginOptimizer"

@@ -25,12 +25,12 @@ def straight():
 
 
 def test_training_lowers_the_held_out_error():
-    heard = RecordingMonitor()
+    monitor = RecordingMonitor()
     trained = fit(
-        "trainer.steps=150", "trainer.batch_size=64", "model.width=64", "trainer.validate_every=150", listener=heard
+        "trainer.steps=150", "trainer.batch_size=64", "model.width=64", "trainer.validate_every=150", monitor=monitor
     )
-    assert trained.score < 0.5 * heard.scores[0][0]
-    assert heard.losses[-1][1] < 0.5 * heard.losses[0][1]
+    assert trained.score < 0.5 * monitor.scores[0][0]
+    assert monitor.losses[-1][1] < 0.5 * monitor.losses[0][1]
 
 
 class Masked:
@@ -47,15 +47,15 @@ class Masked:
         return x0, cond | {"mask": self.mask.expand(len(rows), 1, *x0.shape[2:])}
 
 
-def test_a_mask_of_ones_changes_no_bit_and_one_of_zeros_trains_nothing(straight):
+def test_mask_of_ones_changes_no_bit_and_one_of_zeros_trains_nothing(straight):
     assert torch.equal(weights(fit(data=partial(Masked, torch.ones(1, 1, 1, 1)))), straight)
-    heard = RecordingMonitor()
-    trained = fit("optimizer.weight_decay=0", listener=heard, data=partial(Masked, torch.zeros(1, 1, 1, 1)))
-    assert [(loss, norm) for _, loss, norm, _ in heard.losses] == [(0.0, 0.0)] * 4
+    monitor = RecordingMonitor()
+    trained = fit("optimizer.weight_decay=0", monitor=monitor, data=partial(Masked, torch.zeros(1, 1, 1, 1)))
+    assert [(loss, norm) for _, loss, norm, _ in monitor.losses] == [(0.0, 0.0)] * 4
     assert torch.equal(weights(trained), weights(fit("optimizer.lr=0", "optimizer.weight_decay=0")))
 
 
-def test_looking_at_a_run_does_not_disturb_it_by_a_bit(straight):
+def test_validation_and_sampling_do_not_change_the_weights(straight):
     looking = fit("trainer.validate_every=1", "trainer.sample_every=1", "trainer.ema=null")
     assert torch.equal(weights(looking), straight)
 
@@ -67,8 +67,8 @@ def test_each_seed_changes_the_run(straight, override):
 
 def test_accumulation_changes_nothing_but_rounding(straight):
     whole, parts = RecordingMonitor(), RecordingMonitor()
-    fit(listener=whole)
-    trained = fit("trainer.gradient_accumulation_steps=4", listener=parts)
+    fit(monitor=whole)
+    trained = fit("trainer.gradient_accumulation_steps=4", monitor=parts)
     torch.testing.assert_close(weights(trained), straight, atol=1e-4, rtol=1e-3)
     for one, other in zip(whole.losses, parts.losses, strict=True):
         assert other == pytest.approx(one, rel=1e-3)  # the norm too, of which AdamW's steps know nothing
@@ -88,27 +88,27 @@ def test_two_processes_train_like_one(straight, tmp_path):
     torch.testing.assert_close(torch.load(tmp_path / "weights.pt"), straight, atol=1e-4, rtol=1e-3)
 
 
-def test_listeners_hear_of_every_step_and_its_learning_rate_and_of_the_beginning_and_the_end():
-    heard = RecordingMonitor()
+def test_monitor_receives_every_step_and_the_first_and_last_validation():
+    monitor = RecordingMonitor()
     rates = ("lr_schedule.warmup=1", "optimizer.lr=0.1")
-    trained = fit("trainer.validate_every=3", "trainer.sample_every=2", *rates, listener=heard)
-    assert [step for step, *_ in heard.losses] == [1, 2, 3, 4]
-    assert [lr for *_, lr in heard.losses] == pytest.approx([0.05, 0.1, 0.075, 0.025])
-    assert list(heard.scores) == [0, 3, 4]
-    assert heard.pictures == [(2, [1.0, 2.0]), (4, [1.0, 2.0])]
+    trained = fit("trainer.validate_every=3", "trainer.sample_every=2", *rates, monitor=monitor)
+    assert [step for step, *_ in monitor.losses] == [1, 2, 3, 4]
+    assert [lr for *_, lr in monitor.losses] == pytest.approx([0.05, 0.1, 0.075, 0.025])
+    assert list(monitor.scores) == [0, 3, 4]
+    assert monitor.images == [(2, [1.0, 2.0]), (4, [1.0, 2.0])]
     assert trained.step == 4
-    assert trained.score == heard.scores[4][0]
-    assert set(heard.scores[4][1]) == {"raw", "ema"}
+    assert trained.score == monitor.scores[4][0]
+    assert set(monitor.scores[4][1]) == {"raw", "ema"}
 
 
-def test_clip_bounds_the_update_and_reports_the_norm_before_it():
+def test_max_grad_norm_bounds_the_update_and_the_reported_norm_is_that_before():
     one_step = ("trainer.steps=1", "optimizer._target_=torch.optim.SGD", "optimizer.lr=1", "optimizer.weight_decay=0")
     drop = ("~optimizer.betas", "~optimizer.eps", "optimizer.fused=false", "lr_schedule=constant")
     start = weights(fit(*one_step, *drop, "optimizer.lr=0"))
     for clip in (1e-3, 1e3):
-        heard = RecordingMonitor()
-        moved = (weights(fit(*one_step, *drop, f"trainer.max_grad_norm={clip}", listener=heard)) - start).norm().item()
-        norm = heard.losses[0][2]
+        monitor = RecordingMonitor()
+        moved = (weights(fit(*one_step, *drop, f"trainer.max_grad_norm={clip}", monitor=monitor)) - start).norm().item()
+        norm = monitor.losses[0][2]
         assert moved == pytest.approx(min(clip, norm), rel=1e-3)
         assert norm > 1e-3
 
@@ -129,14 +129,14 @@ def test_schedule_free_evaluates_other_weights_than_it_trains_and_returns_to_the
     assert network.training
 
 
-def test_a_run_ends_in_the_weights_to_evaluate():
-    heard = RecordingMonitor()
-    trained = fit("optimizer=schedule_free", "lr_schedule=constant", "trainer.ema=null", listener=heard)
+def test_fit_returns_the_weights_to_evaluate():
+    monitor = RecordingMonitor()
+    trained = fit("optimizer=schedule_free", "lr_schedule=constant", "trainer.ema=null", monitor=monitor)
     composed = compose(*SMALL)
     validation, objective, data = (build(composed[name]) for name in ("validation", "objective", "data"))
     with torch.no_grad():
         again = validation(objective, trained.networks["raw"], data)
-    assert validation.score(again) == pytest.approx(heard.scores[4][0])
+    assert validation.score(again) == pytest.approx(monitor.scores[4][0])
     assert not trained.networks["raw"].training
 
 
@@ -159,7 +159,7 @@ def test_compiled_networks_are_saved_under_their_own_names(straight, monkeypatch
     torch.testing.assert_close(weights(trained), straight, atol=1e-5, rtol=1e-4)
 
 
-def test_bf16_computes_low_and_keeps_weights_in_float32(straight):
+def test_bf16_computes_in_bfloat16_and_keeps_weights_in_float32(straight):
     low = weights(fit("trainer.mixed_precision=bf16"))
     assert low.dtype == torch.float32
     assert not torch.equal(low, straight)
@@ -172,15 +172,15 @@ def poisoned(data):
     return poisoned
 
 
-def test_a_non_finite_loss_stops_with_the_sigmas():
-    told = (
+def test_non_finite_loss_stops_training_and_names_the_sigmas():
+    message = (
         r"in step 1 before its update: .*loss of 16 of 16 samples is not finite, at sigma [\d.]+.*Lower optimizer\.lr"
     )
-    with pytest.raises(NonFinite, match=told):
+    with pytest.raises(NonFinite, match=message):
         fit(data=poisoned)
 
 
-def test_memory_that_does_not_suffice_is_told_with_what_needs_less(monkeypatch):
+def test_out_of_memory_error_names_what_needs_less(monkeypatch):
     def raising(*_):
         raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 20.00 MiB. GPU 0 has a total ...")
 
@@ -194,7 +194,7 @@ def test_memory_that_does_not_suffice_is_told_with_what_needs_less(monkeypatch):
         assert word in str(caught.value)
 
 
-def test_a_non_finite_gradient_names_its_tensors():
+def test_non_finite_gradient_stops_training_and_names_the_tensors():
     composed = compose(*SMALL)
     parts = {name: build(composed[name]) for name in PARTS}
     network = build(composed.model)
@@ -240,17 +240,17 @@ def test_processes_share_the_batch_without_gap_or_overlap():
         rows_of(0, 5, batch_size=24, accumulation_steps=3)
 
 
-def test_a_rest_of_a_bucket_that_cannot_be_shared_is_refused_before_the_first_step():
+def test_batch_size_that_cannot_be_divided_is_refused_before_the_first_step():
     def with_rests(data):
         data.__dict__["batch_sizes"] = lambda batch_size: {batch_size, 7}
         return data
 
-    heard = RecordingMonitor()
+    monitor = RecordingMonitor()
     with pytest.raises(
         ConfigError, match=r"accumulation_steps=4, got 7\. For the rest of a bucket: data\.leftovers=merge"
     ):
-        fit("trainer.gradient_accumulation_steps=4", listener=heard, data=with_rests)
-    assert not heard.losses
+        fit("trainer.gradient_accumulation_steps=4", monitor=monitor, data=with_rests)
+    assert not monitor.losses
 
 
 def test_levels_are_drawn_one_in_each_stratum_or_independently(monkeypatch):

@@ -39,7 +39,7 @@ def train(option, steps, one_by_one):
 
 
 @pytest.mark.parametrize("option", options("optimizer"))
-def test_one_parameter_at_a_time_is_the_same_step_or_is_refused(option):
+def test_per_parameter_steps_equal_the_common_step_or_are_refused(option):
     settings = {"param_dtype": "bfloat16" if option == "adamw_flash" else "float32", "rounding": "nearest"}
     if option == "prodigy":
         with pytest.raises(ConfigError, match=r"update each parameter by itself, and what Prodigy .* on the others"):
@@ -52,7 +52,7 @@ def test_one_parameter_at_a_time_is_the_same_step_or_is_refused(option):
 @pytest.mark.parametrize(
     "overrides", [(), ("weighting=uncertainty", "optimizer=schedule_free", "lr_schedule=constant")]
 )
-def test_a_step_in_the_backward_pass_is_the_step_after_it(overrides):
+def test_update_in_the_backward_pass_equals_the_update_after_it(overrides):
     after, within = (
         fit("trainer.max_grad_norm=null", f"trainer.optimizer_in_backward={flag}", *overrides)
         for flag in ("false", "true")
@@ -63,7 +63,7 @@ def test_a_step_in_the_backward_pass_is_the_step_after_it(overrides):
 
 
 @given(st.floats(-(2.0**126), 2.0**126, width=32), st.integers(0, 2**31))
-def test_rounding_at_random_takes_a_neighbour_and_is_right_on_average(value, seed):
+def test_stochastic_round_gives_a_neighbour_and_is_unbiased(value, seed):
     torch.manual_seed(seed)
     rounded = stochastic_round(torch.full((4000,), value)).double()
     down = (torch.tensor(value).view(torch.int32) & -(1 << 16)).view(torch.float32).item()
@@ -76,7 +76,7 @@ def test_rounding_at_random_takes_a_neighbour_and_is_right_on_average(value, see
 
 @pytest.mark.parametrize("backward", ["true", "false"])
 @pytest.mark.parametrize("option", ["adamw", "adamw8bit"])
-def test_small_steps_arrive_in_bfloat16_by_rounding_at_random(option, backward):
+def test_stochastic_rounding_keeps_small_updates_in_bfloat16(option, backward):
     low = [
         "trainer.param_dtype=bfloat16",
         "trainer.mixed_precision=bf16",
@@ -84,9 +84,9 @@ def test_small_steps_arrive_in_bfloat16_by_rounding_at_random(option, backward):
         "optimizer.lr=1e-5",
     ]
     low += [f"optimizer={option}", f"trainer.optimizer_in_backward={backward}", "trainer.rounding=stochastic"]
-    begun, trained = (weights(fit(*low, f"trainer.steps={steps}")) for steps in (1, 40))
+    start, trained = (weights(fit(*low, f"trainer.steps={steps}")) for steps in (1, 40))
     assert trained.dtype == torch.bfloat16
-    moved = (trained.float() - begun.float()).abs().mean().item()
+    moved = (trained.float() - start.float()).abs().mean().item()
     assert 39e-5 / 6 < moved < 39e-5 * 6  # the rate falls, and a random walk of roundings comes on top
     with pytest.raises(ConfigError, match=r"rounds away small updates of \w+: .* Use trainer\.rounding="):
         fit(*low, "trainer.rounding=nearest")
@@ -121,21 +121,21 @@ def test_trainer_rejects_updates_that_do_not_go_together(overrides, message):
 
 
 @pytest.mark.parametrize(
-    ("rate", "poison", "told"),
+    ("rate", "poison", "message"),
     [
         (1e10, 1.0, r"before its update: the loss of"),
         (1e-3, math.nan, r"in step 1 after the weights were updated:"),
     ],
 )
-def test_what_is_not_finite_in_the_backward_pass_is_told_as_it_is(rate, poison, told):
+def test_non_finite_update_in_the_backward_pass_says_whether_the_weights_changed(rate, poison, message):
     composed = compose(*SMALL, *IN_BACKWARD, f"optimizer.lr={rate}", "trainer.steps=20", "trainer.validate_every=100")
     parts, network = {name: build(composed[name]) for name in PARTS}, build(composed.model)
     network.enter.weight.register_hook(lambda grad: grad * poison)
-    with pytest.raises(NonFinite, match=told):
+    with pytest.raises(NonFinite, match=message):
         build(composed.trainer).fit(**parts, network=network, monitor=Monitor())
 
 
-def test_an_average_may_skip_steps():
+def test_average_updated_every_fourth_step_equals_one_updated_every_step():
     network = nn.Linear(1, 1, bias=False)
     often, seldom = make_ema(network, 0.9), make_ema(network, 0.9, every=4)
     for average in (often, seldom):
