@@ -44,16 +44,16 @@ class Grammar:
 
 def parse(arguments: Sequence[str], grammar: Grammar) -> argparse.Namespace:
     """Hydra's own arguments for what the user wrote; flags stand anywhere. Raises ConfigError for an old key."""
-    arguments = get_args_parser().parse_intermixed_args(list(arguments))
-    if arguments.experimental_rerun is not None:
+    parsed = get_args_parser().parse_intermixed_args(list(arguments))
+    if parsed.experimental_rerun is not None:
         raise ConfigError("--experimental-rerun cannot be used: a run goes on by resume=RUN_FOLDER")
 
-    overrides = [as_override(word, grammar) for word in arguments.overrides]
+    overrides = [as_override(word, grammar) for word in parsed.overrides]
     refuse_renamed(overrides)
-    arguments.overrides = grammar.expand(overrides)
+    parsed.overrides = grammar.expand(overrides)
     if not grammar.multirun:
-        arguments.multirun = False
-    return arguments
+        parsed.multirun = False
+    return parsed
 
 
 def as_override(word: str, grammar: Grammar) -> str:

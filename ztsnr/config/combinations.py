@@ -2,11 +2,11 @@
 
 from itertools import product
 
-from hydra.core.hydra_config import HydraConfig
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from omegaconf import DictConfig
 
 from ztsnr.config.arguments import quoted
+from ztsnr.config.job import chosen_options, task_overrides
 from ztsnr.config.registry import compose
 from ztsnr.core.errors import ConfigError
 
@@ -40,11 +40,11 @@ def _as_list(words: tuple[str, ...]) -> str:
 def combinations_of(composed: DictConfig) -> dict[str, DictConfig]:
     """Each combination's config by what is swept, or by its schedule and loss where nothing is."""
     if not composed.swept:
-        choices = HydraConfig.get().runtime.choices
-        return {f"schedule={choices.schedule} loss={choices.loss}": composed}
+        chosen = chosen_options(("schedule", "loss"))
+        return {f"schedule={chosen['schedule']} loss={chosen['loss']}": composed}
 
     common = []
-    for word in HydraConfig.get().overrides.task:
+    for word in task_overrides():
         if word not in composed.swept and not word.startswith(("swept=", "others=")):
             common.append(word)
     combinations = [list(composed.swept), *map(list, composed.others)]

@@ -83,7 +83,7 @@ def tracked_parameters(config: DictConfig) -> dict[str, object]:
         for key in keys:
             value = node[key]
             if key == TARGET:
-                parameters[prefix.removesuffix(".")] = NAMES.get(value, value).rpartition(".")[2]
+                parameters[prefix.removesuffix(".")] = NAMES.get(value, str(value)).rpartition(".")[2]
             elif isinstance(value, DictConfig):
                 if not OmegaConf.is_interpolation(node, key):
                     walk(value, value, f"{prefix}{key}.")

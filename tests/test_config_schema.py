@@ -1,0 +1,62 @@
+"""conf/schema.json: what an editor completes and checks in a YAML."""
+
+import json
+
+import pytest
+import yaml
+from jsonschema import Draft202012Validator
+
+from tests.helpers import ROOT, load_script
+
+SCRIPT = load_script("config_schema")
+SCHEMA = json.loads((ROOT / "conf" / "schema.json").read_text(encoding="utf-8"))
+VALIDATOR = Draft202012Validator(SCHEMA)
+FILES = sorted([*(ROOT / "conf").rglob("*/*.yaml"), *(ROOT / "experiments").glob("*.yaml")])
+
+
+def test_the_schema_is_what_conf_and_the_classes_say():
+    assert SCRIPT.config_schema() == SCHEMA, "run scripts/config_schema.py --write"
+
+
+@pytest.mark.parametrize("file", FILES, ids=lambda file: file.relative_to(ROOT).as_posix())
+def test_every_file_of_conf_fits_the_schema(file):
+    VALIDATOR.validate(yaml.safe_load(file.read_text(encoding="utf-8")))
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "{_target_: ztsnr.core.weighting.MinSNR, gama: 5.0}",
+        "{_target_: ztsnr.core.weighting.MinSNR, gamma: -1.0}",
+        "{_target_: ztsnr.core.weighting.MinSNR, gamma: five}",
+        "{_target_: ztsnr.core.weighting.MinSNR, base: {_target_: ztsnr.core.distance.MSE}}",
+        "{trainer: {stepz: 3}}",
+        "{trainer: {steps: 0}}",
+        "{trainer: {compile: 1}}",
+        "{defaults: [{override /weighting: min_snrr}]}",
+        "{seed: one}",
+    ],
+)
+def test_a_misspelt_key_a_wrong_type_and_a_value_out_of_bounds_do_not_fit(text):
+    assert not VALIDATOR.is_valid(yaml.safe_load(text))
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "{_target_: ztsnr.core.weighting.MinSNR, gamma: 5, floor: '${weighting.gamma}'}",
+        "{_target_: my_plug_in.MyMinSNR, anything: 1}",
+        "{trainer: {steps: 3}, seed: 2, defaults: [{override /weighting: min_snr}, _self_]}",
+    ],
+)
+def test_interpolations_plug_ins_and_parts_of_a_group_fit(text):
+    errors = [error for error in VALIDATOR.iter_errors(yaml.safe_load(text)) if error.validator != "enum"]
+    assert errors == []
+
+
+def test_options_of_a_folder_of_ones_own_are_added(tmp_path):
+    (tmp_path / "weighting").mkdir()
+    (tmp_path / "weighting" / "mine.yaml").write_text("_target_: ztsnr.core.weighting.Unit\n", encoding="utf-8")
+    schema = Draft202012Validator(SCRIPT.config_schema(tmp_path))
+    assert schema.is_valid({"defaults": [{"override /weighting": "mine"}]})
+    assert not VALIDATOR.is_valid({"defaults": [{"override /weighting": "mine"}]})
