@@ -155,3 +155,12 @@ def test_the_plug_in_of_the_readme_builds_and_weighs_as_it_says(tmp_path, monkey
     monkeypatch.syspath_prepend(tmp_path)
     weighting = make("weighting", "my_soft_min_snr", config_dir=tmp_path / "my_conf")
     assert weighting(torch.ones(1), X0()).item() == pytest.approx(5 / 6)  # gamma / (1 + gamma) at SNR 1
+
+
+@pytest.mark.slow
+def test_the_python_example_of_the_readme_runs(tmp_path, monkeypatch, capsys):
+    (example,) = re.findall(r"```python\n(.*?)```", README, re.DOTALL)
+    monkeypatch.chdir(tmp_path)
+    exec(example.replace("trainer.steps=300", "trainer.steps=2"), {})
+    assert float(capsys.readouterr().out) > 0
+    assert (tmp_path / "digits.png").exists()
