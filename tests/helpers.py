@@ -4,6 +4,7 @@ import importlib.util
 from pathlib import Path
 
 import torch
+from torch import nn
 
 from ztsnr.config.registry import build, compose, conf_folder
 from ztsnr.tracking.monitor import Monitor
@@ -115,3 +116,16 @@ def assert_same(one, other):
     one, other = tensors(one), tensors(other)
     assert one.keys() == other.keys()
     assert [key for key in one if not torch.equal(one[key], other[key])] == []
+
+
+class ConstantOutput(nn.Module):
+    """A network with the same output for every input, which records its calls."""
+
+    def __init__(self, value):
+        super().__init__()
+        self.value = nn.Parameter(torch.tensor(float(value)))
+        self.calls = []
+
+    def forward(self, z, t, label):
+        self.calls.append((z, t, label))
+        return self.value.expand_as(z)

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from ztsnr.core.errors import CheckpointError
 
-State = dict[str, Tensor]
+StateDict = dict[str, Tensor]
 
 PREFIXES = {
     "sdxl": {
@@ -81,7 +81,7 @@ OPEN_CLIP: Rules = [
 QKV = re.compile(r"(.*\.attn\.)([qkv])_proj\.(weight|bias)")
 
 
-def to_ldm(part: str, state: Mapping[str, Tensor]) -> State:
+def to_ldm(part: str, state: Mapping[str, Tensor]) -> StateDict:
     """A part's tensors under their original names, without the part's prefix; on the meta device too."""
     names = ldm_names(part, state)
     if part == "vae":
@@ -90,7 +90,7 @@ def to_ldm(part: str, state: Mapping[str, Tensor]) -> State:
         return {names[key]: value for key, value in state.items()}
 
     # OpenCLIP joins q, k and v of an attention into one tensor, and transposes the projection.
-    ldm: State = {}
+    ldm: StateDict = {}
     separate: dict[str, dict[str, Tensor]] = {}
     for key, value in state.items():
         name = names[key]
@@ -103,7 +103,7 @@ def to_ldm(part: str, state: Mapping[str, Tensor]) -> State:
     return ldm
 
 
-def from_ldm(part: str, ldm: Mapping[str, Tensor], like: Mapping[str, Tensor], source: str) -> State:
+def from_ldm(part: str, ldm: Mapping[str, Tensor], like: Mapping[str, Tensor], source: str) -> StateDict:
     """The tensors that `like` names, of its shapes, out of a part's original ones. Raises CheckpointError."""
     wanted = to_ldm(part, {key: value.to("meta") for key, value in like.items()})
     _refuse(source, f"{part} lacks {{}} tensors", sorted(wanted.keys() - ldm.keys()))

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from ztsnr.core.errors import CheckpointError
-from ztsnr.formats.ldm import State, ldm_names
+from ztsnr.formats.ldm import StateDict, ldm_names
 from ztsnr.io.tensors import open_tensors
 
 SUFFIXES = {
@@ -47,7 +47,7 @@ Modules = Mapping[str, Iterable[str]]
 """Part -> all modules that can be updated."""
 
 
-def to_kohya(updates: LoRAUpdates, family: str, modules: Modules) -> State:
+def to_kohya(updates: LoRAUpdates, family: str, modules: Modules) -> StateDict:
     """The modules of SDXL's U-Net are named as in its single file, all others as diffusers names them."""
     state = {}
     for part, updates_of_part in updates.items():
@@ -66,7 +66,7 @@ def to_kohya(updates: LoRAUpdates, family: str, modules: Modules) -> State:
     return state
 
 
-def to_peft(updates: LoRAUpdates) -> State:
+def to_peft(updates: LoRAUpdates) -> StateDict:
     """Readers take the rank for alpha where a file's metadata has none, so the scale is multiplied into lora_B."""
     state = {}
     for part, updates_of_part in updates.items():

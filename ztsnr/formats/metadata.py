@@ -10,7 +10,7 @@ from ztsnr.core import metadata_keys as keys
 from ztsnr.core.format_names import encode_timesteps, target_name
 from ztsnr.core.objective import Objective
 from ztsnr.core.target import EDM, Eps, V
-from ztsnr.formats.ldm import State
+from ztsnr.formats.ldm import StateDict
 
 EXPORT_FORMAT = "1"
 MODELSPEC_ARCHITECTURES = {"sdxl": "stable-diffusion-xl-v1-base", "sd15": "stable-diffusion-v1"}
@@ -49,7 +49,7 @@ def export_metadata(
     return metadata
 
 
-def markers(objective: Objective) -> State:
+def markers(objective: Objective) -> StateDict:
     """Empty tensors by which ComfyUI, A1111 and Forge recognise v-prediction, and its zero-terminal table."""
     if type(objective.target) is not V:
         return {}

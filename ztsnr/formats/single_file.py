@@ -9,7 +9,7 @@ from typing import Any
 
 from ztsnr.core import metadata_keys as keys
 from ztsnr.core.errors import CheckpointError
-from ztsnr.formats.ldm import PREFIXES, State, to_ldm
+from ztsnr.formats.ldm import PREFIXES, StateDict, to_ldm
 from ztsnr.io.tensors import open_tensors
 
 UNET_KEY = "model.diffusion_model.input_blocks.0.0.weight"
@@ -48,7 +48,7 @@ class SingleFile:
             return "sd15"
         raise CheckpointError(f"{self.path} is neither Stable Diffusion XL nor 1.5: its text encoders are different")
 
-    def part(self, part: str) -> State:
+    def part(self, part: str) -> StateDict:
         """A part's tensors, without its prefix."""
         prefix = PREFIXES[self.family][part]
         with open_tensors(self.path) as file:
@@ -60,7 +60,7 @@ class SingleFile:
         return json.loads(text).get(part) if text else None
 
 
-def join(family: str, parts: Mapping[str, State]) -> State:
+def join(family: str, parts: Mapping[str, StateDict]) -> StateDict:
     """All parts' tensors under the names that they have in a single file; diffusers' names come in."""
     joined = {}
     for part, state in parts.items():

@@ -18,7 +18,7 @@ from ztsnr.core.format_names import target_name
 from ztsnr.core.objective import Objective
 from ztsnr.formats import lora
 from ztsnr.formats.diffusers_folder import PREDICTION_TYPES, model_index, scheduler_config
-from ztsnr.formats.ldm import State, to_ldm
+from ztsnr.formats.ldm import StateDict, to_ldm
 from ztsnr.formats.metadata import export_metadata, markers
 from ztsnr.formats.single_file import join
 from ztsnr.io.tensors import write_tensors
@@ -178,7 +178,7 @@ class Exporter:
     def _metadata(self, kind: str = "") -> dict[str, str]:
         return export_metadata(self.objective, self.config, self.steps, self.network.family, kind)
 
-    def _to_dtype(self, tensors: State) -> State:
+    def _to_dtype(self, tensors: StateDict) -> StateDict:
         converted = {key: value.detach().cpu().to(self.dtype).contiguous() for key, value in tensors.items()}
         self._require_finite(converted)
         return converted
