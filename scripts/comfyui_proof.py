@@ -105,11 +105,11 @@ def by_core(patcher, sampler, terminal, guide=None, levels=None, conds=None, siz
     """
     from ztsnr.core.sampling import Guidance
     from ztsnr.core.schedule.grid import KarrasGrid, WithTerminalStep
-    from ztsnr.core.schedule.table import ScaledLinear, ZeroTerminal
+    from ztsnr.core.schedule.table import STABLE_DIFFUSION, ZeroTerminal
     from ztsnr.core.schedule.timesteps import TableIndex
     from ztsnr.core.target import V
 
-    table = ZeroTerminal(table=ScaledLinear(beta_start=0.00085, beta_end=0.012, steps=1000), terminal=terminal)
+    table = ZeroTerminal(table=STABLE_DIFFUSION, terminal=terminal)
     below = KarrasGrid(sigma_min=table.sigmas[0].item(), sigma_max=17.8, rho=7.0)
     levels = WithTerminalStep(grid=below, terminal=terminal).sigmas(steps) if levels is None else levels
     guide = guide or Guidance(scale=CFG, rescale=RESCALE).combine
@@ -215,11 +215,11 @@ def prove_metadata() -> None:
     import folder_paths
 
     from ztsnr.core import sampling
-    from ztsnr.core.schedule.table import ScaledLinear, ZeroTerminal
+    from ztsnr.core.schedule.table import STABLE_DIFFUSION, ZeroTerminal
 
     folder = Path(tempfile.mkdtemp())
     folder_paths.add_model_folder_path("checkpoints", str(folder))
-    table = ZeroTerminal(table=ScaledLinear(beta_start=0.00085, beta_end=0.012, steps=1000), terminal=torch.inf)
+    table = ZeroTerminal(table=STABLE_DIFFUSION, terminal=torch.inf)
     model = small_sdxl()
     sigmas = karras(prediction(model)).tolist()
     latents = {"mean": [0.1, -0.2, 0.3, -0.4], "std": [4.0, 5.0, 6.0, 7.0]}

@@ -28,7 +28,7 @@ from ztsnr.core.errors import ConfigError, IncompatibleObjective, ZtsnrError
         (checks.instance, {"kind": bytes}, [b""], [1, None], "a bytes"),
     ],
 )
-def test_what_is_outside_is_refused_by_key_and_value(accepts, bounds, inside, outside, wanted):
+def test_number_rejects_a_value_outside_its_bounds_by_key_and_value(accepts, bounds, inside, outside, wanted):
     for value in inside:
         accepts("group.key", value, **bounds)
     for value in outside:
@@ -37,7 +37,7 @@ def test_what_is_outside_is_refused_by_key_and_value(accepts, bounds, inside, ou
         assert str(refusal.value) == f"group.key must be {wanted}, got {value!r}"
 
 
-def test_a_name_where_a_part_belongs_is_told_as_the_choice_it_may_be():
+def test_instance_suggests_the_option_for_a_name_in_place_of_a_part():
     with pytest.raises(ConfigError, match="schedule/density=laplace"):
         checks.instance("schedule.density", "laplace", float)
 
@@ -49,13 +49,13 @@ def test_a_name_where_a_part_belongs_is_told_as_the_choice_it_may_be():
         *(([1, entry], f".*, got {entry!r}") for entry in (-1, math.inf, True, "2")),
     ],
 )
-def test_what_is_no_list_of_numbers_in_range_is_refused(value, told):
+def test_numbers_rejects_other_than_a_list_within_the_bounds(value, told):
     checks.numbers("trainer.guidance", [1, 2.5], at_least=0)
     with pytest.raises(ConfigError, match=rf"trainer\.guidance must be {told}"):
         checks.numbers("trainer.guidance", value, at_least=0)
 
 
-def test_refusals_are_value_errors_of_this_package():
+def test_config_error_is_a_value_error_of_this_package():
     assert issubclass(IncompatibleObjective, ConfigError)
     assert issubclass(ConfigError, ZtsnrError)
     assert issubclass(ConfigError, ValueError)

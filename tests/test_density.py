@@ -199,7 +199,7 @@ def test_the_highest_draw_and_the_limit(density, highest, limit):
 # published numbers
 
 
-def test_laplace_holds_the_published_interval_and_tails():
+def test_laplace_has_the_published_interval_and_tails():
     """arXiv 2407.03297's b = 0.5. Levels mirror about sigma = 1, so that P(sigma > s) = cdf(1 / s) keeps its digits."""
     assert LAPLACE.sigma(of(0.01, 0.99)).tolist() == pytest.approx([0.376, 2.66], rel=1e-3)
     within = LAPLACE.cdf(of(2.66)) - LAPLACE.cdf(of(0.376))
@@ -278,7 +278,7 @@ def test_a_truncated_table_draws_its_levels_within_the_bounds_equally_often():
 
 
 @given(st.integers(1, 998))
-def test_a_table_truncated_at_any_of_its_levels_draws_levels_alone(index):
+def test_a_table_truncated_at_any_of_its_levels_draws_only_levels(index):
     level = TO_INF.sigmas[index].item()
     with_mass = TerminalMass(density=TableUniform(table=SDXL), terminal=math.inf, mass=0.05)
     for low, high in ((0.0, level), (level, math.inf)):
@@ -304,7 +304,7 @@ def test_truncated_follows_a_density_that_changes():
     assert truncated.sigma(of(0.5)).item() == pytest.approx(0.325)
 
 
-def test_bounds_that_leave_next_to_nothing_are_refused():
+def test_truncated_rejects_bounds_that_leave_too_few_draws():
     for low, high in ((20.0, 30.0), (0.0, 0.01), (2e5, 3e5)):
         with pytest.raises(ConfigError, match=rf"^sigma_min={low} and sigma_max={high} leave 0 of"):
             Truncated(density=LogUniform(sigma_min=0.1, sigma_max=10.0), sigma_min=low, sigma_max=high)
@@ -374,7 +374,7 @@ def test_log_prob_of_a_mixture_keeps_its_tails():
 
 @pytest.mark.parametrize("mass", [0.001, 0.5])
 @pytest.mark.parametrize("terminal", [20000.0, math.inf])
-def test_terminal_mass_puts_its_share_at_the_terminal_and_leaves_the_rest_as_it_was(mass, terminal):
+def test_terminal_mass_puts_its_share_at_the_terminal_and_scales_the_rest(mass, terminal):
     drawn = TerminalMass(density=LAPLACE, terminal=terminal, mass=mass).sigma(midpoints(100_000))
     at_terminal = drawn == terminal
     assert at_terminal.double().mean().item() == pytest.approx(mass, abs=1e-9)
@@ -383,7 +383,7 @@ def test_terminal_mass_puts_its_share_at_the_terminal_and_leaves_the_rest_as_it_
 
 
 @pytest.mark.parametrize("inner", [TableInterpolated, TableUniform])
-def test_a_table_to_a_stand_in_takes_a_mass_at_it(inner):
+def test_terminal_mass_may_be_at_the_last_level_of_a_table(inner):
     table = ZeroTerminal(table=SDXL, terminal=20000.0)
     density = TerminalMass(density=inner(table=table), terminal=20000.0, mass=0.05)
     assert density.highest == 20000
@@ -441,7 +441,7 @@ def test_a_table_to_a_stand_in_takes_a_mass_at_it(inner):
         (lambda: Mixture(densities={"a": LAPLACE}, shares={"a": 0}), "shares.a", "0"),
     ],
 )
-def test_an_impossible_density_is_refused_by_key_and_value(make, key, value):
+def test_density_rejects_an_impossible_field_by_name_and_value(make, key, value):
     with pytest.raises(ConfigError, match=rf"^{key} must ") as refusal:
         make()
     assert f"got {value}" in str(refusal.value)

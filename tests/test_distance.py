@@ -75,7 +75,7 @@ def test_a_perfect_output_has_no_distance_and_a_finite_gradient(distance):
 
 
 @pytest.mark.parametrize("distance", DISTANCES, ids=repr)
-def test_each_sample_has_the_mean_over_its_own_elements_at_its_own_level(distance):
+def test_distance_of_a_sample_is_the_mean_over_its_elements_at_its_own_level(distance):
     generator = torch.Generator().manual_seed(0)
     output, ideal = torch.randn(2, 4, 2, 3, 3, generator=generator, dtype=torch.float64)
     sigma = of(0, 0.3, 10, math.inf)
@@ -145,6 +145,6 @@ def test_thresholds_at_both_ends(zero_terminal):
         (lambda: Charbonnier(threshold=0.1), r"^threshold must be a Threshold, got 0\.1"),
     ],
 )
-def test_impossible_parts_are_refused_by_name(make_one, named):
+def test_distance_rejects_an_impossible_field_by_name(make_one, named):
     with pytest.raises(ConfigError, match=named):
         make_one()

@@ -33,7 +33,7 @@ preset = cache(partial(make, "schedule/grid"))
 
 @pytest.mark.parametrize("option", options("schedule/grid"))
 @given(STEPS)
-def test_grid_decreases_from_its_start_to_0_in_so_many_steps(option, steps):
+def test_grid_decreases_from_its_start_to_0_in_the_number_of_steps(option, steps):
     grid = preset(option)
     assume(option != "leading" or steps < 1000)  # whose offset leaves the table there
     sigmas = grid.sigmas(steps)
@@ -45,13 +45,13 @@ def test_grid_decreases_from_its_start_to_0_in_so_many_steps(option, steps):
 
 
 @pytest.mark.parametrize("steps", [0, -1, 2.5, 10.0, True, "10", None])
-def test_a_number_of_steps_that_is_none_is_refused(steps):
+def test_grid_rejects_steps_that_are_not_a_positive_integer(steps):
     with pytest.raises(ConfigError, match=r"^steps must be an integer of 1 or more, got ") as refusal:
         KARRAS.sigmas(steps)
     assert repr(steps) in str(refusal.value)
 
 
-def test_more_steps_than_there_are_levels_are_refused(sdxl):
+def test_grid_rejects_more_steps_than_it_has_levels(sdxl):
     to_inf = TerminalMass(density=LAPLACE, terminal=math.inf, mass=0.3)
     for grid, steps, told in (
         (Quantiles(density=to_inf, u_max=0.99), 10, "steps=10 would visit a level twice"),
@@ -140,7 +140,7 @@ def test_presets_are_the_published_lists():
 
 
 @given(st.integers(2, 100))
-def test_a_list_at_another_length_is_interpolated_in_log_sigma(steps):
+def test_sigma_list_of_a_different_length_is_interpolated_in_log_sigma(steps):
     """The function that Align Your Steps publishes: linear in place along the list."""
     place, listed = np.linspace(0, 1, steps), np.log(AYS.sigma_list)
     expected = np.exp(np.interp(place, np.linspace(0, 1, len(listed)), listed))
@@ -152,7 +152,7 @@ def test_a_list_at_another_length_is_interpolated_in_log_sigma(steps):
 
 
 @pytest.mark.parametrize("grid", [KARRAS, Quantiles(density=LAPLACE, u_max=0.99), AYS], ids=repr)
-def test_from_terminal_is_one_step_and_then_the_other_grid(grid):
+def test_with_terminal_step_is_one_step_and_then_the_grid(grid):
     entered = WithTerminalStep(grid=grid, terminal=math.inf)
     assert entered.sigmas(1).tolist() == [math.inf, 0]
     assert entered.sigmas(8).tolist() == [math.inf, *grid.sigmas(7).tolist()]
@@ -202,7 +202,7 @@ SDXL = ScaledLinear(beta_start=0.00085, beta_end=0.012, steps=1000)
         (lambda: WithTerminalStep(grid=LAPLACE, terminal=math.inf), "grid", "Laplace"),
     ],
 )
-def test_an_impossible_grid_is_refused_by_key_and_value(make_grid, key, value):
+def test_grid_rejects_an_impossible_field_by_name_and_value(make_grid, key, value):
     with pytest.raises(ConfigError, match=rf"^{key} must ") as refusal:
         make_grid()
     assert f"got {value}" in str(refusal.value)

@@ -48,14 +48,14 @@ def infonoise(**settings):
 
 
 @pytest.mark.parametrize("target", TARGETS, ids=repr)
-def test_it_begins_as_the_weighting_it_wraps(target):
+def test_uncertainty_starts_as_the_weighting_it_wraps(target):
     sigma = of(0.03, 1, 14.6, math.inf) if target.finite_at_inf else of(0, 0.03, 1, 14.6)
     plain = MinSNR(base=X0(), gamma=5.0, offset=1.0, floor=0.0)
     assert torch.equal(uncertainty(plain)(sigma, target), plain(sigma, target))
     assert uncertainty(plain).penalty(sigma).tolist() == [0] * 4
 
 
-def test_it_is_finite_and_continuous_at_both_ends():
+def test_uncertainty_is_finite_and_continuous_at_both_ends():
     learned = uncertainty(amplitude=1.0)
     ends, close = learned.penalty(of(0, math.inf)), learned.penalty(of(1e-16, 1e16))
     assert ends.isfinite().all()
@@ -64,7 +64,7 @@ def test_it_is_finite_and_continuous_at_both_ends():
     assert ends[0] != ends[1]
 
 
-def test_it_sees_the_level_as_the_papers_do_but_for_a_hyperbolic_tangent():
+def test_uncertainty_features_are_the_papers_of_tanh_of_c_noise():
     """c_noise = ln(sigma) / 4, features cos(2 pi f x + phase) sqrt(2), unit variance at unit amplitudes."""
     learned = uncertainty(amplitude=1.0)
     x = torch.tensor([math.tanh(math.log(sigma) / 4) for sigma in (0.1, 2.0, 30.0)])
@@ -76,7 +76,7 @@ def test_it_sees_the_level_as_the_papers_do_but_for_a_hyperbolic_tangent():
     assert (wide.phase.min().item(), wide.phase.max().item()) == pytest.approx((0, 2 * math.pi), abs=0.01)
 
 
-def test_it_learns_the_logarithm_of_the_weighted_error():
+def test_uncertainty_learns_the_logarithm_of_the_weighted_error():
     """d/du (w E exp(-u) + u) = 0 at u = ln(w E)."""
     target, weighting = X0(), Unit(base=EDM(sigma_data=0.5))
     sigma = torch.cat([torch.logspace(-1.5, 2, 60, dtype=torch.float64), of(math.inf)])
@@ -94,7 +94,7 @@ def test_it_learns_the_logarithm_of_the_weighted_error():
     torch.testing.assert_close(learned.penalty(sigma).double(), optimum, atol=0.05, rtol=0)
 
 
-def test_its_loss_is_published_and_it_trains_its_amplitudes_alone_and_takes_no_random_numbers(
+def test_uncertainty_has_the_published_loss_trains_only_amplitudes_and_draws_no_random_numbers(
     zero_terminal, make_schedule
 ):
     """arXiv 2312.02696, equation 21: w / exp(u) * error + u."""
@@ -116,7 +116,7 @@ def test_its_loss_is_published_and_it_trains_its_amplitudes_alone_and_takes_no_r
     assert learned.amplitude.grad.abs().min() > 0
 
 
-def test_its_state_is_restored():
+def test_uncertainty_state_is_restored():
     trained, fresh = uncertainty(amplitude=1.0), uncertainty()
     trained.frequency.add_(0.1)
     trained.phase.add_(0.1)
@@ -126,7 +126,7 @@ def test_its_state_is_restored():
     assert torch.equal(uncertainty(amplitude=1.0).penalty(sigma), uncertainty(amplitude=1.0).penalty(sigma))
 
 
-def test_importance_and_another_table_pass_the_penalty_on(sdxl, zero_terminal):
+def test_importance_and_remapped_table_pass_the_penalty_on(sdxl, zero_terminal):
     learned = uncertainty(amplitude=1.0)
     sigma = of(0.5, 1.0, 2.0)
     drawn = Laplace(mu=0.5, b=1.0)
@@ -180,7 +180,7 @@ def adapt(density, variance, steps, batch=256):
     ],
     ids=["unit_v", "soft_min_snr"],
 )
-def test_it_finds_the_optimum_for_gaussian_data(weighting, on_x0, variance):
+def test_infonoise_finds_the_optimum_for_gaussian_data(weighting, on_x0, variance):
     density = adapt(infonoise(weighting=weighting), variance, steps=200)
     best, edges = best_masses(gaussian_mmse(variance), on_x0)
     found = shares(density, edges)
@@ -189,7 +189,7 @@ def test_it_finds_the_optimum_for_gaussian_data(weighting, on_x0, variance):
     assert (found - assumed).abs().sum() / 2 > 0.05
 
 
-def test_it_draws_from_its_prior_until_it_is_warm_and_then_anew_every_refresh_steps():
+def test_infonoise_draws_from_its_prior_until_warm_and_then_updates_every_refresh_steps():
     density, u, drawn = infonoise(prior=LAPLACE, warmup=2, refresh=3), middles(9), []
     assert density.highest == LAPLACE.highest > HIGH
     for step in range(9):
@@ -200,14 +200,14 @@ def test_it_draws_from_its_prior_until_it_is_warm_and_then_anew_every_refresh_st
     assert [i for i in range(1, 9) if drawn[i] != drawn[i - 1]] == [2, 5, 8]
 
 
-def test_what_no_one_saw_has_the_error_of_gaussian_data():
+def test_infonoise_bins_without_observations_have_the_error_of_gaussian_data():
     density = infonoise(warmup=1)
     density.observe(of(math.inf), of(1.0))
     best, edges = best_masses(gaussian_mmse(1.0), lambda snr: snr + 1)
     torch.testing.assert_close(shares(density, edges), best, atol=2e-4, rtol=0)
 
 
-def test_levels_out_of_its_bounds_are_not_its_matter():
+def test_infonoise_ignores_levels_outside_its_bounds():
     density = adapt(infonoise(warmup=5, refresh=1), 0.1, steps=10)
     alone = copy.deepcopy(density)
     alone.observe(of(0.5), of(0.2))
@@ -215,7 +215,7 @@ def test_levels_out_of_its_bounds_are_not_its_matter():
     assert torch.equal(density.sigma(middles(50)), alone.sigma(middles(50)))
 
 
-def test_records_fade_by_decay():
+def test_infonoise_records_fade_by_decay():
     density = infonoise(bins=2, warmup=1, refresh=1, decay=0.5)
     density.observe(of(0.1, 0.2), of(1.0, 3.0))
     density.observe(of(0.1, 10.0), of(5.0, 7.0))
@@ -225,7 +225,7 @@ def test_records_fade_by_decay():
 
 
 @given(st.lists(st.floats(0, LAST_U), min_size=2))
-def test_its_levels_ascend_within_its_bounds(u):
+def test_infonoise_levels_ascend_within_its_bounds(u):
     density = adapt(infonoise(warmup=1, refresh=1), 0.1, steps=3, batch=20)
     sigma = density.sigma(of(*sorted(u), 0.0, LAST_U))
     assert (sigma[1:-2] >= sigma[:-3]).all()
@@ -235,7 +235,7 @@ def test_its_levels_ascend_within_its_bounds(u):
     torch.testing.assert_close(density.cdf(sigma), of(*sorted(u), 0.0, LAST_U), rtol=1e-9, atol=1e-12)
 
 
-def test_a_bin_without_mass_is_never_drawn():
+def test_infonoise_never_draws_a_bin_without_mass():
     density = infonoise(bins=4, warmup=1, refresh=1)
     edges = LOW * (HIGH / LOW) ** of(0, 0.25, 0.5, 0.75, 1)
     density.observe((edges[1:] * edges[:-1]).sqrt(), of(0.0, 1.0, 0.0, 1.0))
@@ -244,7 +244,7 @@ def test_a_bin_without_mass_is_never_drawn():
     assert density.cdf(of(0, LOW / 2, HIGH * 2, math.inf)).tolist() == [0, 0, 1, 1]
 
 
-def test_the_last_bins_may_have_no_mass():
+def test_infonoise_last_bins_may_have_no_mass():
     generator, bounds = torch.Generator().manual_seed(0), {"sigma_max": 2e4, "weighting": Unit(base=X0())}
     for _ in range(20):
         density = infonoise(**bounds, warmup=1)
@@ -263,7 +263,7 @@ def restored(density):
 
 
 @pytest.mark.parametrize("copied", [restored, copy.deepcopy, lambda part: pickle.loads(pickle.dumps(part))])
-def test_copies_draw_and_adapt_alike_and_each_alone(copied):
+def test_infonoise_copies_adapt_alike_and_independently(copied):
     density = adapt(infonoise(), 0.1, steps=25)
     other, before = copied(density), density.sigma(middles(64))
     assert torch.equal(other.sigma(middles(64)), before)
@@ -273,14 +273,14 @@ def test_copies_draw_and_adapt_alike_and_each_alone(copied):
     assert torch.equal(adapt(density, 4.0, steps=10).sigma(middles(64)), other.sigma(middles(64)))
 
 
-def test_casts_and_moves_of_other_modules_leave_it_as_it_is():
+def test_infonoise_stays_in_float64_when_its_parent_module_is_cast():
     density = adapt(infonoise(), 0.1, steps=25)
     before = density.sigma(middles(64))
     nn.ModuleDict({"density": density}).to(torch.bfloat16).to("meta")
     assert torch.equal(density.sigma(middles(64)), before)
 
 
-def test_it_adapts_beside_a_terminal_mass(zero_terminal, make_schedule):
+def test_infonoise_adapts_inside_a_terminal_mass(zero_terminal, make_schedule):
     density = TerminalMass(density=infonoise(), terminal=math.inf, mass=0.25)
     schedule = make_schedule(zero_terminal, density=density)
     objective = Objective(
@@ -341,6 +341,6 @@ WITH_MASS = TerminalMass(density=infonoise(), terminal=math.inf, mass=0.1)
         ),
     ],
 )
-def test_impossible_settings_are_refused(make_one, settings, named):
+def test_learned_parts_reject_impossible_settings(make_one, settings, named):
     with pytest.raises(ConfigError, match=named):
         make_one(**settings)

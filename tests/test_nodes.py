@@ -104,7 +104,7 @@ def test_other_ends_stretch_the_models_own_table_in_alpha(nodes):
     torch.testing.assert_close(again.sigmas, own.float())
 
 
-def test_resolution_moves_what_is_visited_and_not_what_is_told(nodes):
+def test_resolution_moves_the_visited_levels_and_not_their_timesteps(nodes):
     latent = {"samples": torch.zeros(1, 4, 128, 512)}
     plain, wide = predicting(nodes), predicting(nodes, latent=latent, native_resolution=1024)
     narrow, broad = (model.get_model_object("model_sampling") for model in (plain, wide))
@@ -139,7 +139,7 @@ def test_denoised_on_x_is_the_cores_on_z(nodes, sigma_data):
         (["schedule=cosine_table", "loss=vpred", "schedule/timesteps=flow"], "V_PREDICTION"),
     ],
 )
-def test_network_is_used_as_it_was_trained(nodes, folder, overrides, kind):
+def test_network_gets_the_inputs_it_was_trained_with(nodes, folder, overrides, kind):
     objective, metadata = exported(*overrides)
     model = predicting(nodes, checkpoint=write(folder, metadata))
     sampling, trained = model.get_model_object("model_sampling"), objective.schedule
@@ -196,7 +196,7 @@ def test_latents_of_a_lora_have_its_statistics_and_plain_previews(nodes, folder)
         ({"target": "flow"}, "must be one of v, eps, x0, edm, got 'flow'"),
     ],
 )
-def test_metadata_that_does_not_hold_is_refused(nodes, folder, changed, said):
+def test_unusable_metadata_is_refused(nodes, folder, changed, said):
     _, metadata = exported("schedule=ztsnr", "loss=vpred")
     metadata = metadata | {f"ztsnr.{name}": value for name, value in changed.items()}
     name = write(folder, {key: value for key, value in metadata.items() if value is not None})
@@ -204,14 +204,14 @@ def test_metadata_that_does_not_hold_is_refused(nodes, folder, changed, said):
         predicting(nodes, checkpoint=name)
 
 
-def test_files_of_another_kind_are_refused(nodes, folder):
+def test_files_of_other_formats_are_refused(nodes, folder):
     for content in (b"PK\x03\x04 something else", b"", b"\x02" + bytes(7) + b"[]"):
         (folder / "checkpoints" / "old.ckpt").write_bytes(content)
         with pytest.raises(CheckpointError, match="not a readable safetensors file"):
             predicting(nodes, checkpoint="old.ckpt")
 
 
-def test_a_file_written_anew_is_read_anew(nodes, folder):
+def test_a_rewritten_file_is_read_again(nodes, folder):
     node, name = nodes.NODE_CLASS_MAPPINGS[PREDICTION], write(folder, {"a": "b"})
     before = node.IS_CHANGED(checkpoint=name, model=None)
     assert node.IS_CHANGED(checkpoint=name, model=None) == before
@@ -223,7 +223,7 @@ def test_a_file_written_anew_is_read_anew(nodes, folder):
 # The model
 
 
-def test_patches_of_others_stay_and_the_original_is_untouched(nodes):
+def test_patches_of_other_nodes_stay_and_the_input_model_is_unchanged(nodes):
     def foreign(args):
         return args["denoised"]
 
@@ -260,7 +260,7 @@ def flow_model():
         ({"latent": {"samples": torch.zeros(1, 4, 4096, 4096)}}, "above the terminal one"),
     ],
 )
-def test_models_and_settings_that_no_sampling_could_use_are_refused(nodes, inputs, said):
+def test_unusable_models_and_settings_are_refused(nodes, inputs, said):
     with pytest.raises(ConfigError, match=said):
         predicting(nodes, **inputs)
 
@@ -408,7 +408,7 @@ def test_first_step_loses_nothing_in_float32(nodes):
 
 
 @pytest.mark.parametrize("levels", [[20000.0, 17.8, 3.0, 0.0], [20000.0, 0.0], [14.6, 3.0, 0.0]])
-def test_steps_are_told_once_each_and_a_lower_start_is_the_other_samplers(nodes, levels):
+def test_callback_gets_each_step_once_and_the_other_sampler_any_lower_start(nodes, levels):
     ours, steps = run(nodes, SAMPLER, sampler=KSAMPLER(comfy_euler)).sampler_function, []
     x, sigmas = levels[0] * drawn(1, 4, 8, 8), torch.tensor(levels)
     told = ours(Wrapped(), x, sigmas, callback=lambda step: steps.append(step["i"]))
@@ -427,7 +427,7 @@ def test_settings_of_the_other_sampler_are_kept(nodes):
 # The contract
 
 
-def test_classic_mappings_say_what_the_schema_says_and_each_widget_what_it_does(nodes):
+def test_classic_mappings_are_those_of_the_schema_and_each_widget_has_a_tooltip(nodes):
     assert nodes.NODE_DISPLAY_NAME_MAPPINGS[PREDICTION] == "ZTSNR V-Prediction"
     node = nodes.NODE_CLASS_MAPPINGS[PREDICTION]
     assert (node.CATEGORY, node.RETURN_TYPES, node.FUNCTION) == ("conditioning", ("MODEL",), "execute")
@@ -462,7 +462,7 @@ def drive(coroutine):
     return stop.value.value
 
 
-def test_without_the_core_one_node_says_what_to_do(nodes, monkeypatch, caplog):
+def test_without_the_core_one_node_explains_what_to_do(nodes, monkeypatch, caplog):
     monkeypatch.setitem(sys.modules, "ztsnr.core.sampling", None)
     loaded = load_nodes(name="custom_nodes_without_core")
     assert list(loaded.NODE_DISPLAY_NAME_MAPPINGS.values()) == ["ZTSNR: core not found"]
@@ -498,7 +498,7 @@ def test_examples_set_every_widget_of_our_nodes_within_its_bounds(nodes, path):
     }
 
 
-def test_metadata_is_what_the_registry_takes_but_for_the_publishers_own():
+def test_pyproject_has_the_fields_of_the_registry_except_the_publishers():
     read = tomllib.loads((NODES / "pyproject.toml").read_text(encoding="utf-8"))
     project, comfy = read["project"], read["tool"]["comfy"]
     assert re.fullmatch(r"(?!.*comfyui)[a-z](-?[a-z0-9])+", project["name"])

@@ -35,7 +35,7 @@ def test_snr_is_the_ratio_of_powers_and_logsnr_its_logarithm_and_sigma_comes_bac
     assert sigma_from_logsnr(logsnr(of(sigma))).item() == pytest.approx(sigma, rel=1e-13)
 
 
-def test_limits_are_values():
+def test_coefficients_are_exact_at_sigma_0_and_inf():
     ends = of(0.0, math.inf)
     assert alpha(ends).tolist() == [1, 0]
     assert sigma_vp(ends).tolist() == [0, 1]
@@ -44,7 +44,7 @@ def test_limits_are_values():
     assert sigma_from_logsnr(of(math.inf, -math.inf)).tolist() == [0, math.inf]
 
 
-def test_add_noise_is_the_sum_in_x_space_scaled_by_alpha_and_noise_alone_at_inf():
+def test_add_noise_is_the_sum_in_x_space_scaled_by_alpha_and_only_noise_at_inf():
     x0, noise = of(0.5, -2.0), of(1.5, 0.25)
     assert add_noise(x0, noise, of(0.0, math.inf)).tolist() == [0.5, 0.25]
     torch.testing.assert_close(

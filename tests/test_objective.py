@@ -108,7 +108,7 @@ def test_loss_is_the_plain_mse_on_the_pieces_of_diffusers(
     torch.testing.assert_close(loss, (output - ideal).square().mean((1, 2, 3)), rtol=1e-4, atol=1e-5)
 
 
-def test_loss_is_unreduced_and_a_function_of_its_arguments_alone(zero_terminal, make_schedule):
+def test_loss_is_unreduced_and_a_function_of_its_arguments_only(zero_terminal, make_schedule):
     objective = make_objective(make_schedule(zero_terminal), V(), MIN_SNR, PseudoHuber(threshold=SNRThreshold(c=0.1)))
     (x0, noise), u = pair(5), mid_draws(5)
     before = [x0.clone(), noise.clone(), torch.get_rng_state()]
@@ -123,7 +123,7 @@ def test_loss_is_unreduced_and_a_function_of_its_arguments_alone(zero_terminal, 
 @pytest.mark.parametrize(
     "distance", [MSE(), MAE(), Huber(delta=0.1), PseudoHuber(threshold=SNRThreshold(c=0.1))], ids=repr
 )
-def test_a_mask_cuts_the_gradient_off_and_one_of_ones_changes_no_bit(distance, zero_terminal, make_schedule):
+def test_mask_cuts_off_the_gradient_and_a_mask_of_ones_changes_no_bit(distance, zero_terminal, make_schedule):
     objective = make_objective(make_schedule(zero_terminal), V(), MIN_SNR, distance)
     (x0, noise), u, seen = pair(5), mid_draws(5), []
 
@@ -231,9 +231,7 @@ def test_normalised_weights_have_mean_1_over_the_draws(target, weighting, mean, 
     ],
     ids=repr,
 )
-def test_a_weight_whose_mean_is_0_or_infinite_or_none_is_not_normalised(
-    density, target, weighting, zero_terminal, make_schedule
-):
+def test_normalise_weight_rejects_a_mean_of_0_inf_or_nan(density, target, weighting, zero_terminal, make_schedule):
     schedule = make_schedule(zero_terminal, density=density, grid=LOW)
     make_objective(schedule, target, weighting)
     with pytest.raises(ConfigError, match=r"normalise_weight=true needs a weight with a finite mean above 0"):
@@ -244,7 +242,7 @@ def test_a_weight_whose_mean_is_0_or_infinite_or_none_is_not_normalised(
     assert heavy.scale == pytest.approx(1 - LAPLACE.b**2, rel=0.01)  # 1 / E[exp(logSNR)], large and finite
 
 
-def test_what_is_learned_is_not_normalised(sdxl, make_schedule):
+def test_normalise_weight_rejects_learned_parts(sdxl, make_schedule):
     learned = Uncertainty(weighting=Unit(base=V()), features=4, bandwidth=1.0)
     for parts, weighting in (({}, learned), ({"density": make_adaptive()}, Unit(base=V()))):
         schedule = make_schedule(sdxl, **parts)
@@ -270,7 +268,7 @@ def test_an_objective_knows_its_learned_parts_wherever_they_are(sdxl, make_sched
         make_objective(make_schedule(sdxl, density=twice), V())
 
 
-def test_a_copy_of_an_objective_learns_alone(sdxl, make_schedule):
+def test_a_copy_of_an_objective_learns_independently(sdxl, make_schedule):
     objective = make_objective(make_schedule(sdxl, density=make_adaptive()), V())
     copied = copy.deepcopy(objective)
     assert copied.learned["density"] is copied.schedule.density
@@ -287,7 +285,7 @@ def test_a_learned_weighting_of_a_weight_of_0_is_refused(weighting, sdxl, zero_t
     make_objective(make_schedule(sdxl), V(), learned)
 
 
-def test_loss_gives_the_network_its_scaled_state_its_timestep_and_its_condition(zero_terminal, make_schedule):
+def test_network_receives_the_scaled_state_the_timestep_and_the_condition(zero_terminal, make_schedule):
     seen = {}
 
     def spy(z, t, **cond):
@@ -306,7 +304,7 @@ def test_loss_gives_the_network_its_scaled_state_its_timestep_and_its_condition(
 
 @pytest.mark.parametrize("zero_snr", [False, True])
 @pytest.mark.parametrize(("target", "weighting"), itertools.product(TARGETS, WEIGHTINGS), ids=repr)
-def test_every_pair_trains_with_finite_gradients_or_is_refused(
+def test_every_target_and_weighting_has_finite_gradients_or_is_refused(
     target, weighting, zero_snr, sdxl, zero_terminal, make_schedule
 ):
     schedule = make_schedule(zero_terminal if zero_snr else sdxl)
@@ -328,7 +326,7 @@ def test_every_pair_trains_with_finite_gradients_or_is_refused(
 
 
 @pytest.mark.parametrize("part", ["density", "grid", "density and grid"])
-def test_eps_is_refused_wherever_inf_is_reached(part, sdxl, make_schedule):
+def test_eps_is_refused_if_any_part_reaches_inf(part, sdxl, make_schedule):
     reach = {
         "density": TerminalMass(density=LAPLACE, terminal=math.inf, mass=0.01),
         "grid": WithTerminalStep(grid=Trailing(table=sdxl), terminal=math.inf),
@@ -342,7 +340,7 @@ def test_eps_is_refused_wherever_inf_is_reached(part, sdxl, make_schedule):
 
 
 @pytest.mark.parametrize("part", ["schedule", "target", "weighting", "distance"])
-def test_a_part_of_the_wrong_kind_is_refused_by_name(part, sdxl, make_schedule):
+def test_objective_rejects_a_part_of_the_wrong_class_by_name(part, sdxl, make_schedule):
     parts = {"schedule": make_schedule(sdxl), "target": V(), "weighting": Unit(base=V()), "distance": MSE()}
     with pytest.raises(ConfigError, match=f"^{part} must be a {part.title()}, got 'abc'"):
         Objective(**parts | {part: "abc"}, normalise_weight=False)
@@ -382,7 +380,7 @@ def test_unit_eps_on_the_cosine_density_has_its_known_cumulative_weight(sdxl, ma
     ids=repr,
 )
 @pytest.mark.parametrize("weighting", [Unit(base=V()), MIN_SNR], ids=repr)
-def test_sampling_more_often_and_weighting_more_have_one_cumulative_weight(
+def test_drawing_more_often_and_weighting_more_have_the_same_cumulative_weight(
     weighting, drawn, intended, sdxl, make_schedule
 ):
     sigma = torch.logspace(-1.5, 1.5, 31, dtype=torch.float64)
@@ -425,7 +423,7 @@ def held_out_errors(*overrides):
 
 
 @pytest.mark.slow
-def test_objectives_of_one_cumulative_weight_train_alike_and_of_two_do_not():
+def test_objectives_train_alike_iff_their_cumulative_weights_are_proportional():
     often = held_out_errors()
     weighted = held_out_errors("schedule.density.b=1.0", "weighting=importance")  # as if b were 0.5
     apart = held_out_errors("schedule.density.b=1.0")

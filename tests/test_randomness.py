@@ -28,14 +28,14 @@ def test_streams_and_orders_differ_by_each_of_their_arguments():
     assert not torch.equal(two_epochs[:100], order(1, range(100), 100))
 
 
-def test_drawing_leaves_the_global_generator_alone():
+def test_drawing_does_not_change_the_global_generator():
     before = torch.random.get_rng_state()
     normal(0, "noise", 0, range(3), (2,)), stratified(0, "u", 0, range(3), 3), order(0, range(3), 5)
     assert torch.equal(before, torch.random.get_rng_state())
 
 
 @given(seed=st.integers(0, 2**40), batch=st.integers(1, 300))
-def test_strata_hold_one_draw_each(seed, batch):
+def test_each_stratum_has_one_draw(seed, batch):
     u = stratified(seed, "u", 5, range(batch), batch)
     assert torch.equal((u * batch).long().sort().values, torch.arange(batch))
 

@@ -224,7 +224,7 @@ def test_pure_noise_at_the_top_of_sdxl_biases_the_mean_by_the_signal_it_lacks(sa
 
 
 @every_sampler
-def test_20000_stands_in_for_inf_to_a_thousandth(sampler):
+def test_sampling_from_20000_equals_that_from_inf_to_a_thousandth(sampler):
     narrow = KarrasGrid(sigma_min=0.0292, sigma_max=29.0, rho=7.0)
     finite, limit = (
         sampler(mixture, normal_quantiles(), WithTerminalStep(grid=narrow, terminal=top).sigmas(20))
@@ -235,7 +235,7 @@ def test_20000_stands_in_for_inf_to_a_thousandth(sampler):
 
 @pytest.mark.parametrize("target", [X0(), V(), EDM(sigma_data=0.5), Flow()], ids=repr)
 @every_sampler
-def test_what_the_network_predicts_does_not_change_the_sample(sampler, target, zero_terminal, make_schedule):
+def test_the_target_does_not_change_the_sample(sampler, target, zero_terminal, make_schedule):
     objective = make_objective(make_schedule(zero_terminal), target)
     sigmas = zero_terminal.sigmas
 
@@ -262,7 +262,7 @@ def rescaled_guidance(positive, negative, scale, rescale):
 
 @pytest.mark.parametrize("sigma", [0.03, 1.0, 14.6, INF])
 @pytest.mark.parametrize(("scale", "rescale"), [(7.5, 0.7), (7.5, 0.0), (3.0, 1.0), (1.0, 0.7), (0.0, 0.5)])
-def test_guidance_is_that_of_lin_on_the_velocity(scale, rescale, sigma):
+def test_guidance_rescale_is_algorithm_2_of_lin_on_the_velocity(scale, rescale, sigma):
     z, positive, negative = start_noise(3, 2, 4, 3, 3, dtype=torch.float64)
     level = of(sigma).expand(2)
     estimates = [V().denoised(v, z, level) for v in (positive, negative)]
@@ -286,7 +286,7 @@ def conditional(zero_terminal, make_schedule):
 
 @pytest.mark.parametrize("rescale", [0.0, 0.7])
 @pytest.mark.parametrize("sigma", [1.0, INF])
-def test_guided_denoise_puts_both_branches_through_the_network_at_once(conditional, rescale, sigma):
+def test_guided_denoise_computes_both_branches_in_one_batch(conditional, rescale, sigma):
     objective, network, cond, negative, batches = conditional
     guidance = Guidance(scale=7.5, rescale=rescale)
     z, level = start_noise(3, 8), of(sigma).squeeze()
@@ -296,7 +296,7 @@ def test_guided_denoise_puts_both_branches_through_the_network_at_once(condition
     torch.testing.assert_close(guided, guidance.combine(*apart, z, level))
 
 
-def test_guidance_of_scale_1_is_the_conditional_estimate_alone(conditional):
+def test_guidance_of_scale_1_is_the_conditional_estimate(conditional):
     objective, network, cond, negative, batches = conditional
     z, level = start_noise(3, 8), of(2.0).squeeze()
     plain = guided_denoise(objective, network, cond, negative, Guidance(scale=1, rescale=0.7))(z, level)
@@ -308,6 +308,6 @@ def test_guidance_of_scale_1_is_the_conditional_estimate_alone(conditional):
     ("key", "value"),
     [("scale", -1), ("scale", INF), ("scale", "7.5"), ("rescale", 1.1), ("rescale", -0.1), ("rescale", True)],
 )
-def test_impossible_guidance_is_refused_by_key(key, value):
+def test_guidance_rejects_an_impossible_field_by_name(key, value):
     with pytest.raises(ConfigError, match=rf"^{key}"):
         Guidance(**{"scale": 7.5, "rescale": 0.7} | {key: value})

@@ -96,7 +96,7 @@ def test_between_levels_a_table_is_linear_in_the_angle(index):
 
 
 @given(st.lists(st.floats(0, 999), min_size=2, max_size=20))
-def test_at_never_leaves_the_levels_around_it(index):
+def test_at_stays_between_the_neighbouring_levels(index):
     index = of(*sorted(index), 999 * (1 - 2**-53), 999.0)
     for table in (SDXL, TO_20000, TO_INF):
         sigma = table.at(index)
@@ -134,7 +134,7 @@ def cosine(**given):
         (lambda: ZeroTerminal(table=[0.1, 1.0], terminal=math.inf), "table", "[0.1, 1.0]"),
     ],
 )
-def test_an_impossible_table_is_refused_by_key_and_value(make_one, key, value):
+def test_table_rejects_an_impossible_field_by_name_and_value(make_one, key, value):
     with pytest.raises(ConfigError, match=rf"^{key} must ") as refusal:
         make_one()
     assert f"got {value}" in str(refusal.value)
@@ -143,7 +143,7 @@ def test_an_impossible_table_is_refused_by_key_and_value(make_one, key, value):
 # timesteps
 
 
-def test_table_index_tells_levels_by_their_index_and_what_lies_outside_as_the_nearest_end(sdxl, zero_terminal):
+def test_table_index_of_a_level_is_its_index_and_outside_the_table_that_of_the_nearest_end(sdxl, zero_terminal):
     levels = zero_terminal.sigmas
     assert TableIndex(table=zero_terminal, quantize=False)(levels).tolist() == list(range(1000))
     assert TableIndex(table=zero_terminal, quantize=True)(levels[:-1] * 1.0001).tolist() == list(range(999))
@@ -185,7 +185,7 @@ def test_flow_time_is_the_timestep_of_diffusers():
         (lambda: FlowTime(scale="1000"), "scale"),
     ],
 )
-def test_impossible_timesteps_are_refused_by_key(make_one, key):
+def test_timesteps_reject_an_impossible_field_by_name(make_one, key):
     with pytest.raises(ConfigError, match=rf"^{key} must "):
         make_one()
 
@@ -199,7 +199,7 @@ LOW = KarrasGrid(sigma_min=0.01, sigma_max=1.0, rho=7.0)
 
 
 @pytest.mark.parametrize("start", [20000.0, math.inf])
-def test_sampling_from_levels_far_above_all_draws_is_refused(sdxl, make_schedule, start):
+def test_schedule_rejects_sampling_from_far_above_all_draws(sdxl, make_schedule, start):
     grid = WithTerminalStep(grid=Trailing(table=sdxl), terminal=start)
     with pytest.raises(ConfigError, match=r"starts sampling from sigma (20000|inf), but .* no level above 14\.6146"):
         make_schedule(sdxl, grid=grid)
@@ -222,7 +222,7 @@ def test_schedule_knows_its_highest_level_and_which_parts_reach_inf(sdxl, zero_t
 
 
 @pytest.mark.parametrize("part", ["density", "grid"])
-def test_a_level_that_the_network_cannot_be_told_is_refused(sdxl, zero_terminal, make_schedule, part):
+def test_schedule_rejects_inf_without_a_finite_timestep(sdxl, zero_terminal, make_schedule, part):
     at_inf = {"density": TableUniform(table=zero_terminal), "grid": Trailing(table=zero_terminal)}[part]
     with pytest.raises(ConfigError, match=rf"^timesteps has no finite timestep .* its {part} reaches"):
         make_schedule(sdxl, timesteps=LogSigma(scale=0.25), **{part: at_inf})
@@ -230,7 +230,7 @@ def test_a_level_that_the_network_cannot_be_told_is_refused(sdxl, zero_terminal,
 
 
 @pytest.mark.parametrize("part", ["density", "grid", "timesteps"])
-def test_a_part_of_the_wrong_kind_is_refused_by_name(sdxl, make_schedule, part):
+def test_schedule_rejects_a_part_of_the_wrong_class_by_name(sdxl, make_schedule, part):
     with pytest.raises(ConfigError, match=rf"^{part} must be a .*, got 'abc'"):
         make_schedule(sdxl, **{part: "abc"})
 

@@ -44,7 +44,7 @@ def test_x0_comes_back_from_the_ideal_output_at_any_sigma(sigma):
 
 
 @every_target
-def test_only_eps_says_nothing_of_x0_at_inf(target):
+def test_only_eps_is_not_finite_at_inf(target):
     x0, noise = pair(1, 4)
     back = target.denoised(target.output(x0, noise, of(math.inf)), noise, of(math.inf))
     assert torch.isfinite(back).all() == target.finite_at_inf == (not isinstance(target, Eps))
@@ -73,7 +73,7 @@ def test_edm_on_z_is_the_paper_on_x(sigma_data, sigma):
 
 
 @given(ORDINARY_SIGMA)
-def test_flow_is_the_velocity_of_the_straight_path_and_sees_its_state(sigma):
+def test_flow_is_the_velocity_of_the_straight_path_and_its_input_the_paths_state(sigma):
     x0, noise = pair(1, 4)
     level, tau = of(sigma), sigma / (1 + sigma)
     seen = expand(Flow().c_in(level), x0) * add_noise(x0, noise, level)
@@ -118,6 +118,6 @@ def test_outputs_and_estimates_keep_the_dtype_of_the_data(target, dtype):
 
 
 @pytest.mark.parametrize("value", [0, -1.0, math.inf, math.nan, "0.5", True])
-def test_edm_refuses_an_impossible_spread_of_data(value):
+def test_edm_rejects_a_sigma_data_that_is_not_positive_and_finite(value):
     with pytest.raises(ConfigError, match=r"^sigma_data"):
         EDM(sigma_data=value)

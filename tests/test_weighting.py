@@ -160,7 +160,7 @@ def test_soft_min_snr_is_that_of_k_diffusion_on_its_own_output(sigma_data, sigma
         ("unit_eps", lambda snr: min(snr, 1000) / (min(snr, 1000) + 1)),  # scale_v_pred_loss_like_noise_pred
     ],
 )
-def test_trainers_variants_on_v_at_each_level(option, computed, zero_terminal):
+def test_variants_are_those_of_public_trainers_on_v_at_each_level(option, computed, zero_terminal):
     """Their cap of SNR at 1000 is passed by level 0 alone."""
     snr = [0 if sigma == math.inf else sigma**-2 for sigma in zero_terminal.sigmas.tolist()]
     assert [t for t in range(1000) if snr[t] > 1000] == [0]
@@ -176,7 +176,7 @@ def test_min_snr_of_sd_scripts_takes_its_snr_from_before_the_rescale(zero_termin
     assert right == pytest.approx([0.737, 0.241, 0.0176, 0.00296, 0.000586, 1.65e-05, 0], rel=4e-3)
 
 
-def test_another_table_is_read_at_the_same_place_and_converts_to_every_target(sdxl, zero_terminal):
+def test_remapped_table_is_read_at_the_same_index_and_converts_to_every_target(sdxl, zero_terminal):
     other = RemappedTable(weighting=min_snr(), base=V(), table=zero_terminal, read=sdxl)
     weight = other(zero_terminal.sigmas, V())
     torch.testing.assert_close(weight, min_snr()(sdxl.sigmas, V()), rtol=1e-9, atol=0)
@@ -194,7 +194,7 @@ def test_weights_on_v_at_both_ends(option):
 
 @pytest.mark.parametrize("target", TARGETS, ids=repr)
 @pytest.mark.parametrize("option", [*ON_X0, "min_snr_sd_scripts"])
-def test_weights_are_finite_at_both_ends_but_where_z_is_the_output(option, target):
+def test_weights_are_finite_at_both_ends_except_where_z_is_the_output(option, target):
     assert Unit(base=target)(of(0.0, 1.0, math.inf), target).tolist() == [1, 1, 1]
     ends = {Eps(): [0], X0(): [math.inf]}.get(target, [0, math.inf])
     weight = make_weighting(option)(of(*ends), target)
@@ -239,7 +239,7 @@ def test_weights_of_importance_have_mean_1_over_the_draws(intended, drawn):
 
 
 @pytest.mark.parametrize("side", ["intended", "drawn"])
-def test_importance_refuses_densities_with_atoms_and_to_miss_intended_levels(side, zero_terminal):
+def test_importance_rejects_densities_with_atoms_and_missed_intended_levels(side, zero_terminal):
     table = TableUniform(table=zero_terminal)
     terminal = TerminalMass(density=LAPLACE, terminal=math.inf, mass=0.01)
     mixture = Mixture(densities={"a": LAPLACE, "b": table}, shares={"a": 1, "b": 1})
@@ -288,6 +288,6 @@ def has_base(make_one):
         ),
     ],
 )
-def test_an_impossible_part_is_refused_by_name(make_one, named):
+def test_weighting_rejects_an_impossible_field_by_name(make_one, named):
     with pytest.raises(ConfigError, match=rf"^{named}"):
         make_one()

@@ -9,11 +9,11 @@ import torch
 from torch import Tensor
 
 from ztsnr.core.objective import Objective
-from ztsnr.core.schedule.table import STABLE_DIFFUSION
+from ztsnr.core.schedule.table import STABLE_DIFFUSION_MAX
 from ztsnr.core.target import EDM, X0, Eps, Flow, Target, V
 from ztsnr.core.weighting import Unit
 
-SDXL_MAX = round(STABLE_DIFFUSION.sigmas[-1].item(), 1)
+SDXL_MAX = round(STABLE_DIFFUSION_MAX, 1)
 """The highest level of Stable Diffusion as released, 14.6: zero terminal SNR adds the levels above it."""
 
 BASES: Mapping[str, Target] = {"eps": Eps(), "x0": X0(), "v": V(), "edm": EDM(sigma_data=0.5), "flow": Flow()}

@@ -1,1 +1,1 @@
-"""The mathematics: noise, targets, weightings, objectives, sampling. Torch alone; the ComfyUI nodes copy it."""
+"""The mathematics: noise, targets, weightings, objectives, sampling. Imports only torch; the ComfyUI nodes copy it."""

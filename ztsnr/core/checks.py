@@ -146,7 +146,7 @@ def _one_of_types(name: str, value: object, options: list[Any]) -> None:
 
 
 def _list(name: str, value: object, annotation: Any, notes: tuple) -> None:
-    """The entries are called as the list is: what is wrong with one is told by its value."""
+    """An entry is reported under the list's key, with its value."""
     entries = list(get_args(annotation))
     ends_in_dots = entries[-1:] == [...]
     if not isinstance(value, list | tuple) or (not value and any(isinstance(note, NonEmpty) for note in notes)):

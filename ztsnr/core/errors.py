@@ -1,4 +1,4 @@
-"""What can go wrong that a user can mend. The commands print these without a traceback."""
+"""Errors that a user can fix. The commands print these without a traceback."""
 
 
 class ZtsnrError(Exception):
@@ -10,11 +10,11 @@ class ConfigError(ZtsnrError, ValueError):
 
 
 class IncompatibleObjective(ConfigError):
-    """Parts that are each sound and cannot be trained together, such as eps at sigma = inf."""
+    """Parts that are each valid and cannot be trained together, such as eps at sigma = inf."""
 
 
 class CheckpointError(ZtsnrError):
-    """A file that is no checkpoint of ours, or not a whole one."""
+    """A file that is not one of our checkpoints, or is incomplete."""
 
 
 class Interrupted(KeyboardInterrupt):
@@ -22,15 +22,15 @@ class Interrupted(KeyboardInterrupt):
 
 
 class NonFinite(ZtsnrError, ArithmeticError):
-    """Training left the finite numbers."""
+    """A loss or gradient was inf or nan."""
 
 
 class OutOfMemory(ZtsnrError, MemoryError):
-    """The device's memory does not suffice."""
+    """The device ran out of memory."""
 
 
 class TrackingError(ZtsnrError):
-    """The record of runs cannot be reached or written."""
+    """The tracking server or file cannot be reached or written."""
 
 
 class BadImage(ZtsnrError):
@@ -38,4 +38,4 @@ class BadImage(ZtsnrError):
 
 
 class CacheError(ZtsnrError):
-    """A cache of images or texts that cannot be read, written or used as it is asked to be."""
+    """A cache of images or texts that cannot be read, written or used with these settings."""

@@ -1,7 +1,7 @@
-"""Every random number of a run, as a function of (seed, stream, step, row): no state, so nothing to save or to disturb.
+"""Every random number of a run, as a function of (seed, stream, step, row): no state, so nothing to save.
 
-A row is a sample's place in the step's whole batch. Which process computes it, and in which part of an accumulated
-batch, changes nothing: resumed, re-sharded and paired runs see the same numbers.
+A row is the index of a sample in the step's batch over all processes. Which process computes it, and in which part of
+an accumulated batch, changes nothing: resumed, re-sharded and paired runs get the same numbers.
 """
 
 import hashlib
@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 BLOCK = 2**14
-"""About how many normal numbers one generator makes: small enough to waste little at the edges of a process's rows."""
+"""About how many normal numbers one generator draws: few enough to waste little at the ends of a process's rows."""
 
 
 def generator(seed: int, stream: str, *index: int) -> torch.Generator:
@@ -20,7 +20,7 @@ def generator(seed: int, stream: str, *index: int) -> torch.Generator:
 
 
 def seed_torch(seed: int, stream: str, *index: int) -> None:
-    """For what takes no generator, as dropout and stochastic rounding: torch's own, on every device."""
+    """Seeds torch's own generators, on every device: dropout and stochastic rounding take no other."""
     torch.manual_seed(generator(seed, stream, *index).initial_seed())
 
 
@@ -50,10 +50,11 @@ def _permutation(seed: int, epoch: int, size: int) -> Tensor:
 
 
 def order(seed: int, positions: range, size: int) -> Tensor:
-    """Which of `size` items stand at these positions of an endless sequence of shuffled epochs, (len(positions),)."""
-    parts, position = [], positions.start
+    """The indices of `size` items at these positions of an endless sequence of shuffled epochs, (len(positions),)."""
+    parts = []
+    position = positions.start
     while position < positions.stop:
-        epoch, place = divmod(position, size)
-        parts.append(_permutation(seed, epoch, size)[place : place + positions.stop - position])
+        epoch, first = divmod(position, size)
+        parts.append(_permutation(seed, epoch, size)[first : first + positions.stop - position])
         position += len(parts[-1])
     return torch.cat(parts)
