@@ -34,13 +34,13 @@ def make_photos(folder, count: int = 16, start: int = 0):
 
 @once
 def composed():
-    """Composing takes longer than most of what is made of it."""
-    return compose("data=folder", "data.root=given", "model=sdxl", "model.pretrained=given", *SMALL)
+    """Composed once: that takes longer than most tests do with it."""
+    return compose("data=folder", "data.root=later", "model=sdxl", "model.pretrained=later", *SMALL)
 
 
 def make_data(root, cache, *overrides):
-    places = f"data.root={root}", f"data.cache={cache}", f"model.pretrained={tiny_sdxl()}"
-    return build(OmegaConf.merge(composed(), OmegaConf.from_dotlist([*places, *overrides])), "data")
+    paths = f"data.root={root}", f"data.cache={cache}", f"model.pretrained={tiny_sdxl()}"
+    return build(OmegaConf.merge(composed(), OmegaConf.from_dotlist([*paths, *overrides])), "data")
 
 
 def prepare_data(root, cache, *overrides):

@@ -37,23 +37,23 @@ def test_automatic_sizes_are_multiples_of_the_step_within_area_and_aspect():
 
 @given(IMAGES, st.sampled_from([1, 4, 16]))
 def test_every_image_is_in_one_bucket_or_left_out_with_a_reason(images, min_samples):
-    made = planned(images, min_samples=min_samples)
-    assert ((made.bucket >= 0) == (made.fate == USED)).all()
-    assert set(made.bucket[made.bucket >= 0]) == set(range(len(made.sizes)))
-    assert set(map(tuple, made.sizes.tolist())) <= set(AUTO.all())
-    for (height, width), fate in zip(images, made.fate, strict=True):
+    plan = planned(images, min_samples=min_samples)
+    assert ((plan.bucket >= 0) == (plan.fate == USED)).all()
+    assert set(plan.bucket[plan.bucket >= 0]) == set(range(len(plan.sizes)))
+    assert set(map(tuple, plan.sizes.tolist())) <= set(AUTO.all())
+    for (height, width), fate in zip(images, plan.fate, strict=True):
         assert (fate == TOO_LONG) == (max(height, width) > 4 * min(height, width) * (1 + 1e-9))
-    assert (made.upscaled[made.fate == USED] <= 2).all()
-    assert (made.upscaled[made.fate == TOO_SMALL] > 2).all()
+    assert (plan.upscaled[plan.fate == USED] <= 2).all()
+    assert (plan.upscaled[plan.fate == TOO_SMALL] > 2).all()
 
 
 @given(IMAGES)
 def test_image_goes_to_the_bucket_of_nearest_aspect(images):
-    made = planned(images, max_upscale=math.inf)
+    plan = planned(images, max_upscale=math.inf)
     aspects = np.log([width / height for height, width in AUTO.all()])
-    for (height, width), bucket in zip(images, made.bucket, strict=True):
+    for (height, width), bucket in zip(images, plan.bucket, strict=True):
         if bucket >= 0:
-            own, target = math.log(width / height), made.sizes[bucket]
+            own, target = math.log(width / height), plan.sizes[bucket]
             assert abs(math.log(target[1] / target[0]) - own) == pytest.approx(np.abs(aspects - own).min(), abs=1e-9)
 
 
@@ -61,30 +61,30 @@ def test_image_goes_to_the_bucket_of_nearest_aspect(images):
 def test_plan_does_not_depend_on_the_order_of_files(images, random):
     order = list(range(len(images)))
     random.shuffle(order)
-    made, again = planned(images, min_samples=4), planned([images[i] for i in order], min_samples=4)
-    assert (made.sizes == again.sizes).all()
-    assert (made.bucket[order] == again.bucket).all()
+    plan, again = planned(images, min_samples=4), planned([images[i] for i in order], min_samples=4)
+    assert (plan.sizes == again.sizes).all()
+    assert (plan.bucket[order] == again.bucket).all()
 
 
 @given(IMAGES, st.integers(1, 20))
 def test_merging_leaves_no_bucket_below_a_batch_unless_it_is_the_last(images, min_samples):
-    made = planned(images, min_samples=min_samples)
-    counts = np.bincount(made.bucket[made.bucket >= 0], minlength=len(made.sizes))
+    plan = planned(images, min_samples=min_samples)
+    counts = np.bincount(plan.bucket[plan.bucket >= 0], minlength=len(plan.sizes))
     assert len(counts) <= 1 or (counts >= min_samples).all()
-    assert not made.merged[made.fate != USED].any()
+    assert not plan.merged[plan.fate != USED].any()
 
 
 def test_merging_counts_repeats_and_ignores_held_out_images():
     shapes = [(1024, 1024)] * 3 + [(832, 1216)]
     assert len(planned(shapes, [1, 1, 1, 3], min_samples=3).sizes) == 2
     assert len(planned(shapes, [1, 1, 1, 1], min_samples=3).sizes) == 1
-    assert len(planned(shapes, [2, 1, 0, 0], min_samples=3).sizes) == 2  # one of them to validate alone
+    assert len(planned(shapes, [2, 1, 0, 0], min_samples=3).sizes) == 2  # one of them only to validate
 
 
 @given(st.tuples(SIDES, SIDES), st.floats(0, 0.999), st.floats(0, 0.999))
 def test_a_view_lies_inside_the_resized_image_and_fills_its_bucket(size, down, right):
-    made = planned([size], max_upscale=math.inf, max_aspect=math.inf)
-    view = made.view(0, size, (down, right), False)
+    plan = planned([size], max_upscale=math.inf, max_aspect=math.inf)
+    view = plan.view(0, size, (down, right), False)
     assert all(c >= 0 and c + s <= r for c, s, r in zip(view.crop, view.size, view.resized, strict=True))
     assert any(r == s for r, s in zip(view.resized, view.size, strict=True))
     wanted = size[0] * view.resized[1] / size[1]
@@ -92,14 +92,14 @@ def test_a_view_lies_inside_the_resized_image_and_fills_its_bucket(size, down, r
 
 
 def test_cropped_is_the_share_outside_of_the_view():
-    made = planned([(1000, 2000)], sizes=Sizes(step=64, sizes=[[1024, 1024]]))
-    assert made.cropped[0] == pytest.approx(0.5)
-    assert made.upscaled[0] == pytest.approx(1.024)
-    assert made.view(0, (1000, 2000), (0.5, 0.5), False).crop == (0, 512)
+    plan = planned([(1000, 2000)], sizes=Sizes(step=64, sizes=[[1024, 1024]]))
+    assert plan.cropped[0] == pytest.approx(0.5)
+    assert plan.upscaled[0] == pytest.approx(1.024)
+    assert plan.view(0, (1000, 2000), (0.5, 0.5), False).crop == (0, 512)
 
 
 @pytest.mark.parametrize(
-    ("make", "told"),
+    ("make", "message"),
     [
         (lambda: Sizes(step=64, sizes=[[100, 64]]), "sizes must be pairs of multiples of 64"),
         (lambda: AutoSizes(step=64, resolution=32, max_aspect=4), "resolution must be an integer of 64"),
@@ -108,8 +108,8 @@ def test_cropped_is_the_share_outside_of_the_view():
         (lambda: Order(counts=(3,), batches=(4,), leftovers="keep", seed=0), "leftovers must be one of merge"),
     ],
 )
-def test_constructor_rejects(make, told):
-    with pytest.raises(ConfigError, match=told):
+def test_constructor_rejects(make, message):
+    with pytest.raises(ConfigError, match=message):
         make()
 
 
@@ -179,11 +179,11 @@ def test_an_epoch_shows_each_sample_as_often_as_its_policy_says(counts, size, le
 @given(COUNTS, st.sampled_from(LEFTOVERS[:3]), st.integers(0, 10**9))
 def test_rows_of_a_batch_equal_those_of_the_whole_batch(counts, leftovers, step):
     order = Order(counts=tuple(counts), batches=(4,) * len(counts), leftovers=leftovers, seed=3)
-    bucket, whole = order.batch(step, range(order.size(step)))
-    assert 0 < len(whole) <= 4
-    middle = range(len(whole) // 2, len(whole))
+    bucket, batch = order.batch(step, range(order.size(step)))
+    assert 0 < len(batch) <= 4
+    middle = range(len(batch) // 2, len(batch))
     assert order.batch(step, middle)[0] == bucket
-    assert (order.batch(step, middle)[1] == whole[middle.start :]).all()
+    assert (order.batch(step, middle)[1] == batch[middle.start :]).all()
 
 
 def test_order_differs_between_epochs_and_seeds():

@@ -1,4 +1,4 @@
-"""From a folder of pictures to the batches of a training, with the tiny SDXL."""
+"""From a folder of images to the batches of a training, with the tiny SDXL."""
 
 import shutil
 
@@ -25,7 +25,7 @@ pytestmark = pytest.mark.slow
 
 
 @pytest.fixture(scope="module")
-def place(tmp_path_factory):
+def shared(tmp_path_factory):
     """A folder of photos and its filled cache, which tests must leave as they are."""
     folder = tmp_path_factory.mktemp("data")
     root = make_photos(folder / "photos")
@@ -34,9 +34,9 @@ def place(tmp_path_factory):
 
 
 @pytest.fixture
-def own(place, tmp_path):
+def own(shared, tmp_path):
     """A copy of them."""
-    root, cache = (shutil.copytree(folder, tmp_path / folder.name, copy_function=shutil.copy2) for folder in place)
+    root, cache = (shutil.copytree(folder, tmp_path / folder.name, copy_function=shutil.copy2) for folder in shared)
     return root, cache
 
 
@@ -59,19 +59,19 @@ def encoded(monkeypatch):
     return recorded
 
 
-def whole(data, step):
+def full_batch(data, step):
     size = data.size(step, data.batch_size)
     return data.batch(step, range(size), size)
 
 
 def samples_of(data, steps):
-    return [row for step in range(steps) for row in whole(data, step)[0]]
+    return [row for step in range(steps) for row in full_batch(data, step)[0]]
 
 
-def test_batch_has_the_conditions_of_sdxl(place):
-    data = prepare_data(*place)
+def test_batch_has_the_conditions_of_sdxl(shared):
+    data = prepare_data(*shared)
     for step in range(4):
-        x0, cond = whole(data, step)
+        x0, cond = full_batch(data, step)
         assert x0.shape[:2] == (2, 4)
         assert x0.dtype == cond["text"].dtype == torch.float32
         assert (cond["text"].shape[1:], cond["pooled"].shape[1:]) == ((77, 96), (64,))
@@ -80,9 +80,9 @@ def test_batch_has_the_conditions_of_sdxl(place):
         assert set(cond) == {"text", "pooled", "time_ids"}
 
 
-def test_latents_texts_and_sizes_of_a_row_belong_to_one_image(place):
-    """Each is computed anew from the picture that the original size and the latent point to."""
-    data = prepare_data(*place, "data.encoding.kind=mean", "data.encoding.dtype=float32", "data.caption_dropout=0")
+def test_latents_texts_and_sizes_of_a_row_belong_to_one_image(shared):
+    """Each is computed again from the image that the original size and the latent point to."""
+    data = prepare_data(*shared, "data.encoding.kind=mean", "data.encoding.dtype=float32", "data.caption_dropout=0")
     vae, encoders = load_vae(tiny_sdxl()), TextEncoders(tiny_sdxl())
     images = inspect_images(data, QUIET).images
     plan = plan_images(images, np.zeros(len(images), dtype=bool), data)
@@ -95,7 +95,7 @@ def test_latents_texts_and_sizes_of_a_row_belong_to_one_image(place):
         known[entry.file.captions[0]] = latent, [*entry.size, *view.crop, *view.size]
     texts = {caption: encoders.encode([caption]) for caption in known}
     for step in range(6):
-        x0, cond = whole(data, step)
+        x0, cond = full_batch(data, step)
         for row in range(2):
             matching = [c for c in known if torch.allclose(texts[c]["text"][0], cond["text"][row], atol=1e-4)]
             assert len(matching) == 1
@@ -105,8 +105,8 @@ def test_latents_texts_and_sizes_of_a_row_belong_to_one_image(place):
             torch.testing.assert_close(cond["pooled"][row], texts[matching[0]]["pooled"][0], atol=1e-4, rtol=1e-4)
 
 
-def test_epoch_trains_every_sample_and_no_held_out_one(place):
-    data = prepare_data(*place)
+def test_epoch_trains_every_sample_and_no_held_out_one(shared):
+    data = prepare_data(*shared)
     trained = {row.numpy().tobytes() for row in samples_of(data, 2 * len(data.train))}
     with torch.autocast("cpu", torch.bfloat16):  # as a run with precision=bf16 validates
         held_out = {row.numpy().tobytes() for _, x0, _ in data.held_out_batches(100, 3) for row in x0}
@@ -121,16 +121,16 @@ def test_one_of_few_images_is_held_out_where_chance_holds_out_none(own):
     assert prepare_data(*own, "data.held_out=0.05").train.counts.sum(0).tolist() == [15, 1]
 
 
-def test_rows_equal_those_of_the_whole_batch_and_of_another_process(place):
-    data, other = prepare_data(*place), prepare_data(*place, "data.refresh=false")
-    x0, cond = whole(data, 5)
+def test_rows_equal_those_of_the_whole_batch_and_of_another_process(shared):
+    data, other = prepare_data(*shared), prepare_data(*shared, "data.refresh=false")
+    x0, cond = full_batch(data, 5)
     part, part_cond = other.batch(5, range(1, 2), 2)
     assert torch.equal(part, x0[1:])
     assert all(torch.equal(part_cond[name], cond[name][1:]) for name in cond)
 
 
-def test_filled_cache_encodes_nothing_again(place, encoded):
-    prepare_data(*place, "trainer.batch_size=3", "data.leftovers=repeat", "seed=5")
+def test_filled_cache_encodes_nothing_again(shared, encoded):
+    prepare_data(*shared, "trainer.batch_size=3", "data.leftovers=repeat", "seed=5")
     assert encoded == {"latents": [], "texts": []}
 
 
@@ -169,9 +169,9 @@ def test_two_resolutions_share_a_cache_and_batches_depend_only_on_the_step(own, 
     larger = "data.sizes.resolution=96"
     through = prepare_data(*own, larger)
     for step in range(6):
-        last = whole(through, step)[0]
+        last = full_batch(through, step)[0]
     assert (len(encoded["latents"]), encoded["texts"]) == (16, [])
-    assert torch.equal(whole(prepare_data(*own, larger), 5)[0], last)  # as one that begins there has it
+    assert torch.equal(full_batch(prepare_data(*own, larger), 5)[0], last)  # as one that begins there has it
     assert len(prepare_data(*own).train)
     assert len(encoded["latents"]) == 16
 
@@ -198,72 +198,72 @@ def test_folder_options_repeat_and_weight_samples(own):
     index = data.train
     assert index.arrays["crop"].shape[1] == 6
     assert (index.arrays["weight"] == 0.5).sum() == 10  # three of the four images repeated, one held out
-    weights = torch.cat([whole(data, step)[1]["weight"] for step in range(len(index) // 2)])
+    weights = torch.cat([full_batch(data, step)[1]["weight"] for step in range(len(index) // 2)])
     assert set(weights.tolist()) == {0.5, 1.0}
 
 
-def test_statistics_normalise_the_trained_latents_and_to_latents_inverts_them(place):
+def test_statistics_normalise_the_trained_latents_and_to_latents_inverts_them(shared):
     data = prepare_data(
-        *place, "data.latent_normalisation=channel", "data.encoding.kind=mean", "data.encoding.dtype=float32"
+        *shared, "data.latent_normalisation=channel", "data.encoding.kind=mean", "data.encoding.dtype=float32"
     )
     rows = {row.numpy().tobytes(): row for row in samples_of(data, 2 * len(data.train))}.values()
     flat = torch.cat([row.flatten(1) for row in rows], 1)
     torch.testing.assert_close(flat.mean(1), torch.zeros(4), atol=1e-4, rtol=0)
     torch.testing.assert_close(flat.std(1, correction=0), torch.ones(4), atol=1e-4, rtol=0)
-    plain = prepare_data(*place, "data.encoding.kind=mean", "data.encoding.dtype=float32")
-    x0, latents = whole(data, 3)[0], whole(plain, 3)[0] / load_vae(tiny_sdxl()).config.scaling_factor
+    plain = prepare_data(*shared, "data.encoding.kind=mean", "data.encoding.dtype=float32")
+    x0, latents = full_batch(data, 3)[0], full_batch(plain, 3)[0] / load_vae(tiny_sdxl()).config.scaling_factor
     torch.testing.assert_close(to_latents(x0, data.facts["latents"]), latents)
-    torch.testing.assert_close(to_latents(whole(plain, 3)[0], plain.facts["latents"]), latents)
+    torch.testing.assert_close(to_latents(full_batch(plain, 3)[0], plain.facts["latents"]), latents)
     assert plain.facts["latents"]["mean"] == [0.0] * 4
     scalar = prepare_data(
-        *place, "data.latent_normalisation=scalar", "data.encoding.kind=mean", "data.encoding.dtype=float32"
+        *shared, "data.latent_normalisation=scalar", "data.encoding.kind=mean", "data.encoding.dtype=float32"
     )
     assert len(set(scalar.facts["latents"]["std"])) == 1
-    told = {
+    state_facts = {
         "config": {"data": {"latent_normalisation": "channel", "pretrained": tiny_sdxl()}},
         "data": {"latents": {"mean": [1.0]}},
     }
-    assert plain.with_statistics_from(told) is plain
-    assert scalar.with_statistics_from(told) is scalar
-    resumed = data.with_statistics_from(told | {"data": scalar.facts})
+    assert plain.with_statistics_from(state_facts) is plain
+    assert scalar.with_statistics_from(state_facts) is scalar
+    resumed = data.with_statistics_from(state_facts | {"data": scalar.facts})
     resumed.prepare()
     assert resumed.facts == scalar.facts
 
 
-def test_distribution_is_resampled_each_step_and_validated_by_its_mean(place):
+def test_distribution_is_resampled_each_step_and_validated_by_its_mean(shared):
     settings = "data.encoding.dtype=float32", "data.caption_dropout=0"
-    data, mean = (prepare_data(*place, f"data.encoding.kind={kind}", *settings) for kind in ("distribution", "mean"))
-    steps = [step for step in range(60) if whole(mean, step)[0].shape == whole(mean, 0)[0].shape]
-    gaps = torch.stack([whole(data, step)[0] - whole(mean, step)[0] for step in steps])
+    data, mean = (prepare_data(*shared, f"data.encoding.kind={kind}", *settings) for kind in ("distribution", "mean"))
+    steps = [step for step in range(60) if full_batch(mean, step)[0].shape == full_batch(mean, 0)[0].shape]
+    gaps = torch.stack([full_batch(data, step)[0] - full_batch(mean, step)[0] for step in steps])
     assert gaps.std() > 1e-4
     assert not torch.equal(gaps[0], gaps[1])
     for (_, drawn, _), (_, plain, _) in zip(data.held_out_batches(9, 2), mean.held_out_batches(9, 2), strict=True):
         torch.testing.assert_close(drawn, plain)
 
 
-def test_captions_are_dropped_at_the_configured_rate(place):
-    data = prepare_data(*place, "data.caption_dropout=0.4")
+def test_captions_are_dropped_at_the_configured_rate(shared):
+    data = prepare_data(*shared, "data.caption_dropout=0.4")
     empty = TextEncoders(tiny_sdxl()).encode([""])["pooled"].half().float()
-    pooled = torch.cat([whole(data, step)[1]["pooled"] for step in range(100)])
+    pooled = torch.cat([full_batch(data, step)[1]["pooled"] for step in range(100)])
     assert (pooled == empty).all(1).double().mean().item() == pytest.approx(0.4, abs=0.06)
 
 
 @pytest.mark.parametrize("leftovers", ["repeat", "partial", "drop"])
-def test_batch_sizes_are_those_that_leftovers_announces(place, leftovers):
-    data = prepare_data(*place, f"data.leftovers={leftovers}", "trainer.batch_size=3", "data.max_aspect=1.2")
+def test_batch_sizes_are_those_that_leftovers_announces(shared, leftovers):
+    data = prepare_data(*shared, f"data.leftovers={leftovers}", "trainer.batch_size=3", "data.max_aspect=1.2")
     sizes = data.batch_sizes(3)
     assert sizes == {3} if leftovers != "partial" else {3} < sizes
     assert {data.size(step, 3) for step in range(12)} <= sizes
     for step in range(12):
-        assert len(whole(data, step)[0]) == data.size(step, 3)
+        assert len(full_batch(data, step)[0]) == data.size(step, 3)
 
 
-def test_buckets_of_fewer_pixels_get_batches_in_multiples_of_batch_size_step(place):
+def test_buckets_of_fewer_pixels_get_batches_in_multiples_of_batch_size_step(shared):
     sizes = "data.sizes.step=8", "data.sizes.resolution=56"
-    data = prepare_data(*place, "data.batch_size_step=1", "trainer.batch_size=16", *sizes, "data.leftovers=repeat")
+    data = prepare_data(*shared, "data.batch_size_step=1", "trainer.batch_size=16", *sizes, "data.leftovers=repeat")
     batches = {}
     for step in range(20):
-        x0 = whole(data, step)[0]
+        x0 = full_batch(data, step)[0]
         batches[tuple(x0.shape[2:])] = len(x0)
     areas = {size: size[0] * size[1] for size in batches}
     largest = max(areas.values())
@@ -271,14 +271,14 @@ def test_buckets_of_fewer_pixels_get_batches_in_multiples_of_batch_size_step(pla
     assert len(set(batches.values())) > 1
 
 
-def test_report_contains_the_plan_and_the_latents_scale(place, tmp_path):
-    plan, latents = prepare_data(*place).write_report(tmp_path)
+def test_report_contains_the_plan_and_the_latents_scale(shared, tmp_path):
+    plan, latents = prepare_data(*shared).write_report(tmp_path)
     assert "16 files, 16 images used" in plan.read_text()
     assert latents.read_text().count("7.67") == 4
 
 
 @pytest.mark.parametrize(
-    ("overrides", "error", "told"),
+    ("overrides", "error", "message"),
     [
         (["data.root=absent"], ConfigError, r"data\.root=absent is not a folder"),
         (["data.root=s3://bucket/cats"], ConfigError, r"data=webdataset data\.root='s3://bucket/cats/\*\.tar'"),
@@ -302,9 +302,9 @@ def test_report_contains_the_plan_and_the_latents_scale(place, tmp_path):
         (["data.folders=[{repeats: 2}]"], ConfigError, r"data\.folders must be a list of entries"),
     ],
 )
-def test_prepare_rejects(place, overrides, error, told):
-    with pytest.raises(error, match=told):
-        prepare_data(*place, *overrides)
+def test_prepare_rejects(shared, overrides, error, message):
+    with pytest.raises(error, match=message):
+        prepare_data(*shared, *overrides)
 
 
 def test_bad_image_raises_with_on_bad_stop(own):
@@ -334,19 +334,19 @@ def test_latents_that_overflow_in_bfloat16_are_encoded_in_float32(own, monkeypat
 
 
 @torch.no_grad()
-def test_large_image_is_encoded_in_overlapping_tiles(place):
+def test_large_image_is_encoded_in_overlapping_tiles(shared):
     """Of 128 pixels, one every 96; where two overlap they are blended."""
 
-    def said(x, tile):
-        encoding = make_data(*place, f"data.encoding.tile={tile}").encoding
+    def encode(x, tile):
+        encoding = make_data(*shared, f"data.encoding.tile={tile}").encoding
         return LatentEncoder(load_vae(tiny_sdxl()), encoding, (0, 0, 0), 1).posterior(x, "float32")
 
     x = normal(0, "pixels", 0, range(1), (3, 224, 224)).clamp(-1, 1)
-    tiled, first, second = said(x, 128), said(x[..., :128, :128], "null"), said(x[..., 96:, 96:], "null")
+    tiled, first, second = encode(x, 128), encode(x[..., :128, :128], "null"), encode(x[..., 96:, 96:], "null")
     assert tiled.shape[2:] == (28, 28)
     torch.testing.assert_close(tiled[..., :12, :12], first[..., :12, :12])
     torch.testing.assert_close(tiled[..., 16:24, 16:24], second[..., 4:12, 4:12])
-    assert torch.equal(said(x[..., :128, :128], 128), first)
+    assert torch.equal(encode(x[..., :128, :128], 128), first)
 
 
 def test_images_with_rare_tags_weigh_more(own):
@@ -356,14 +356,14 @@ def test_images_with_rare_tags_weigh_more(own):
     for number in range(12, 16):
         (root / f"{number:03}.txt").write_text(f"rare {number}")
     data = prepare_data(*own, "data.rarity.strength=0.5", "data.rarity.high=4.0")
-    weights = torch.cat([whole(data, step)[1]["weight"] for step in range(len(data.train))])
+    weights = torch.cat([full_batch(data, step)[1]["weight"] for step in range(len(data.train))])
     assert weights.min() < 1 < weights.max()
     assert "common" in data.train.facts["report"]
     assert prepare_data(*own).train.is_weighted is False
 
 
 def add_masks(root, numbers, left=0):
-    """Each picture's left half has this grey, its right one is white."""
+    """Each mask's left half has this grey, its right one is white."""
     for number in numbers:
         mask = np.full(SHAPES[number % len(SHAPES)], 255, dtype=np.uint8)
         mask[:, : mask.shape[1] // 2] = left
@@ -372,7 +372,7 @@ def add_masks(root, numbers, left=0):
 
 def masks_of(data, steps):
     """Each latent's mask, by the latent."""
-    batches = [whole(data, step) for step in range(steps)]
+    batches = [full_batch(data, step) for step in range(steps)]
     return {x0.numpy().tobytes(): mask for rows, cond in batches for x0, mask in zip(rows, cond["mask"], strict=True)}
 
 
@@ -382,10 +382,10 @@ def test_masks_are_cached_and_no_latent_is_encoded_for_them(own, encoded):
     data = prepare_data(*own, "data.masks=files")
     assert len(data.train) == len(prepare_data(*own).train)
     assert encoded == {"latents": [], "texts": []}
-    found = masks_of(data, 2 * len(data.train))
-    whole_ones = sum(bool((mask == 1).all()) for mask in found.values())
-    assert 0 < whole_ones < len(found) == len(data.train)
-    for mask in found.values():
+    masks = masks_of(data, 2 * len(data.train))
+    white = sum(bool((mask == 1).all()) for mask in masks.values())
+    assert 0 < white < len(masks) == len(data.train)
+    for mask in masks.values():
         assert mask.shape[0] == 1
         assert (mask[..., -1] == 1).all()
         assert (mask == 1).all() or (mask[..., 0] == 0).all()

@@ -25,9 +25,9 @@ def test_trigger_comes_between_prefix_and_tags():
 
 
 def test_shuffle_leaves_kept_tags_in_place():
-    made = texts(TAGS, shuffle=True, keep_tokens=2, variants=20)
-    assert len(set(made)) > 15
-    for text in made:
+    variants = texts(TAGS, shuffle=True, keep_tokens=2, variants=20)
+    assert len(set(variants)) > 15
+    for text in variants:
         tags = text.split(", ")
         assert tags[:2] == ["a", "b"]
         assert sorted(tags) == TAGS.split(", ")
@@ -39,21 +39,21 @@ def test_shuffle_leaves_kept_tags_in_place():
 
 def test_tags_before_the_separator_count_among_keep_tokens():
     tags = "a, b ||| c, d, e, f"
-    made = texts(tags, keep_separator="|||", shuffle=True, keep_tokens=3, variants=20)
-    assert all(text.startswith("a, b, c, ") for text in made)
-    assert {text.split(", ")[3] for text in made} == {"d", "e", "f"}
+    variants = texts(tags, keep_separator="|||", shuffle=True, keep_tokens=3, variants=20)
+    assert all(text.startswith("a, b, c, ") for text in variants)
+    assert {text.split(", ")[3] for text in variants} == {"d", "e", "f"}
 
 
 def test_free_tags_are_dropped_at_the_configured_rate():
-    made = [texts(TAGS, tag_dropout=0.3, keep_tokens=1, digest=bytes([i, j])) for i in range(20) for j in range(20)]
-    counts = [len(text.split(", ")) - 1 for (text,) in made]
+    variants = [texts(TAGS, tag_dropout=0.3, keep_tokens=1, digest=bytes([i, j])) for i in range(20) for j in range(20)]
+    counts = [len(text.split(", ")) - 1 for (text,) in variants]
     assert sum(counts) / len(counts) / 7 == pytest.approx(0.7, abs=0.03)
-    assert all(text.startswith("a") for (text,) in made)
+    assert all(text.startswith("a") for (text,) in variants)
 
 
 def test_wildcards_choose_and_nest():
-    made = {text for i in range(200) for text in texts("a {red|{dark|light} blue} cat", digest=bytes([i]))}
-    assert made == {"a red cat", "a dark blue cat", "a light blue cat"}
+    variants = {text for i in range(200) for text in texts("a {red|{dark|light} blue} cat", digest=bytes([i]))}
+    assert variants == {"a red cat", "a dark blue cat", "a light blue cat"}
     assert texts("{kept} as it is") == ["{kept} as it is"]
 
 

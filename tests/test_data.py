@@ -48,8 +48,8 @@ def test_epoch_has_every_image_once(digits):
     size = len(data.train)
     batches = [data.batch(step, range(1), 1) for step in range(size)]
     pairs = {(x0.numpy().tobytes(), label["label"].item()) for x0, label in batches}
-    whole = zip(data.train.x0, data.train.label.tolist(), strict=True)
-    assert pairs == {(x0.numpy().tobytes(), label) for x0, label in whole}
+    samples = zip(data.train.x0, data.train.label.tolist(), strict=True)
+    assert pairs == {(x0.numpy().tobytes(), label) for x0, label in samples}
 
 
 def test_rows_of_a_batch_equal_those_of_the_whole_batch(digits):
@@ -65,7 +65,7 @@ def test_labels_are_dropped_at_the_configured_rate(digits):
 
 
 @pytest.mark.parametrize(
-    ("key", "value", "told"),
+    ("key", "value", "message"),
     [
         ("shape", [1, 9, 9], r"data.shape must be \(1, 8, 8\)"),
         ("shape", "8x8", "shape must be a list"),
@@ -75,8 +75,8 @@ def test_labels_are_dropped_at_the_configured_rate(digits):
         ("seed", "x", "seed must be an integer"),
     ],
 )
-def test_labelled_images_rejects(key, value, told):
-    with pytest.raises(ConfigError, match=told):
+def test_labelled_images_rejects(key, value, message):
+    with pytest.raises(ConfigError, match=message):
         _ = Digits(**SETTINGS | {key: value}).train
 
 

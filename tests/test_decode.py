@@ -20,7 +20,7 @@ def saved(image, form="PNG", **settings):
     return buffer.getvalue()
 
 
-def whole(shape):
+def full_view(shape):
     return View(shape, (0, 0), shape, False)
 
 
@@ -34,7 +34,7 @@ def test_every_format_decodes_to_the_image(form):
         pytest.importorskip("pillow_jxl")
     content = saved(CAT, form, **({"quality": 95} if form in ("JPEG", "WEBP", "AVIF", "JXL") else {}))
     assert examine(content) == (90, 140)
-    pixels = shown(content, whole((90, 140)))
+    pixels = shown(content, full_view((90, 140)))
     assert pixels.shape == (90, 140, 3)
     assert np.abs(pixels - np.asarray(CAT)).mean() < (12 if form == "GIF" else 4)
 
@@ -51,13 +51,13 @@ def test_exif_orientation_is_undone(orientation):
     exif[0x0112] = orientation
     content = saved(laid, "PNG", exif=exif)
     assert examine(content) == (90, 140)
-    assert (shown(content, whole((90, 140))) == np.asarray(CAT)).all()
+    assert (shown(content, full_view((90, 140))) == np.asarray(CAT)).all()
 
 
 def test_transparency_shows_the_background():
     image = Image.new("RGBA", (4, 2), (200, 0, 0, 0))
     image.paste((10, 20, 30, 255), (0, 0, 2, 2))
-    pixels = decode(saved(image), whole((2, 4)), (1, 2, 3))
+    pixels = decode(saved(image), full_view((2, 4)), (1, 2, 3))
     assert pixels[0, 0].tolist() == [10, 20, 30]
     assert pixels[0, 3].tolist() == [1, 2, 3]
     palette = image.convert("P")
@@ -67,16 +67,16 @@ def test_transparency_shows_the_background():
 
 def test_16_bit_greys_and_cmyk_decode_to_rgb():
     grey = np.arange(0, 65536, 257, dtype=np.uint16).reshape(16, 16)
-    pixels = shown(saved(Image.fromarray(grey)), whole((16, 16)))
+    pixels = shown(saved(Image.fromarray(grey)), full_view((16, 16)))
     assert (pixels[..., 0] == grey // 257).all()
     assert (pixels[..., 0] == pixels[..., 2]).all()
-    inks = shown(saved(CAT.convert("CMYK"), "TIFF"), whole((90, 140)))
+    inks = shown(saved(CAT.convert("CMYK"), "TIFF"), full_view((90, 140)))
     assert np.abs(inks - np.asarray(CAT)).max() <= 1
 
 
 def test_animation_decodes_to_its_first_frame():
     content = saved(CAT, "WEBP", save_all=True, append_images=[Image.new("RGB", CAT.size)], lossless=True)
-    assert (shown(content, whole((90, 140))) == np.asarray(CAT)).all()
+    assert (shown(content, full_view((90, 140))) == np.asarray(CAT)).all()
 
 
 @pytest.mark.parametrize("resized", [(45, 70), (131, 204)])
@@ -90,7 +90,7 @@ def test_view_is_a_crop_of_the_resized_image(resized, flip):
 def test_image_beyond_one_block_of_memory_decodes():
     large = image(8, (2100, 2000))  # beyond 16 MB of Pillow's
     expected = large.resize((100, 105), Image.Resampling.BICUBIC)
-    assert np.abs(shown(saved(large, "BMP"), whole((105, 100))) - np.asarray(expected)).max() <= 1
+    assert np.abs(shown(saved(large, "BMP"), full_view((105, 100))) - np.asarray(expected)).max() <= 1
 
 
 ADOBE = np.array([[0.60974, 0.20528, 0.14919], [0.31111, 0.62567, 0.06322], [0.01947, 0.06087, 0.74457]])
@@ -123,7 +123,7 @@ def test_embedded_colour_profile_is_converted_to_srgb():
     linear = linear.clip(0, 1)
     expected = 255 * np.where(linear <= 0.0031308, 12.92 * linear, 1.055 * linear ** (1 / 2.4) - 0.055)
     assert np.abs(expected - np.asarray(CAT)).mean() > 4
-    view = whole((90, 140))
+    view = full_view((90, 140))
     assert np.abs(shown(saved(CAT, icc_profile=adobe_profile()), view) - expected).max() < 2
     for profile in (ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes(), b"no profile"):
         assert (shown(saved(CAT, icc_profile=profile), view) == np.asarray(CAT)).all()
@@ -143,7 +143,7 @@ def test_large_jpeg_is_decoded_at_a_reduced_scale_and_looks_the_same():
 
 
 @pytest.mark.parametrize(
-    ("content", "told"),
+    ("content", "message"),
     [
         (b"", "it is empty"),
         (b"a text", "not an image of a known format$"),
@@ -156,8 +156,8 @@ def test_large_jpeg_is_decoded_at_a_reduced_scale_and_looks_the_same():
         (saved(Image.new("1", (30_000, 30_000))), "more than 89 million pixels"),
     ],
 )
-def test_broken_file_is_rejected(content, told):
-    with pytest.raises(BadImage, match=told):
+def test_broken_file_is_rejected(content, message):
+    with pytest.raises(BadImage, match=message):
         examine(content)
 
 
@@ -179,7 +179,7 @@ def test_truncated_and_corrupt_files_are_rejected_or_decoded():
 
 
 def masked(mask):
-    """The picture with this mask (H, W) as its transparency, and the mask as a file."""
+    """The image with this mask (H, W) as its transparency, and the mask as a file."""
     image = CAT.copy()
     image.putalpha(Image.fromarray(mask))
     return {"alpha": saved(image), "files": saved(Image.fromarray(mask))}
@@ -195,7 +195,7 @@ def test_mask_is_the_mean_of_each_cell_of_the_view(masks, flip):
 
 
 def test_mask_follows_its_image_through_resize_crop_and_flip():
-    """White where the picture is, black elsewhere: at every view the two agree cell by cell."""
+    """White where the image is, black elsewhere: at every view the two agree cell by cell."""
     half = np.zeros((90, 140), dtype=np.uint8)
     half[30:, :70] = 255
     content, files = saved(Image.fromarray(half).convert("RGB")), masked(half)["files"]
@@ -211,10 +211,10 @@ def test_white_masks_are_ignored_and_unusable_ones_rejected():
     assert not examine_mask(saved(CAT, "JPEG"), "alpha", size)
     half[:9] = 127
     assert all(examine_mask(content, masks, size) for masks, content in masked(half).items())
-    for content, told in [
+    for content, message in [
         (saved(Image.new("L", (140, 80), 9)), "its mask has a different size: 80 x 140 for 90 x 140 pixels"),
         (saved(Image.new("L", (140, 90))), "its mask is entirely black"),
         (b"x", "its mask cannot be used: it is not an image"),
     ]:
-        with pytest.raises(BadImage, match=told):
+        with pytest.raises(BadImage, match=message):
             examine_mask(content, "files", size)

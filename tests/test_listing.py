@@ -7,22 +7,22 @@ import pytest
 from PIL import Image
 
 from tests.photos import SHAPES, image, make_photos
-from ztsnr.caching.catalogue import catalogue
+from ztsnr.caching.catalogue import build_catalogue
 from ztsnr.caching.folder import list_images
 from ztsnr.caching.settings import folder_options
 from ztsnr.core.errors import BadImage, ConfigError
 
 
 def listed(*roots, folders=()):
-    return {found.name: found for found in list_images(list(roots), folder_options(list(folders)))}
+    return {file.name: file for file in list_images(list(roots), folder_options(list(folders)))}
 
 
 def captions(root):
-    return {name: found.captions for name, found in listed(root).items()}
+    return {name: file.captions for name, file in listed(root).items()}
 
 
 def look(root, memory, stop=False, masks="none"):
-    return catalogue(
+    return build_catalogue(
         list_images([root], []),
         masks=masks,
         database=memory / "pictures.db",
@@ -45,9 +45,9 @@ def test_captions_come_from_text_files_beside_the_images(tmp_path):
 
 @pytest.mark.parametrize("kind", ["jsonl", "csv", "parquet"])
 def test_captions_come_from_tables_in_the_folder_and_above(tmp_path, kind):
-    for place in ("a.png", "below/b.png", "below/deep/c.png"):
-        (tmp_path / place).parent.mkdir(exist_ok=True, parents=True)
-        image(0, (8, 8)).save(tmp_path / place)
+    for name in ("a.png", "below/b.png", "below/deep/c.png"):
+        (tmp_path / name).parent.mkdir(exist_ok=True, parents=True)
+        image(0, (8, 8)).save(tmp_path / name)
     rows = [("a.png", "first"), ("below/b.png", "second"), ("below/deep/c.png", "third")]
     if kind == "jsonl":
         lines = [json.dumps({"file_name": name, "text": text}) for name, text in rows]
@@ -63,7 +63,7 @@ def test_captions_come_from_tables_in_the_folder_and_above(tmp_path, kind):
 
 
 @pytest.mark.parametrize(
-    ("name", "content", "told"),
+    ("name", "content", "message"),
     [
         ("metadata.jsonl", '{"file_name": "a.png"}', "row 1, must have file_name and one of text"),
         ("metadata.jsonl", '{"file_name": "a.png", "text": 3}', "text must be a text or a list of texts, got 3"),
@@ -73,23 +73,23 @@ def test_captions_come_from_tables_in_the_folder_and_above(tmp_path, kind):
         ("x.parquet", "no parquet", "cannot be read as a table of captions"),
     ],
 )
-def test_broken_table_is_rejected_by_name(tmp_path, name, content, told):
+def test_broken_table_is_rejected_by_name(tmp_path, name, content, message):
     (tmp_path / name).write_text(content)
-    with pytest.raises(ConfigError, match=told) as refused:
+    with pytest.raises(ConfigError, match=message) as refused:
         listed(tmp_path)
     assert name in str(refused.value)
 
 
 def test_folder_options_apply_to_matching_folders(tmp_path):
-    for place in ("mine", "reg/dogs", "other"):
-        make_photos(tmp_path / place, 1)
+    for name in ("mine", "reg/dogs", "other"):
+        make_photos(tmp_path / name, 1)
     (tmp_path / "reg/dogs/000.txt").unlink()
     mine = {"path": "mine", "repeats": 4, "trigger": "sks"}
-    found = listed(tmp_path, folders=[mine, {"path": "reg*", "class_token": "dog", "weight": 0.5}])
-    assert (found["mine/000.png"].folder.repeats, found["mine/000.png"].folder.trigger) == (4, "sks")
-    assert found["reg/dogs/000.png"].captions == ("dog",)
-    assert found["reg/dogs/000.png"].folder.weight == 0.5
-    assert found["other/000.png"].folder.repeats == 1
+    files = listed(tmp_path, folders=[mine, {"path": "reg*", "class_token": "dog", "weight": 0.5}])
+    assert (files["mine/000.png"].folder.repeats, files["mine/000.png"].folder.trigger) == (4, "sks")
+    assert files["reg/dogs/000.png"].captions == ("dog",)
+    assert files["reg/dogs/000.png"].folder.weight == 0.5
+    assert files["other/000.png"].folder.repeats == 1
     several = listed(tmp_path / "mine", tmp_path / "other", folders=[{"path": "other", "repeats": 2}])
     assert {name: each.folder.repeats for name, each in several.items()} == {"mine/000.png": 1, "other/000.png": 2}
 
@@ -106,17 +106,17 @@ def test_wrong_folder_options_are_rejected(entry):
 def test_bad_files_are_skipped_with_their_reasons(tmp_path):
     root = make_photos(tmp_path / "photos", 3)
     (root / "empty.png").write_bytes(b"")
-    (root / "text.webp").write_text("no picture")
+    (root / "text.webp").write_text("not an image")
     (root / "half.png").write_bytes((root / "000.png").read_bytes()[:200])
     (root / "001.txt").write_bytes("写真".encode("shift_jis"))
     os.symlink(".", root / "loop")
     os.symlink("itself.png", root / "itself.png")
     os.symlink("absent.jpg", root / "nowhere.jpg")
     (root / "folder.png").mkdir()
-    made = look(root, tmp_path)
-    assert [entry.file.name for entry in made.images] == ["000.png", "002.png"]
-    told = {name: reason.split(":")[0] for name, reason in made.skipped.items()}
-    assert told == {
+    result = look(root, tmp_path)
+    assert [entry.file.name for entry in result.images] == ["000.png", "002.png"]
+    kinds = {name: reason.split(":")[0] for name, reason in result.skipped.items()}
+    assert kinds == {
         "001.png": "its caption is not in UTF-8",
         "empty.png": "it is empty",
         "half.png": "it is broken",
@@ -160,19 +160,19 @@ def test_masks_are_not_listed_and_bad_ones_are_skipped_with_their_images(tmp_pat
     Image.new("L", (5, 5), 200).save(root / "001-masklabel.png")
     (root / "002-masklabel.png").write_bytes(b"")
     Image.new("L", (5, 5)).save(root / "nothing-masklabel.png")
-    found = listed(root)
-    assert found.pop("nothing-masklabel.png").bad.startswith("its name is that of a mask")
-    assert {name: entry.mask and entry.mask.name for name, entry in found.items()} == {
+    files = listed(root)
+    assert files.pop("nothing-masklabel.png").bad.startswith("its name is that of a mask")
+    assert {name: entry.mask and entry.mask.name for name, entry in files.items()} == {
         **{f"{number:03}.png": f"{number:03}-masklabel.png" for number in range(3)},
         "003.png": None,
     }
-    plain, made = look(root, tmp_path), look(root, tmp_path, masks="files")
+    plain, result = look(root, tmp_path), look(root, tmp_path, masks="files")
     assert [bool(entry.mask_digest) for entry in plain.images] == [False] * 4
-    assert {entry.file.name: bool(entry.mask_digest) for entry in made.images} == {"000.png": True, "003.png": False}
-    del made.skipped["nothing-masklabel.png"]
-    assert made.skipped == {
+    assert {entry.file.name: bool(entry.mask_digest) for entry in result.images} == {"000.png": True, "003.png": False}
+    del result.skipped["nothing-masklabel.png"]
+    assert result.skipped == {
         "001.png": "its mask has a different size: 5 x 5 for 80 x 60 pixels",
         "002.png": "its mask cannot be used: it is empty",
     }
     Image.new("L", (64, 64), 100).save(root / "000-masklabel.png")
-    assert look(root, tmp_path, masks="files").images[0].mask_digest != made.images[0].mask_digest
+    assert look(root, tmp_path, masks="files").images[0].mask_digest != result.images[0].mask_digest

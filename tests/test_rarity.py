@@ -15,20 +15,20 @@ def rarity(**settings):
 
 def test_tags_of_single_tag_images_get_equal_totals():
     tags = [frozenset("a")] * 8 + [frozenset("b")] * 2
-    weights, told = rarity().weights(tags, np.ones(10, dtype=int))
+    weights, commonest = rarity().weights(tags, np.ones(10, dtype=int))
     assert weights[:8].sum() == pytest.approx(weights[8:].sum())
-    assert told["a"] == (8, pytest.approx(10 / 16))
-    assert list(told) == ["a", "b"]
+    assert commonest["a"] == (8, pytest.approx(10 / 16))
+    assert list(commonest) == ["a", "b"]
 
 
 @given(TAGS, st.floats(0, 1))
 def test_mean_weight_is_one_and_rarer_tags_weigh_more(tags, strength):
     times = np.arange(len(tags)) % 3
-    weights, told = rarity(strength=strength).weights(tags, times)
+    weights, commonest = rarity(strength=strength).weights(tags, times)
     tagged = np.array([bool(own) for own in tags]) & (times > 0)
     if tagged.any():
         assert np.average(weights[tagged], weights=times[tagged]) == pytest.approx(1)
-    ranked = [weight for _, weight in told.values()]
+    ranked = [weight for _, weight in commonest.values()]
     assert ranked == sorted(ranked)
     assert (weights[[not own for own in tags]] == 1).all()
 

@@ -43,37 +43,37 @@ def slowly(items):
 
 
 def contents(folder):
-    """Key -> value, of all shards, each of which must be whole."""
-    found = {}
+    """Key -> value, of all shards, each of which must be complete."""
+    values = {}
     for path in sorted((folder / "things").glob("*.safetensors")):
         shard = load_file(path)
         assert len({number % 2 for number in shard["value"][:, 0].tolist()}) == 1
         for digest, value in zip(shard["key"], shard["value"], strict=True):
-            found.setdefault(digest.numpy().tobytes(), value.tolist())
-    return found
+            values.setdefault(digest.numpy().tobytes(), value.tolist())
+    return values
 
 
 EXPECTED = {digest: [item.number, item.number**2] for digest, item in WANTED.items()}
 
 
 def test_fill_encodes_only_missing_entries(tmp_path):
-    made, store = [], ShardStore(tmp_path, "things")
+    encoded, store = [], ShardStore(tmp_path, "things")
 
     def counting(items):
-        made.extend(item.number for item in items)
+        encoded.extend(item.number for item in items)
         return encode(items)
 
     some = dict(list(WANTED.items())[:20])
     store.fill(some, 8, counting)
-    assert sorted(made) == list(range(20))
+    assert sorted(encoded) == list(range(20))
     known = store.fill(WANTED, 8, counting)
-    assert sorted(made) == list(range(60))
+    assert sorted(encoded) == list(range(60))
     assert set(known) == set(WANTED)
     assert contents(tmp_path) == EXPECTED
     shard, row = known[key(7)]
     assert load_file(tmp_path / shard)["value"][row].tolist() == [7, 49]
     store.fill(WANTED, 5, counting)
-    assert len(made) == 60
+    assert len(encoded) == 60
 
 
 def test_broken_shard_is_reported_by_name(tmp_path):

@@ -47,39 +47,39 @@ def shards(tmp_path):
 
 
 def listed(data):
-    return {found.name: found for found in data.listing()}
+    return {file.name: file for file in data.listing()}
 
 
 def test_members_of_a_tar_equal_the_files(shards, tmp_path):
-    found = listed(of_shards(f"{shards}/*.tar", tmp_path / "cache"))
+    files = listed(of_shards(f"{shards}/*.tar", tmp_path / "cache"))
     plain = listed(make_data(tmp_path / "photos", tmp_path / "cache"))
-    assert len(found) == 16
+    assert len(files) == 16
     for name, entry in plain.items():
         shard = f"{int(name[:3]) // 6 * 6:02}.tar"
-        assert found[f"{shard}/deep/{name}"].read() == entry.read()
-        assert found[f"{shard}/deep/{name}"].captions == entry.captions
+        assert files[f"{shard}/deep/{name}"].read() == entry.read()
+        assert files[f"{shard}/deep/{name}"].captions == entry.captions
 
 
 def test_masks_belong_to_images_of_the_same_name(shards, tmp_path):
     with tarfile.open(shards / "masked.tar", "w") as tar:
         for name in ("a-masklabel.png", "a.png", "a.txt", "b.png", "b-masklabel.png", "c.png"):
             add(tar, name, name.encode())
-    found = listed(of_shards(f"{shards}/masked.tar", tmp_path / "cache"))
-    assert {name: entry.mask and entry.mask.read() for name, entry in found.items()} == {
+    files = listed(of_shards(f"{shards}/masked.tar", tmp_path / "cache"))
+    assert {name: entry.mask and entry.mask.read() for name, entry in files.items()} == {
         "masked.tar/a.png": b"a-masklabel.png",
         "masked.tar/b.png": b"b-masklabel.png",
         "masked.tar/c.png": None,
     }
-    assert found["masked.tar/a.png"].captions == ("a.txt",)
+    assert files["masked.tar/a.png"].captions == ("a.txt",)
 
 
 def test_folder_options_match_shards_and_broken_shards_are_reported(shards, tmp_path):
     (shards / "06.tar").write_bytes((shards / "06.tar").read_bytes()[:20_000])
     (shards / "12.tar").write_bytes(b"no tar")
     data = of_shards(f"{shards}/*.tar", tmp_path / "cache", "data.folders=[{path: 00.tar, repeats: 3}]")
-    found = listed(data)
-    assert found["00.tar/deep/000.png"].folder.repeats == 3
-    assert found["12.tar/"].bad.startswith("it cannot be read as a tar")
+    files = listed(data)
+    assert files["00.tar/deep/000.png"].folder.repeats == 3
+    assert files["12.tar/"].bad.startswith("it cannot be read as a tar")
     with pytest.raises(ConfigError, match="matches no file"):
         of_shards(f"{shards}/*.tgz", tmp_path / "cache").listing()
 
@@ -98,7 +98,7 @@ class Serving(SimpleHTTPRequestHandler):
         self.end_headers()
         self.wfile.write(content[first : last + 1])
 
-    def log_message(self, *told):
+    def log_message(self, *arguments):
         pass
 
 
@@ -112,12 +112,12 @@ def server(shards):
 
 @pytest.mark.parametrize("scheme", ["memory", "http"])
 def test_remote_shards_equal_local_ones(shards, tmp_path, scheme, request):
-    place = "memory://lake" if scheme == "memory" else request.getfixturevalue("server")
+    root = "memory://lake" if scheme == "memory" else request.getfixturevalue("server")
     if scheme == "memory":
         for file in shards.glob("*.tar"):
             fsspec.filesystem("memory").pipe(f"/lake/{file.name}", file.read_bytes())
-    found, plain = (listed(of_shards(f"{root}/*.tar", tmp_path / "cache")) for root in (place, shards))
-    assert {name: entry.read() for name, entry in found.items()} == {n: e.read() for n, e in plain.items()}
+    files, plain = (listed(of_shards(f"{root}/*.tar", tmp_path / "cache")) for root in (root, shards))
+    assert {name: entry.read() for name, entry in files.items()} == {n: e.read() for n, e in plain.items()}
     with pytest.raises(ConfigError, match="nosuch"):
         of_shards("nosuch://lake/*.tar", tmp_path / "cache").listing()
 

@@ -1,4 +1,4 @@
-"""Encodes pictures and captions once for all trainings: python -m ztsnr.cache model=sdxl data=folder data.root=..."""
+"""Encodes images and captions once for all trainings: python -m ztsnr.cache model=sdxl data=folder data.root=..."""
 
 from omegaconf import DictConfig
 

@@ -95,7 +95,7 @@ class Inspection:
     bad: str
 
 
-def catalogue(
+def build_catalogue(
     listing: Iterable[ImageFile],
     *,
     masks: MaskSource,
@@ -121,11 +121,14 @@ def catalogue(
                 if bad:
                     result.skipped[file.name] = bad
                 else:
-                    found = inspections[file.location]
-                    size = found.height, found.width
-                    result.images.append(CatalogueEntry(file, found.digest, size, found.mask_digest))
+                    result.images.append(_entry(file, inspections[file.location]))
             report(len(chunk))
     return result
+
+
+def _entry(file: ImageFile, inspection: Inspection) -> CatalogueEntry:
+    size = inspection.height, inspection.width
+    return CatalogueEntry(file, inspection.digest, size, inspection.mask_digest)
 
 
 def content_digest(content: bytes) -> bytes:

@@ -5,7 +5,7 @@ import warnings
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal, cast
 
 import numpy as np
 import pyarrow as pa
@@ -88,7 +88,7 @@ def examine_mask(content: bytes, masks: MaskSource, size: tuple[int, int]) -> bo
         raise BadImage(f"its mask cannot be used: {error}") from error
     if (mask.height, mask.width) != size:
         raise BadImage(f"its mask has a different size: {mask.height} x {mask.width} for {size[0]} x {size[1]} pixels")
-    least, most = mask.getextrema()
+    least, most = _extrema(mask)
     if not most:
         raise BadImage("its mask is entirely black: nothing of the image would be trained")
     return least < 255
@@ -171,11 +171,12 @@ def _load(image: Image.Image, least: tuple[int, int]) -> int:
     """
     try:
         orientation = image.getexif().get(ExifTags.Base.Orientation)
-        image.draft("RGB", least if orientation in SIDEWAYS else least[::-1])
+        height, width = least[::-1] if orientation in SIDEWAYS else least
+        image.draft("RGB", (width, height))
         image.load()
     except Exception as error:  # a decoder may raise anything for a broken file; the report has its text
         raise _broken(error) from error
-    if image.format == "JXL" and not image.jpeg:
+    if image.format == "JXL" and not cast(Any, image).jpeg:
         return 1  # its decoder has applied the orientation, whatever EXIF says
     return orientation if orientation in UPRIGHT else 1
 
@@ -184,8 +185,13 @@ def _broken(error: Exception) -> BadImage:
     return BadImage(f"it is broken: {str(error).splitlines()[0] if str(error) else type(error).__name__}")
 
 
+def _extrema(image: Image.Image) -> tuple[float, float]:
+    """Of an image of one channel."""
+    return cast(tuple[float, float], image.getextrema())
+
+
 def _range_is_unknown(image: Image.Image) -> bool:
     if image.mode == "I":  # 16 bits in some formats, 32 in others
-        low, high = image.getextrema()
+        low, high = _extrema(image)
         return low < 0 or high >= 2**16
     return image.mode == "F"

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from ztsnr.caching.buckets import USED, Plan, make_plan
-from ztsnr.caching.catalogue import Catalogue, CatalogueEntry, ImageFile, catalogue
+from ztsnr.caching.catalogue import Catalogue, CatalogueEntry, ImageFile, build_catalogue
 from ztsnr.caching.contents import IndexContents, save_index
 from ztsnr.caching.latents import encode_latents
 from ztsnr.caching.masks import encode_masks
@@ -44,17 +44,17 @@ class ImageSource(CacheSettings):
 
 def write_cache(source: ImageSource, progress: Progress) -> None:
     """Everything that these settings need, and their index. Raises BadImage, CacheError, ConfigError."""
-    found = inspect_images(source, progress)
-    plan, held_out = plan_with_validation(found, source)
-    latents = encode_latents(found.images, plan, source, progress)
+    catalogue = inspect_images(source, progress)
+    plan, held_out = plan_with_validation(catalogue, source)
+    latents = encode_latents(catalogue.images, plan, source, progress)
     masks = encode_masks(latents, source, progress) if latents.have_masks else None
-    texts = encode_texts(found.images, plan, source, progress)
-    write_index(found, IndexContents(found.images, plan, held_out, latents, masks, texts), source)
+    texts = encode_texts(catalogue.images, plan, source, progress)
+    write_index(catalogue, IndexContents(catalogue.images, plan, held_out, latents, masks, texts), source)
 
 
 def inspect_images(source: ImageSource, progress: Progress) -> Catalogue:
     with progress.counting("files examined", unit="files") as report:
-        return catalogue(
+        return build_catalogue(
             source.listing(),
             masks=source.masks,
             database=Path(source.cache) / "pictures.db",
@@ -64,25 +64,25 @@ def inspect_images(source: ImageSource, progress: Progress) -> Catalogue:
         )
 
 
-def plan_with_validation(found: Catalogue, settings: CacheSettings) -> tuple[Plan, np.ndarray]:
+def plan_with_validation(catalogue: Catalogue, settings: CacheSettings) -> tuple[Plan, np.ndarray]:
     """Buckets, and which images are held out, (N,) bool: at least one, or ConfigError is raised with the reasons."""
-    if not found.images:
-        skipped = first_lines(found.skipped)
+    if not catalogue.images:
+        skipped = first_lines(catalogue.skipped)
         raise ConfigError(f"data.root={settings.root} contains no image that can be used.\n{skipped}")
 
-    fractions = np.array([image.fraction for image in found.images])
+    fractions = np.array([image.fraction for image in catalogue.images])
     held_out = fractions < settings.held_out
-    plan = plan_images(found.images, held_out, settings)
+    plan = plan_images(catalogue.images, held_out, settings)
     is_used = plan.fate == USED
 
     # of few images, chance may hold out none
     if settings.held_out * is_used.sum() >= 0.5 and not (is_used & held_out).any():
         held_out[np.where(is_used, fractions, np.inf).argmin()] = True
-        plan = plan_images(found.images, held_out, settings)
+        plan = plan_images(catalogue.images, held_out, settings)
         is_used = plan.fate == USED
 
     if not (is_used & ~held_out).any():
-        left = first_lines(reasons(found, plan))
+        left = first_lines(reasons(catalogue, plan))
         raise ConfigError(f"data.root={settings.root} contains no image to train on: all are left out.\n{left}")
     if not (is_used & held_out).any():
         share = f"data.held_out={settings.held_out}"
@@ -102,11 +102,11 @@ def plan_images(images: list[CatalogueEntry], held_out: np.ndarray, settings: Ca
     )
 
 
-def write_index(found: Catalogue, contents: IndexContents, settings: CacheSettings) -> None:
+def write_index(catalogue: Catalogue, contents: IndexContents, settings: CacheSettings) -> None:
     """And beside it the list of images that are left out."""
     weights, rarity_report = sample_weights(contents, settings)
     arrays = contents.arrays(weights)
-    facts = index_facts(found, contents, settings)
+    facts = index_facts(catalogue, contents, settings)
     facts["report"] += rarity_report
 
     path = settings.index_path
@@ -114,10 +114,10 @@ def write_index(found: Catalogue, contents: IndexContents, settings: CacheSettin
     store.delete_unfinished()
     with store.lock(path.stem):
         save_index(path, arrays, facts)
-        path.with_suffix(".left_out.tsv").write_text(left_out_table(found, contents.plan), encoding="utf-8")
+        path.with_suffix(".left_out.tsv").write_text(left_out_table(catalogue, contents.plan), encoding="utf-8")
 
 
-def index_facts(found: Catalogue, contents: IndexContents, settings: CacheSettings) -> dict[str, Any]:
+def index_facts(catalogue: Catalogue, contents: IndexContents, settings: CacheSettings) -> dict[str, Any]:
     moments = contents.moments(Path(settings.cache))
     order = order_of(
         contents.plan.sizes,
@@ -136,7 +136,7 @@ def index_facts(found: Catalogue, contents: IndexContents, settings: CacheSettin
         "mean": moments.mean.tolist(),
         "std": moments.std.tolist(),
         "std_of_all": moments.pooled.std.item(),
-        "report": plan_report(found, contents.plan, contents.counts, order) + moments_report(moments),
+        "report": plan_report(catalogue, contents.plan, contents.counts, order) + moments_report(moments),
     }
 
 
