@@ -68,6 +68,12 @@ def test_no_module_imports_a_command(path):
     assert {parts[0] for parts in ours(path)} & COMMANDS == set()
 
 
+@pytest.mark.parametrize("path", MODULES, ids=module_name)
+def test_only_tracking_imports_mlflow(path):
+    if path.parent.name != "tracking":
+        assert "mlflow" not in {name.split(".")[0] for name in imported_by(path)}
+
+
 @pytest.mark.parametrize("name", sorted(COMMANDS))
 def test_command_is_a_page(name):
     assert len((PACKAGE / f"{name}.py").read_text(encoding="utf-8").splitlines()) <= 65

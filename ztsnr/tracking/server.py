@@ -11,7 +11,7 @@ from pathlib import Path
 from ztsnr.core import checks
 from ztsnr.core.errors import ConfigError, TrackingError
 from ztsnr.tracking.mlflow_tracker import MLflowTracker
-from ztsnr.tracking.store import is_server
+from ztsnr.tracking.store import MLFLOW_ENVIRONMENT, is_server
 from ztsnr.tracking.tracker import Tracker
 
 START_SECONDS = 60
@@ -53,7 +53,8 @@ def start_server(database_uri: str, port: int, log: Path, *options: str, new_ses
     """
     command = [sys.executable, "-m", "mlflow", "server", "--backend-store-uri", database_uri]
     command += ["--host", "127.0.0.1", "--port", str(port), "--workers", "1", *options]
-    environment = os.environ | {"MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false"}  # jobs would be 12 more processes
+    environment = MLFLOW_ENVIRONMENT | dict(os.environ)
+    environment["MLFLOW_SERVER_ENABLE_JOB_EXECUTION"] = "false"  # jobs would be 12 more processes
     with open(log, "wb") as output:
         return subprocess.Popen(
             command, env=environment, stdout=output, stderr=subprocess.STDOUT, start_new_session=new_session
