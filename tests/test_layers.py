@@ -2,6 +2,7 @@
 
 import ast
 import configparser
+import re
 import subprocess
 import sys
 from graphlib import CycleError, TopologicalSorter
@@ -47,12 +48,29 @@ def assert_no_cycle(graph):
         pytest.fail(f"imports in a circle: {' <- '.join(error.args[1])}")
 
 
-def test_folders_import_each_other_one_way():
+def imports_of_folders():
     graph = {folder: set() for folder in FOLDERS}
     for path in MODULES:
         folder = path.relative_to(PACKAGE).parts[0]
         graph[folder] |= {parts[0] for parts in ours(path)} & FOLDERS - {folder}
-    assert_no_cycle(graph)
+    return graph
+
+
+def test_folders_import_each_other_one_way():
+    assert_no_cycle(imports_of_folders())
+
+
+@pytest.mark.parametrize(
+    ("readme", "pattern"), [("ztsnr/README.md", r"^\| `(\w+)/`"), ("README.md", r"`(\w+)`(?=,| →|\.$)")]
+)
+def test_a_readme_lists_each_folder_above_those_that_it_imports(readme, pattern):
+    text = (PACKAGE.parent / readme).read_text(encoding="utf-8")
+    if readme == "README.md":
+        (text,) = re.findall(r"^Imports go one way: .*?\.$", text, re.DOTALL | re.MULTILINE)
+    order = re.findall(pattern, text, re.MULTILINE)
+    assert sorted(order) == sorted(FOLDERS)
+    for folder, imported in imports_of_folders().items():
+        assert imported <= set(order[order.index(folder) + 1 :]), folder
 
 
 def test_modules_import_each_other_one_way():
