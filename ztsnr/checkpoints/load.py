@@ -52,7 +52,7 @@ def load_model(
     if pretrained is not None:
         nodes["model"] = nodes["model"] | {"pretrained": pretrained}
     nodes["model"] = without_lora_start(nodes["model"], base)
-    parts = {name: build_from_file(node, checkpoint.path) for name, node in nodes.items()}
+    parts = {name: build_from_file(node, checkpoint.path, name) for name, node in nodes.items()}
 
     network = parts.pop("model")
     if weights == "best":

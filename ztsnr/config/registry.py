@@ -121,8 +121,9 @@ def _locate(path: str, key: str) -> Callable[..., Any]:
         raise ConfigError(f"{key + '.' if key else ''}_target_={path} cannot be used: {cause}") from error
 
 
-def build_from_file(node: dict, source: Path) -> Any:
-    """Like build, for a node of a config in a file: only classes that some option of the registry names are called."""
+def build_from_file(node: dict, source: Path, key: str = "") -> Any:
+    """Like build, for the node `key` of a config in a file: only classes that some option of the registry names are
+    called."""
     try:
         decoded = decode(node)
     except CheckpointError as error:
@@ -134,7 +135,7 @@ def build_from_file(node: dict, source: Path) -> Any:
                 f"{source} names the class {target!r}, which no option in conf/ does, so it is not called. "
                 f"If you trust it, add its YAML by --config-dir."
             )
-    return build(decoded)
+    return _build(decoded, key)
 
 
 def known_targets() -> set[str]:
