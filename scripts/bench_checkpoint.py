@@ -22,7 +22,8 @@ from ztsnr.checkpoints.saver import DiskCheckpointer
 from ztsnr.checkpoints.state_file import file_of
 from ztsnr.config.registry import build, compose
 from ztsnr.tracking.spool import Spool
-from ztsnr.training.step import Batch, TrainStep
+from ztsnr.training.batch import Batch
+from ztsnr.training.step import TrainStep
 
 CASES = {"mlp of the main job": (), "500 MB of state": ("model.width=1080", "model.depth=5")}
 

@@ -31,7 +31,8 @@ from ztsnr.config.registry import build, compose
 from ztsnr.core.randomness import normal, stratified
 from ztsnr.devices.memory import peak_gib, reset_peak
 from ztsnr.models.architectures import ARCHITECTURES
-from ztsnr.training.step import Batch, TrainStep
+from ztsnr.training.batch import Batch
+from ztsnr.training.step import TrainStep
 
 SDXL = ("model=sdxl", "schedule=sdxl_ztsnr", "loss=vpred", "optimizer.lr=1e-5")
 CHOSEN = (*SDXL, "trainer.ema=null")

@@ -15,8 +15,8 @@ from ztsnr.core.schedule.density import TableUniform
 from ztsnr.devices.processes import rows_of
 from ztsnr.tracking.monitor import Monitor
 from ztsnr.training.averaging import make_ema
+from ztsnr.training.batch import parts_of
 from ztsnr.training.optim import evaluating, make_optimizer, set_training
-from ztsnr.training.step import parts_of
 
 
 @pytest.fixture(scope="module")

@@ -3,8 +3,7 @@
 import math
 from collections.abc import Iterable
 from contextlib import AbstractContextManager, ExitStack, nullcontext
-from dataclasses import dataclass
-from typing import Annotated, Literal, NamedTuple, Protocol, cast
+from typing import NamedTuple, Protocol, cast
 
 import torch
 from accelerate import Accelerator
@@ -12,15 +11,15 @@ from accelerate.state import AcceleratorState
 from torch import Tensor, nn
 
 from ztsnr.checkpoints.state import optimizer_state, restore, restore_optimizer, settings_of, trained_state
-from ztsnr.core.checks import Bounds, Count, Index, Part, Positive, key
 from ztsnr.core.errors import ConfigError, NonFinite
 from ztsnr.core.objective import Objective
 from ztsnr.core.randomness import seed_torch
 from ztsnr.devices.processes import compute_device, rows_of
 from ztsnr.training.averaging import Average, make_ema
-from ztsnr.training.optim import MakeOptimizer, ParamGroups, evaluating, make_optimizer, set_training
-from ztsnr.training.posthoc import PosthocEMA
-from ztsnr.training.trial import try_optimizer
+from ztsnr.training.batch import Batch, parts_of
+from ztsnr.training.non_finite import describe_non_finite
+from ztsnr.training.optim import MakeOptimizer, evaluating, make_optimizer, set_training
+from ztsnr.training.settings import StepSettings
 from ztsnr.training.updates import PerParameterOptimizer, StepAfterBackward, StepInBackward
 
 
@@ -32,32 +31,6 @@ class AdaptiveDensity(Protocol):
         ...
 
 
-class Batch(NamedTuple):
-    """This process's rows of a step's batch."""
-
-    x0: Tensor
-    """(B, ...)"""
-    cond: dict[str, Tensor]
-    """The network's conditions, each (B, ...), and what `Data.batch` allows among them: weight and mask."""
-    noise: Tensor
-    """Like x0."""
-    u: Tensor
-    """(B,) float64 in [0, 1): the quantiles of the noise levels; in host memory, where coefficients cost least."""
-
-    def part(self, rows: slice, device: torch.device) -> "Batch":
-        """These rows, with all but u on the device."""
-        cond = {name: value[rows].to(device, non_blocking=True) for name, value in self.cond.items()}
-        x0 = self.x0[rows].to(device, non_blocking=True)
-        noise = self.noise[rows].to(device, non_blocking=True)
-        return Batch(x0, cond, noise, self.u[rows])
-
-
-def parts_of(count: int, accumulation_steps: int) -> list[slice]:
-    """The rows [0, count) in equal parts, each of which goes through the network by itself."""
-    size = count // accumulation_steps
-    return [slice(start, start + size) for start in range(0, count, size)]
-
-
 class StepResult(NamedTuple):
     """Of this process's rows."""
 
@@ -65,78 +38,6 @@ class StepResult(NamedTuple):
     """Mean, weighted."""
     grad_norm: float
     """Before clipping."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class StepSettings(Part):
-    """What of a trainer's settings a step reads.
-
-    batch_size: of one optimizer step, over all processes and gradient_accumulation_steps.
-    max_grad_norm: gradients of a larger norm are scaled down to it; null: never.
-    param_dtype: of the trained parameters and their gradients; averages are always float32.
-    rounding: of updated bfloat16 parameters, to the nearest or stochastic.
-    optimizer_in_backward: updates each parameter as soon as its gradient is there, and then frees that.
-    ema: decay of the averaged weights, or null; ema_every: steps between its updates; ema_on_cpu: in host memory.
-    """
-
-    batch_size: Count
-    gradient_accumulation_steps: Count
-    mixed_precision: Literal["no", "bf16", "fp16"]
-    param_dtype: Literal["float32", "bfloat16"]
-    rounding: Literal["nearest", "stochastic"]
-    optimizer_in_backward: bool
-    max_grad_norm: Positive | None
-    ema: Annotated[float, Bounds(above=0, below=1)] | None
-    ema_every: Count
-    ema_on_cpu: bool
-    compile: bool
-    noise_seed: Index
-    groups: ParamGroups
-    posthoc_ema: PosthocEMA
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        if self.batch_size % self.gradient_accumulation_steps:
-            raise ConfigError(
-                f"{key('batch_size')} must be a multiple of {key('gradient_accumulation_steps')}="
-                f"{self.gradient_accumulation_steps}, got {self.batch_size}"
-            )
-        if self.mixed_precision == "fp16" and not torch.cuda.is_available():
-            raise ConfigError(f"{key('mixed_precision')}=fp16 needs a CUDA device, and there is none. Use bf16 or no.")
-        if self.param_dtype == "bfloat16" and self.mixed_precision != "bf16":
-            raise ConfigError(
-                f"{key('param_dtype')}=bfloat16 requires {key('mixed_precision')}=bf16, got {self.mixed_precision}"
-            )
-        if self.rounding == "stochastic" and self.param_dtype != "bfloat16":
-            raise ConfigError(
-                f"{key('rounding')}=stochastic requires {key('param_dtype')}=bfloat16, got {self.param_dtype}"
-            )
-        if self.optimizer_in_backward:
-            self._refuse_what_needs_all_gradients()
-
-    def _refuse_what_needs_all_gradients(self) -> None:
-        conflicts = []
-        if self.max_grad_norm is not None:
-            conflicts.append(("max_grad_norm", self.max_grad_norm, "null"))
-        if self.gradient_accumulation_steps != 1:
-            conflicts.append(("gradient_accumulation_steps", self.gradient_accumulation_steps, "1"))
-        if self.mixed_precision == "fp16":
-            conflicts.append(("mixed_precision", "fp16", "bf16"))
-        for name, value, remedy in conflicts:
-            raise ConfigError(
-                f"{key('optimizer_in_backward')}=true never has all gradients at once, which {key(name)}={value} "
-                f"needs. Use {key(name)}={remedy}"
-            )
-
-    def try_optimizer(self, make: MakeOptimizer) -> None:
-        """Raises ConfigError for one that does not fit these settings."""
-        try_optimizer(
-            make,
-            param_dtype=self.param_dtype,
-            rounding=self.rounding,
-            in_backward=self.optimizer_in_backward,
-            groups=self.groups,
-        )
 
 
 class TrainStep:
@@ -155,7 +56,7 @@ class TrainStep:
         self.check_batch_sizes([settings.batch_size])
         settings.try_optimizer(optimizer)
 
-        # Averages are made of the weights as they are trained, before these move to the device
+        # parameters in their training type, and averages of them, which copy the network where it is
         self.trainable = [p for p in network.train().parameters() if p.requires_grad]
         for p in self.trainable:
             p.data = p.data.to(getattr(torch, settings.param_dtype))
@@ -169,7 +70,7 @@ class TrainStep:
         if self.ema is not None:
             self.networks["ema"] = self.ema.module
 
-        # The optimizer is made of the parameters on the device
+        # the optimizer, of parameters that have moved to their device
         density = dict(objective.learned.items()).get("density")
         self.adaptive_density = cast(AdaptiveDensity | None, density)
         self.optimizer = make_optimizer(optimizer, network, settings.groups, objective.learned.parameters())
@@ -323,17 +224,3 @@ class TrainStep:
         for network in self.networks.values():
             network.to(self.accelerator.device)
         self.accelerator.unwrap_model(self.model, keep_fp32_wrapper=False)
-
-
-def describe_non_finite(losses: Tensor, objective: Objective, u: Tensor, network: nn.Module) -> str:
-    """Of a step whose losses (B,) at u (B,), or whose gradient, are not finite."""
-    sigma = objective.schedule.density.sigma(u)
-    is_bad = ~losses.isfinite()
-    if is_bad.any():
-        levels = ", ".join(f"{level:.4g}" for level in sigma[is_bad][:8].tolist())
-        return f"the loss of {int(is_bad.sum())} of {len(losses)} samples is not finite, at sigma {levels}"
-
-    gradients = {name: p.grad for name, p in network.named_parameters() if p.grad is not None}
-    names = [name for name, gradient in gradients.items() if not gradient.isfinite().all()]
-    where = f"{len(names)} tensors, first {names[0]}" if names else "only its norm"
-    return f"the losses are finite and the gradient is not, in {where}; sigma {sigma.min():.4g} to {sigma.max():.4g}"

@@ -18,10 +18,12 @@ from ztsnr.data import Data
 from ztsnr.devices.memory import explain_oom
 from ztsnr.evaluation.validation import Validation
 from ztsnr.tracking.monitor import Monitor
+from ztsnr.training.batch import Batch
 from ztsnr.training.lr_schedule import LRSchedule
 from ztsnr.training.optim import MakeOptimizer
+from ztsnr.training.settings import StepSettings
 from ztsnr.training.signals import StopSignals
-from ztsnr.training.step import Batch, StepSettings, TrainStep
+from ztsnr.training.step import TrainStep
 
 
 @dataclass

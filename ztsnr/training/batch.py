@@ -1,0 +1,32 @@
+"""What one process trains in one step."""
+
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+
+class Batch(NamedTuple):
+    """This process's rows of a step's batch."""
+
+    x0: Tensor
+    """(B, ...)"""
+    cond: dict[str, Tensor]
+    """The network's conditions, each (B, ...), and what `Data.batch` allows among them: weight and mask."""
+    noise: Tensor
+    """Like x0."""
+    u: Tensor
+    """(B,) float64 in [0, 1): the quantiles of the noise levels; in host memory, where coefficients cost least."""
+
+    def part(self, rows: slice, device: torch.device) -> "Batch":
+        """These rows, with all but u on the device."""
+        cond = {name: value[rows].to(device, non_blocking=True) for name, value in self.cond.items()}
+        x0 = self.x0[rows].to(device, non_blocking=True)
+        noise = self.noise[rows].to(device, non_blocking=True)
+        return Batch(x0, cond, noise, self.u[rows])
+
+
+def parts_of(count: int, accumulation_steps: int) -> list[slice]:
+    """The rows [0, count) in equal parts, each of which goes through the network by itself."""
+    size = count // accumulation_steps
+    return [slice(start, start + size) for start in range(0, count, size)]
