@@ -112,4 +112,8 @@ class Comparison:
 
 
 def _others_in_group(name: str, groups: Sequence[Sequence[str]]) -> list[str]:
-    return [other for group in groups if name in group for other in group if other != name]
+    others = []
+    for group in groups:
+        if name in group:
+            others += [other for other in group if other != name]
+    return others

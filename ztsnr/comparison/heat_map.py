@@ -16,7 +16,7 @@ from ztsnr.comparison.statistics import estimate_mean
 
 def plot_heat_map(options: Sequence[Option], measure: Measure) -> CaptionedFigure | None:
     """Of the two axes with the most values, means over all others; None where there is only one axis."""
-    values_of = {axis: list(dict.fromkeys(option.values[axis] for option in options)) for axis in options[0].values}
+    values_of = {axis: _values_on(axis, options) for axis in options[0].values}
     by_count = sorted(values_of, key=lambda axis: len(values_of[axis]), reverse=True)
     if len(by_count) < 2 or len(values_of[by_count[1]]) < 2:
         return None
@@ -49,6 +49,11 @@ def plot_heat_map(options: Sequence[Option], measure: Measure) -> CaptionedFigur
     averaged = f"seeds and {others}" if others else "seeds"
     caption = f"Means over {averaged}. Bright is better; grey has no value."
     return CaptionedFigure(f"{row_axis} against {column_axis}", caption, figure)
+
+
+def _values_on(axis: str, options: Sequence[Option]) -> list[str]:
+    """In the order in which they were first tried."""
+    return list(dict.fromkeys(option.values[axis] for option in options))
 
 
 def _mean(options: Sequence[Option], measure: Measure) -> float:

@@ -47,7 +47,10 @@ class Option:
         return next((run.message for run in self.runs if run.outcome != FINISHED), "")
 
     def metric_names(self) -> set[str]:
-        return {name for run in self.finished for name in run.metrics}
+        names: set[str] = set()
+        for run in self.finished:
+            names.update(run.metrics)
+        return names
 
     def mean(self, metric: str) -> float:
         """Over the finished runs that have it; nan where none has."""
@@ -85,9 +88,8 @@ def axes_of(runs: Sequence[Run]) -> list[str]:
 
     A setting that follows from those before it, as an option's own parameters do, is not an axis.
     """
-    keys = dict.fromkeys(key for run in runs for key in run.settings)
     axes: list[str] = []
-    for key in keys:
+    for key in keys_of(runs):
         if key in (*SEED_KEYS, *VALIDATION_DATA_KEYS) or key.split(".")[0] in NON_AXIS_GROUPS:
             continue
         # Among runs that agree on the axes so far, does this setting vary?
@@ -98,3 +100,11 @@ def axes_of(runs: Sequence[Run]) -> list[str]:
         if any(len(different) > 1 for different in values.values()):
             axes.append(key)
     return axes
+
+
+def keys_of(runs: Sequence[Run]) -> list[str]:
+    """The settings that any run has, in the order in which they come first."""
+    keys: dict[str, None] = {}
+    for run in runs:
+        keys |= dict.fromkeys(run.settings)
+    return list(keys)

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from ztsnr.comparison.measures import Measure
-from ztsnr.comparison.options import VALIDATION_DATA_KEYS, Option
+from ztsnr.comparison.options import VALIDATION_DATA_KEYS, Option, keys_of
 from ztsnr.comparison.runs import Run
 from ztsnr.comparison.statistics import Estimate, estimate_mean, paired_difference
 from ztsnr.config.identity import FINISHED, TAGGED_GROUPS
@@ -17,6 +17,7 @@ class RankedOption:
 
     option: Option
     value: Estimate
+    """Of the measure."""
     difference: Estimate | None
     """To the baseline; None for the baseline."""
     gap_to_best: Estimate | None
@@ -47,7 +48,7 @@ def rank(options: Sequence[Option], measure: Measure, baseline: Option) -> list[
 def require_same_measurement(runs: Sequence[Run], measure: Measure) -> None:
     """Raises ConfigError for runs that were not measured in the same way: their numbers do not compare."""
     finished = [run for run in runs if run.outcome == FINISHED]
-    for key in sorted({key for run in finished for key in run.settings}):
+    for key in sorted(keys_of(finished)):
         if key.split(".")[0] != measure.group and key not in VALIDATION_DATA_KEYS:
             continue
         first_run: dict[str | None, Run] = {}  # of each value
