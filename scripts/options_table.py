@@ -38,9 +38,9 @@ GROUPS = {
 
 
 def options_table(conf: Path) -> str:
-    found = {str(file.parent.relative_to(conf)) for file in conf.rglob("*/*.yaml")}
-    if found != set(GROUPS):
-        raise SystemExit(f"GROUPS in {Path(__file__).name} and the folders of conf/ differ: {found ^ set(GROUPS)}")
+    groups = {str(file.parent.relative_to(conf)) for file in conf.rglob("*/*.yaml")}
+    if groups != set(GROUPS):
+        raise SystemExit(f"GROUPS in {Path(__file__).name} and the folders of conf/ differ: {groups ^ set(GROUPS)}")
     sections = []
     for group, about in GROUPS.items():
         files = sorted((conf / group).glob("*.yaml"))

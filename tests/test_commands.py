@@ -29,7 +29,7 @@ def trained(tmp_path_factory):
 
 
 @pytest.mark.slow
-def test_the_main_job_leaves_what_it_says(trained):
+def test_training_writes_weights_config_figures_and_a_record(trained):
     folder, done = trained
     assert done.stdout.startswith("score ")
     assert "compare python -m ztsnr.ui" in done.stderr
@@ -42,19 +42,19 @@ def test_the_main_job_leaves_what_it_says(trained):
 
 
 @pytest.mark.slow
-def test_sampling_needs_the_file_alone(trained, tmp_path):
+def test_sampling_classes_needs_only_the_checkpoint(trained, tmp_path):
     (weights,) = trained[0].glob("runs/*/*/final.safetensors")
-    alone = tmp_path / "alone.safetensors"
-    shutil.copy(weights, alone)
-    done = run(tmp_path, "sample", f"checkpoint={alone}", "sampler=heun", "steps=3", "classes=[3,1]", "columns=5")
+    copy = tmp_path / "copy.safetensors"
+    shutil.copy(weights, copy)
+    done = run(tmp_path, "sample", f"checkpoint={copy}", "sampler=heun", "steps=3", "classes=[3,1]", "columns=5")
     assert done.stdout.strip() == "samples.png"
     assert Image.open(tmp_path / "samples.png").size == (5 * 52 + 4, 2 * 52 + 4)
-    refused = run(tmp_path, "sample", f"checkpoint={alone}", "prompts=[a house]", code=2)
+    refused = run(tmp_path, "sample", f"checkpoint={copy}", "prompts=[a house]", code=2)
     assert "which takes classes. Use classes=[...]" in refused.stderr
 
 
 @pytest.mark.slow
-def test_two_processes_are_one_run(trained, tmp_path):
+def test_two_processes_write_one_run_with_the_score_of_one(trained, tmp_path):
     torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"]
     command = [*torchrun, "-m", "ztsnr.train", *SMALL_JOB, "schedule=ztsnr", "loss=vpred", "tracking=none"]
     done = subprocess.run(command, cwd=tmp_path, check=True, capture_output=True, text=True, timeout=scaled(300))
@@ -75,7 +75,7 @@ def test_a_users_option_trains_and_samples(tmp_path):
 
 
 @pytest.mark.slow
-def test_pictures_are_cached_then_trained(tmp_path):
+def test_images_are_cached_and_then_trained(tmp_path):
     make_photos(tmp_path / "photos")
     model = ["model=sdxl", f"model.pretrained={tiny_sdxl()}", "data=folder", "data.root=photos", *PHOTOS]
     cached = run(tmp_path, "cache", *model)
@@ -87,20 +87,20 @@ def test_pictures_are_cached_then_trained(tmp_path):
     with safe_open(weights, "pt") as file:
         metadata = file.metadata()
     assert set(json.loads(metadata["ztsnr.facts"])["latents"]) == {"mean", "std"}
-    for told in (json.loads(metadata["ztsnr.config"]), yaml.safe_load((weights.parent / "config.yaml").read_text())):
-        assert not {"root", "cache", "local_cache"} & set(told["data"])
+    for config in (json.loads(metadata["ztsnr.config"]), yaml.safe_load((weights.parent / "config.yaml").read_text())):
+        assert not {"root", "cache", "local_cache"} & set(config["data"])
     refused = run(tmp_path, "cache", "model=mlp", "data=digits", code=2)
     assert "has nothing to cache" in refused.stderr
 
 
 @pytest.mark.slow
-def test_a_second_phase_goes_on_at_another_resolution(tmp_path):
+def test_a_run_resumes_at_a_higher_resolution_with_the_scale_of_its_latents(tmp_path):
     make_photos(tmp_path / "photos")
     model = ["model=sdxl", f"model.pretrained={tiny_sdxl()}", "model/train=lora", "data=folder", "data.root=photos"]
     model += ["data.latent_normalisation=channel", "trainer.checkpoint.every=2", "hydra.run.dir=run"]
     run(tmp_path, "train", *model, *PHOTOS, *TRAIN)
-    cache, plan, told = tmp_path / "cache", tmp_path / "run" / "plan.txt", tmp_path / "run" / "latents.json"
-    scale = json.loads(told.read_text())
+    cache, plan, moments = tmp_path / "cache", tmp_path / "run" / "plan.txt", tmp_path / "run" / "latents.json"
+    scale = json.loads(moments.read_text())
     assert scale["latents"] == scale["measured"]
     first, latents = plan.read_text(), {path.name for path in (cache / "latents").iterdir()}
     (texts,) = (cache / "texts").iterdir()
@@ -115,12 +115,12 @@ def test_a_second_phase_goes_on_at_another_resolution(tmp_path):
     with safe_open(tmp_path / "run" / "final.safetensors", "pt") as file:
         assert json.loads(file.metadata()["ztsnr.config"])["data"]["sizes"]["resolution"] == 96
         assert json.loads(file.metadata()["ztsnr.facts"])["latents"] == scale["latents"]  # x0 keeps its scale
-    assert json.loads(told.read_text())["measured"] != scale["measured"]
+    assert json.loads(moments.read_text())["measured"] != scale["measured"]
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize(
-    ("module", "arguments", "told"),
+    ("module", "arguments", "message"),
     [
         ("train", ["schedule=laplace_ztsnr", "loss=eps"], "target=eps cannot be used at sigma = inf"),
         ("train", ["schedule=foo"], "Could not find 'schedule/foo'"),
@@ -134,9 +134,9 @@ def test_a_second_phase_goes_on_at_another_resolution(tmp_path):
         ("preview", ["schedule=laplace,nonsense"], "Could not find 'schedule/nonsense'"),
     ],
 )
-def test_a_users_mistake_is_one_message_and_no_traceback(tmp_path, module, arguments, told):
+def test_a_mistake_of_the_user_gives_one_message_and_no_traceback(tmp_path, module, arguments, message):
     done = run(tmp_path, module, *arguments, code=2)
-    assert told in done.stderr
+    assert message in done.stderr
     assert "Traceback" not in done.stderr
     assert not list(tmp_path.rglob("*.db"))
 
@@ -154,9 +154,9 @@ def test_help_lists_every_group_without_loading_torch(tmp_path):
     code = "import sys, runpy; sys.argv = ['x', '--help']\ntry: runpy.run_module('ztsnr.train', run_name='__main__')\n"
     code += "except SystemExit: pass\nassert 'torch' not in sys.modules"
     command = [sys.executable, "-c", code]
-    told = subprocess.run(command, cwd=tmp_path, check=True, capture_output=True, text=True, timeout=scaled(100)).stdout
+    done = subprocess.run(command, cwd=tmp_path, check=True, capture_output=True, text=True, timeout=scaled(100))
     for group in GROUPS:
-        assert f"\n{group}: {', '.join(options(group))}\n" in told
+        assert f"\n{group}: {', '.join(options(group))}\n" in done.stdout
 
 
 @pytest.mark.slow
@@ -175,5 +175,5 @@ def test_the_wheel_runs_from_any_folder(tmp_path):
     )
     command = [sys.executable, "-c", code + "runpy.run_module('ztsnr.train', run_name='__main__')"]
     environment = os.environ | {"PYTHONPATH": str(tmp_path / "site")}
-    told = subprocess.run(command, cwd=empty, env=environment, check=True, capture_output=True, text=True).stdout
-    assert told.startswith(f"{tmp_path / 'site' / 'ztsnr' / 'conf'}\nscore ")
+    output = subprocess.run(command, cwd=empty, env=environment, check=True, capture_output=True, text=True).stdout
+    assert output.startswith(f"{tmp_path / 'site' / 'ztsnr' / 'conf'}\nscore ")

@@ -98,11 +98,11 @@ def concrete(base):
         TrainableSelection,
     ],
 )
-def test_every_concrete_class_is_offered(base):
+def test_conf_offers_every_concrete_class(base):
     offered = {target.rsplit(".", 1)[-1] for target in known_targets()}
-    found = {cls.__name__ for cls in concrete(base)}
-    assert found
-    assert found <= offered
+    names = {cls.__name__ for cls in concrete(base)}
+    assert names
+    assert names <= offered
 
 
 @pytest.mark.parametrize(
@@ -120,7 +120,7 @@ def test_a_loss_chooses_target_and_weighting_and_the_command_line_wins_over_it(w
     assert (objective.target, objective.weighting) == (target, weighting)
 
 
-def test_the_default_schedule_is_the_issue_in_numbers():
+def test_the_default_schedule_samples_from_infinity_to_the_lowest_level_of_sdxl():
     schedule = make("schedule", "ztsnr")
     assert schedule.table.sigmas[0].item() == pytest.approx(0.029167, abs=1e-6)
     assert schedule.sigma_max == float("inf")
@@ -129,13 +129,13 @@ def test_the_default_schedule_is_the_issue_in_numbers():
     assert stand_in.grid.start == stand_in.density.highest == 20000
 
 
-def test_make_replaces_fields_and_refuses_unknown_ones():
+def test_make_replaces_fields_and_refuses_an_unknown_one():
     assert make("weighting", "min_snr", gamma=3.0) == replace(MIN_SNR, gamma=3.0)
     with pytest.raises(ConfigError, match="no 'gama'; it has base, gamma"):
         make("weighting", "min_snr", gama=3.0)
 
 
-def test_a_plug_in_is_a_class_and_a_yaml(tmp_path, monkeypatch):
+def test_an_option_of_the_users_is_a_class_and_a_yaml(tmp_path, monkeypatch):
     folder = write_plug_in(tmp_path)
     monkeypatch.syspath_prepend(tmp_path)
     assert "my_min_snr" in options("weighting", config_dir=folder)
@@ -144,7 +144,7 @@ def test_a_plug_in_is_a_class_and_a_yaml(tmp_path, monkeypatch):
     assert "my_min_snr" not in options("weighting")
 
 
-def test_a_file_may_name_only_classes_of_the_registry(tmp_path):
+def test_a_file_that_names_a_class_outside_conf_is_refused(tmp_path):
     known = {"_target_": "ztsnr.core.weighting.Unit", "base": {"_target_": "ztsnr.core.target.V"}}
     assert build_from_file(known, tmp_path) == Unit(base=V())
     for foreign in ("os.getcwd", "ztsnr.config.registry.conf_folder", "builtins.print"):

@@ -43,14 +43,14 @@ def swept(tmp_path_factory):
     return folder, run(folder, "train", *SWEPT, code=1)
 
 
-def test_axes_are_what_is_swept_and_what_the_command_line_fixes_is_none():
-    found = swept_axes(["seed=range(0,3)", "loss=eps,vpred", "trainer.steps=5"])
-    assert found == {"seed": ["0", "1", "2"], "loss": ["eps", "vpred"]}
+def test_swept_keys_are_axes_and_keys_fixed_later_are_not():
+    axes = swept_axes(["seed=range(0,3)", "loss=eps,vpred", "trainer.steps=5"])
+    assert axes == {"seed": ["0", "1", "2"], "loss": ["eps", "vpred"]}
     assert swept_axes(["loss=eps,vpred", "seed=0,1,2", "seed=5"]) == {"loss": ["eps", "vpred"]}
     assert swept_axes(["optimizer.lr=interval(0.1,1)"]) == {"optimizer.lr": []}
 
 
-def test_the_digest_is_of_what_changes_a_result():
+def test_configs_with_one_result_have_one_digest():
     one = config_digest(result_config(compose("seed=1")))
     assert one == config_digest(result_config(compose("seed=1", "trainer.log_every=7", "tracking=none")))
     assert one != config_digest(result_config(compose("seed=2")))
@@ -64,7 +64,7 @@ def test_the_digest_is_of_what_changes_a_result():
 
 
 @pytest.mark.slow
-def test_what_goes_wrong_stays_in_its_run(swept):
+def test_a_failing_run_does_not_stop_the_sweep(swept):
     folder, done = swept
     outcomes = {result["name"]: result["outcome"] for result in results_in(folder)}
     assert outcomes == {
@@ -81,14 +81,14 @@ def test_what_goes_wrong_stays_in_its_run(swept):
         ]
     }
     assert "3 failed" in done.stderr
-    told = {result["message"] for result in results_in(folder) if result["outcome"] == "failed"}
-    assert told == {"trainer.batch_size must be a multiple of trainer.gradient_accumulation_steps=2, got 33"}
+    messages = {result["message"] for result in results_in(folder) if result["outcome"] == "failed"}
+    assert messages == {"trainer.batch_size must be a multiple of trainer.gradient_accumulation_steps=2, got 33"}
     assert "charts  python -m ztsnr.ui sweep=" in done.stderr
     assert "Which schedule, loss and trainer.batch_size?" in done.stderr
 
 
 @pytest.mark.slow
-def test_the_record_holds_every_run_and_a_summary(swept):
+def test_a_sweep_records_every_run_and_a_summary(swept):
     client = make_client(f"sqlite:///{swept[0] / 'runs' / 'mlflow.db'}")
     runs = client.search_runs([client.get_experiment_by_name("ztsnr").experiment_id])
     assert len({run.data.tags["ztsnr.sweep"] for run in runs}) == 1
@@ -110,7 +110,7 @@ def test_the_record_holds_every_run_and_a_summary(swept):
 
 
 @pytest.mark.slow
-def test_resume_runs_only_what_has_not_finished(swept, tmp_path):
+def test_a_resumed_sweep_runs_only_unfinished_runs(swept, tmp_path):
     folder = tmp_path / "copy"
     shutil.copytree(swept[0], folder)
     before = {result["name"]: result["seconds"] for result in results_in(folder)}
@@ -124,7 +124,7 @@ def test_resume_runs_only_what_has_not_finished(swept, tmp_path):
     assert done.stderr.count("incompatible earlier") == 2
 
 
-def test_resuming_what_was_never_started_is_refused(tmp_path):
+def test_resuming_a_sweep_that_never_started_is_refused(tmp_path):
     with pytest.raises(ConfigError, match="finds no sweep below"):
         find_sweep(tmp_path, "loss=eps,vpred")
 
@@ -142,7 +142,7 @@ def test_every_study_composes_on_all_its_axes(study):
 
 
 @pytest.mark.slow
-def test_a_study_brings_its_axes_and_the_command_line_shortens_it(tmp_path):
+def test_a_study_has_axes_and_the_command_line_shortens_them(tmp_path):
     words = ["target=v", "weighting=min_snr", "seed=3,4", "trainer.validate_every=4", *SMALL_JOB]
     run(tmp_path, "train", "+experiments=target_x_weighting", *words)
     outcomes = {result["name"]: result["outcome"] for result in results_in(tmp_path)}
@@ -171,7 +171,7 @@ def test_a_launcher_gives_the_scores_of_one_process(swept, tmp_path):
 
 
 @pytest.mark.slow
-def test_optuna_looks_for_the_best_score(tmp_path):
+def test_optuna_minimises_the_score(tmp_path):
     search = ["optimizer.lr=tag(log,interval(1e-4,1e-2))", "hydra/sweeper=optuna", "hydra.sweeper.n_trials=2"]
     run(tmp_path, "train", "-m", *search, *SMALL_JOB)
     results = results_in(tmp_path)
@@ -197,8 +197,8 @@ def test_processes_share_a_tracking_server_and_give_the_scores_of_one(swept, tmp
     assert f"charts  {server}/#/experiments/" in done.stderr
     assert outcomes_of(tmp_path).items() <= outcomes_of(swept[0]).items()
     read = run(tmp_path, "compare", f"tracking.uri={server}", "format=json")
-    told = json.loads(read.stdout)
-    assert [row["outcome"] for row in told["options"]] == ["", "", "", "incompatible"]
+    table = json.loads(read.stdout)
+    assert [row["outcome"] for row in table["options"]] == ["", "", "", "incompatible"]
     client = make_client(server)
     runs = client.search_runs([client.get_experiment_by_name("ztsnr").experiment_id])
     (summary,) = [entry for entry in runs if entry.data.tags["ztsnr.role"] == "sweep"]
@@ -229,15 +229,15 @@ def test_a_sweep_killed_in_the_middle_and_resumed_ends_in_the_same_table(tmp_pat
 
 
 @pytest.mark.slow
-def test_ctrl_c_stops_a_sweep_and_keeps_what_has_finished(tmp_path):
+def test_ctrl_c_stops_a_sweep_and_keeps_finished_results(tmp_path):
     environment = {name: value for name, value in os.environ.items() if not name.startswith("MLFLOW_")}
     command = [sys.executable, "-m", "ztsnr.train", "-m", "seed=0,1", *SMALL_JOB, "trainer.steps=50"]
     process = subprocess.Popen(command, cwd=tmp_path, env=environment, stderr=subprocess.PIPE, text=True)
     wait_until(lambda: results_in(tmp_path), 200)
     process.send_signal(signal.SIGINT)
-    told = process.communicate(timeout=scaled(100))[1]
+    _, stderr = process.communicate(timeout=scaled(100))
     assert process.returncode == 130
-    assert "Interrupted." in told
+    assert "Interrupted." in stderr
     assert results_in(tmp_path)[0]["outcome"] == "finished"
     assert len(results_in(tmp_path)) < 2
 

@@ -1,4 +1,4 @@
-"""Makes an average of the weights of any length from a run's snapshots: python -m ztsnr.ema run=RUN_FOLDER std=0.08"""
+"""Averages a run's weights over any length, from its snapshots: python -m ztsnr.ema run=RUN_FOLDER std=0.08"""
 
 from pathlib import Path
 

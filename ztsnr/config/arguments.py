@@ -46,7 +46,7 @@ def parse(arguments: Sequence[str], grammar: Grammar) -> argparse.Namespace:
     """Hydra's own arguments for what the user wrote; flags stand anywhere. Raises ConfigError for an old key."""
     parsed = get_args_parser().parse_intermixed_args(list(arguments))
     if parsed.experimental_rerun is not None:
-        raise ConfigError("--experimental-rerun cannot be used: a run goes on by resume=RUN_FOLDER")
+        raise ConfigError("--experimental-rerun is not supported. To continue a run, use resume=RUN_FOLDER")
 
     overrides = [as_override(word, grammar) for word in parsed.overrides]
     refuse_renamed(overrides)

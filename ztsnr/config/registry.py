@@ -10,12 +10,14 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import partial
 from importlib.resources import files
+from importlib.resources.abc import Traversable
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 from hydra import compose as hydra_compose
 from hydra._internal.hydra import Hydra
 from hydra._internal.utils import create_config_search_path
+from hydra.core.config_loader import ConfigLoader
 from hydra.core.global_hydra import GlobalHydra
 from hydra.core.object_type import ObjectType
 from hydra.errors import InstantiationException
@@ -68,7 +70,9 @@ def build(config: DictConfig | dict, key: str = "") -> Any:
     A node with a `_target_` is a call of that class with the node's other entries, built before it; one without is a
     dict of its objects and values. Messages of constructors name full keys. Raises ConfigError.
     """
-    return _build(OmegaConf.select(config, key) if key else config, key)
+    if key:
+        config = OmegaConf.select(config if isinstance(config, DictConfig) else OmegaConf.create(config), key)
+    return _build(config, key)
 
 
 def _build(node: Any, key: str) -> Any:
@@ -96,7 +100,7 @@ def _build(node: Any, key: str) -> Any:
         raise
     except (TypeError, ImportError, AttributeError, ValueError) as error:
         name = f"{key}: " if key else ""
-        raise ConfigError(f"{name}{node['_target_']} cannot be made of these values: {error}") from error
+        raise ConfigError(f"{name}{node['_target_']} cannot be built from these values: {error}") from error
 
 
 def _references(node: DictConfig | dict) -> dict[str, str]:
@@ -104,7 +108,8 @@ def _references(node: DictConfig | dict) -> dict[str, str]:
     if not isinstance(node, DictConfig):
         return {}
     references = {}
-    for name, text in OmegaConf.to_container(node, resolve=False).items():
+    plain = cast("dict[str, Any]", OmegaConf.to_container(node, resolve=False))
+    for name, text in plain.items():
         if isinstance(text, str) and text.startswith("${") and text.endswith("}"):
             key = text[2:-1]
             if all(part.isidentifier() for part in key.split(".")):
@@ -146,13 +151,14 @@ def known_targets() -> set[str]:
     return {target for text in texts for target in re.findall(r"^\s*_target_:\s*([\w.]+)", text, re.MULTILINE)}
 
 
-def _yaml_files(path: str) -> Iterator:
+def _yaml_files(path: str) -> Iterator[Path | Traversable]:
     """Every YAML file below an entry of Hydra's search path: a folder, file://FOLDER or pkg://PACKAGE."""
     scheme, _, place = path.rpartition("://")
+    folders: list[Path | Traversable] = []
     if scheme == "pkg":
-        folders = [files(place)]
-    else:
-        folders = [Path(place)] if scheme in ("", "file") and place else []
+        folders.append(files(place))
+    elif scheme in ("", "file") and place:
+        folders.append(Path(place))
     while folders:
         for entry in folders.pop().iterdir():
             if entry.is_dir():
@@ -175,7 +181,7 @@ def _targets(node: object) -> Iterator[str]:
 
 
 @contextmanager
-def _hydra(config_dir: str | Path | None) -> Iterator:
+def _hydra(config_dir: str | Path | None) -> Iterator[ConfigLoader]:
     """The running command's configuration loader, or one of our own with `config_dir` added."""
     if GlobalHydra.instance().is_initialized():
         if config_dir is not None:
@@ -189,7 +195,7 @@ def _hydra(config_dir: str | Path | None) -> Iterator:
             raise ConfigError(f"config_dir must be a folder, got {str(config_dir)!r}")
         search_path.prepend("user", f"file://{folder}", anchor="schema")
     setbase(HYDRA_VERSION)
-    Hydra.create_main_hydra2("ztsnr", search_path)  # what hydra.initialize does, which takes one folder alone
+    Hydra.create_main_hydra2("ztsnr", search_path)  # what hydra.initialize does, which takes only one folder
     try:
         yield GlobalHydra.instance().config_loader()
     finally:

@@ -31,7 +31,7 @@ def checkpoint_sampling(path: str | Path, sampler: Sampler, options: Mapping[str
 def sample(checkpoint: str | Path | LoadedModel, *, sampler: Sampler | str | None = None, **options: Any) -> Image:
     """One image, a grid with a row for each class or prompt: what `python -m ztsnr.sample` writes.
 
-    checkpoint: final.safetensors of a run, or what ztsnr.load made of it.
+    checkpoint: final.safetensors of a run, or what ztsnr.load returned for it.
     sampler: one of your own, or an option's name, "heun"; None: that of conf/sample.yaml.
     options: any key of conf/sample.yaml but output, as classes=[3, 1], prompts=["a red house"], steps=30, guidance=3.0.
     Raises ConfigError and CheckpointError.

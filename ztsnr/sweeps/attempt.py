@@ -58,7 +58,7 @@ def run_in_sweep(
         result |= {"outcome": FINISHED, "score": train(title, tags)}
     except IncompatibleObjective as error:
         result |= {"outcome": INCOMPATIBLE, "message": str(error)}
-    except Exception as error:  # whatever it is, the sweep goes on
+    except Exception as error:  # whatever it is, the sweep continues
         logging.getLogger(__name__).exception("%s failed", title)
         result |= {"outcome": FAILED, "message": explain(error, "train")}
     except KeyboardInterrupt:

@@ -28,7 +28,7 @@ class SweepRecord(Callback):
     def on_multirun_start(self, config: DictConfig, **_: Any) -> None:
         try:
             self._start(config)
-        except ZtsnrError as error:  # Hydra would make a warning of it and go on
+        except ZtsnrError as error:  # Hydra would only warn and continue
             sys.exit(print_error(error, "train"))
 
     def _start(self, config: DictConfig) -> None:

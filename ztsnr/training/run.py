@@ -47,7 +47,7 @@ def run(config: DictConfig, tracker: Tracker, title: str, tags: dict[str, str]) 
     if not processes.is_main_process:
         tracker = NoTracker()
 
-    # resume: what all processes go on from, and the scale of x0 that belongs to it
+    # resume: one state for all processes, and the scale of x0 that belongs to it
     state = resume_state(config, processes)
     if state is None:
         tracker.check()
@@ -90,7 +90,7 @@ def run(config: DictConfig, tracker: Tracker, title: str, tags: dict[str, str]) 
 
 
 def resume_state(config: DictConfig, processes: PartialState) -> State | None:
-    """What the run goes on from; every process reads what the first one found."""
+    """The state to resume from; every process reads the one that the first process chose."""
     if not isinstance(config.resume, str) or not config.resume:
         raise ConfigError(f"resume must be auto, never, a run's folder or a checkpoint, got {config.resume!r}")
     checks.flag("allow_changes", config.allow_changes)
