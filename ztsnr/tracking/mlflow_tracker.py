@@ -83,6 +83,7 @@ class MLflowTracker(Tracker):
         params: Mapping[str, object],
         tags: Mapping[str, str],
         folder: Path,
+        *,
         step: int = 0,
         changes: Sequence[str] = (),
     ) -> "MLflowRun":

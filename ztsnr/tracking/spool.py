@@ -96,7 +96,7 @@ class Spool:
         self.append("resume", step=step, steps=steps, changes=list(changes))
         return self.start_event["id"]
 
-    def append(self, kind: str, **content: Any) -> None:
+    def append(self, kind: str, **content: object) -> None:
         event = {"kind": kind, "time": int(time.time() * 1000)} | content
         self._remember(event)
         self._unwritten += json.dumps(event).encode() + b"\n"

@@ -54,6 +54,7 @@ class Tracker:
         params: Mapping[str, object],
         tags: Mapping[str, str],
         folder: Path,
+        *,
         step: int = 0,
         changes: Sequence[str] = (),
     ) -> TrackedRun:

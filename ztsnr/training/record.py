@@ -29,7 +29,7 @@ def open_record(
             if changed:
                 tags[f"ztsnr.changed.{step}"] = "\n".join(changed)
 
-    record = tracker.start(title, parameters, tags, folder, step, changed)
+    record = tracker.start(title, parameters, tags, folder, step=step, changes=changed)
     try:
         yield record
     except BaseException as error:
