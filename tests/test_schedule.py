@@ -16,7 +16,15 @@ from ztsnr.core.noise import snr
 from ztsnr.core.schedule.combined import TerminalMass
 from ztsnr.core.schedule.density import LogUniform, TableUniform
 from ztsnr.core.schedule.grid import KarrasGrid, Leading, Trailing, WithTerminalStep
-from ztsnr.core.schedule.table import CosineTable, Linear, ScaledLinear, ZeroTerminal, sigmas_from_alpha_bar
+from ztsnr.core.schedule.table import (
+    STABLE_DIFFUSION,
+    STABLE_DIFFUSION_MAX,
+    CosineTable,
+    Linear,
+    ScaledLinear,
+    ZeroTerminal,
+    sigmas_from_alpha_bar,
+)
 from ztsnr.core.schedule.timesteps import FlowTime, LogSigma, TableIndex
 
 KARRAS = KarrasGrid(sigma_min=0.0292, sigma_max=20000.0, rho=7.0)
@@ -58,6 +66,11 @@ def test_levels_of_sdxl_and_of_its_zero_terminal_table_are_the_published_ones():
     assert TO_INF.sigmas[[0, 900]].tolist() == pytest.approx([0.029167, 18.4], rel=3e-3)
     assert TO_INF.sigmas[-3:].tolist() == pytest.approx([1124.55, 2254.24, math.inf], rel=1e-5)
     assert TO_20000.sigmas.tolist() == [*TO_INF.sigmas[:-1].tolist(), 20000]
+
+
+def test_the_table_named_in_code_is_that_of_conf_and_has_the_highest_level_named_with_it():
+    assert make("schedule/table", "sdxl") == STABLE_DIFFUSION
+    assert round(STABLE_DIFFUSION.sigmas[-1].item(), 4) == STABLE_DIFFUSION_MAX
 
 
 @pytest.mark.parametrize("schedule", TABLES)

@@ -95,6 +95,8 @@ class Linear(BetaTable):
 
 STABLE_DIFFUSION = ScaledLinear(beta_start=0.00085, beta_end=0.012, steps=1000)
 """The table of Stable Diffusion 1.5 and XL as released; conf/schedule/table/sdxl.yaml builds an equal one."""
+STABLE_DIFFUSION_MAX = 14.6146
+"""Its highest sigma, to four digits."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -137,9 +139,3 @@ class ZeroTerminal(SigmaTable):
         sigmas = sigmas_from_alpha_bar(rescale_to_zero(torch.rsqrt(1 + self.table.sigmas.square())).square())
         sigmas[-1] = self.terminal
         return sigmas
-
-
-STABLE_DIFFUSION = ScaledLinear(beta_start=0.00085, beta_end=0.012, steps=1000)
-"""The table of Stable Diffusion 1.5 and XL (arXiv 2112.10752)."""
-STABLE_DIFFUSION_MAX = 14.6146
-"""Its highest sigma."""
