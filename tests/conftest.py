@@ -8,8 +8,11 @@ import pytest
 import torch
 from hypothesis import settings
 
+os.environ["ZTSNR_CHECK_SHAPES"] = "1"  # before the core is imported: its annotations are then shapes
+
 from tests.changed import changed_files, touched_tests
 from tests.helpers import ROOT
+from tests.shapes import CORE_TESTS, checked_shapes
 from ztsnr.core.schedule import Schedule
 from ztsnr.core.schedule.density import TableUniform
 from ztsnr.core.schedule.grid import Trailing
@@ -20,6 +23,16 @@ settings.register_profile("ztsnr", deadline=None, max_examples=20, derandomize=T
 settings.load_profile("ztsnr")
 torch.set_num_threads(1)  # tensors are tiny here: waking a second thread costs more than it does
 os.environ["OMP_NUM_THREADS"] = "1"  # nor in the processes that tests start; sums then have one order everywhere
+
+
+@pytest.fixture(scope="module", autouse=True)
+def shapes(request):
+    """In tests of the core, every call's shapes are checked."""
+    if request.module.__name__.removeprefix("tests.") in CORE_TESTS:
+        with checked_shapes():
+            yield
+    else:
+        yield
 
 
 @pytest.fixture(scope="session")
