@@ -129,6 +129,15 @@ def test_rows_equal_those_of_the_whole_batch_and_of_another_process(shared):
     assert all(torch.equal(part_cond[name], cond[name][1:]) for name in cond)
 
 
+@pytest.mark.parametrize("override", ["data.refresh=true", "data.refresh=false"])
+def test_data_cannot_be_read_before_prepare(shared, override):
+    data = make_data(*shared, override)
+    with pytest.raises(CacheError, match=r"is not prepared: call prepare\(\)"):
+        len(data.train)
+    data.prepare()
+    assert len(data.train) > 8
+
+
 def test_filled_cache_encodes_nothing_again(shared, encoded):
     prepare_data(*shared, "trainer.batch_size=3", "data.leftovers=repeat", "seed=5")
     assert encoded == {"latents": [], "texts": []}

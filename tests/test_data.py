@@ -3,7 +3,7 @@ import pytest
 import torch
 
 from ztsnr.core.errors import ConfigError
-from ztsnr.data import Digits, LabelledImages, Mnist
+from ztsnr.data import Digits, LabelledImages, Mnist, prepare
 
 SETTINGS = {"shape": [1, 8, 8], "classes": 10, "held_out": 0.1, "label_dropout": 0.1, "seed": 0}
 
@@ -87,3 +87,19 @@ def test_plug_in_derives_from_labelled_images():
 
     data = Blank(**SETTINGS | {"shape": [1, 2, 2], "classes": 3, "held_out": 0.5})
     assert 0 < len(data.train) < 40
+
+
+def test_prepare_loads_the_images_and_checks_them():
+    prepare(Digits(**SETTINGS))
+    with pytest.raises(ConfigError, match=r"data\.shape must be \(1, 8, 8\)"):
+        prepare(Digits(**SETTINGS | {"shape": [1, 9, 9]}))
+
+
+def test_prepare_names_what_a_plug_in_lacks():
+    class Incomplete:
+        train = range(3)
+
+        def batch(self, step, rows, batch_size): ...
+
+    with pytest.raises(ConfigError, match=r"^data: Incomplete has no prepare, facts, .*write_report\. See"):
+        prepare(Incomplete())

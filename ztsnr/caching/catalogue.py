@@ -115,6 +115,7 @@ def build_catalogue(
         while chunk := list(islice(files, CHUNK)):
             inspections = _inspect_all([file for file in chunk if not file.bad], masks, known, pool)
             for file in chunk:
+                # what the listing found wrong, else what the inspection did
                 bad = file.bad or inspections[file.location].bad
                 if bad and stop_at_bad:
                     raise BadImage(f"{file.name}: {bad}. data.on_bad=skip continues without it.")

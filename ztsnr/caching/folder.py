@@ -80,14 +80,15 @@ class _Walk:
         stems = {stem for stem, suffix in map(os.path.splitext, names) if suffix.lower() in SUFFIXES}
         captions = _captions_of_tables(path, names, captions_above)
         options = self._options_of(folder)
+
         for entry in entries:
             if _is_folder(entry):
-                if not entry.name.startswith("."):
+                if not entry.name.startswith("."):  # as .git and .thumbnails
                     yield from self.images_in(os.path.join(folder, entry.name), _below(f"{entry.name}/", captions))
             elif os.path.splitext(entry.name)[1].lower() in SUFFIXES:
                 name = os.path.join(self.label, folder, entry.name)
                 file = ImageFile(name, entry.path, (), (), options)
-                if not entry.name.endswith(MASK):
+                if not entry.name.endswith(MASK):  # a mask belongs to its image
                     _add_captions(file, entry, names, captions)
                     _add_mask(file, path, entry.name, names)
                     yield file

@@ -136,6 +136,8 @@ class CacheSettings(CachedImages):
     def index_name(self) -> str:
         """Path, below the cache, of the index that these settings make: a hash of all that decides on its content."""
         captions, encoding, rarity = self.captions, self.encoding, self.rarity
+
+        # the order and the names are part of the format
         parts = [
             self.identity(),
             self.batch_size if self.leftovers == "merge" else None,
@@ -171,7 +173,8 @@ class CacheSettings(CachedImages):
             key_text("Rarity", strength=rarity.strength, low=rarity.low, high=rarity.high),
             self.masks,
         ]
-        if self.train_text is not None:
+
+        if self.train_text is not None:  # its texts are tokens, not embeddings
             parts.append("tokens")
         return f"index/{hashed(*parts).hex()}.safetensors"
 
