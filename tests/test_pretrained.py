@@ -9,6 +9,7 @@ from safetensors.torch import load_file, save_file
 from tests.tiny import tiny_sdxl
 from ztsnr.core.errors import CheckpointError, ConfigError
 from ztsnr.models.pretrained import fingerprint, load_unet, load_vae
+from ztsnr.models.source import find_source
 from ztsnr.models.text import TextEncoders
 
 LONG = "a long prompt of many letters, each of which is a token of its own here, so that it takes two windows"
@@ -110,3 +111,8 @@ def test_folder_with_missing_extra_or_misshapen_tensors_is_refused_by_name(copie
         save_file({key: value for key, value in (weights | change).items() if value is not None}, file)
         with pytest.raises(CheckpointError, match=f"{name}|extra"):
             load_unet(str(copied)) if part == "unet" else TextEncoders(str(copied))
+
+
+def test_absent_single_file_is_refused_by_its_key(tmp_path):
+    with pytest.raises(CheckpointError, match=r"model\.pretrained=.*absent\.safetensors is not a file"):
+        find_source(str(tmp_path / "absent.safetensors"))

@@ -173,7 +173,8 @@ def test_train_text_rejects_bad_settings():
     for words, message in (
         (["model/train_text=lora", "model.train_text.rank=0"], r"model\.train_text\.rank must be an integer"),
         (["model/train_text=full", "model.train_text.patterns=[x]"], r"model\.train_text\.patterns has 'x'"),
+        (["model/train_text=lora", "model.train_text.start=absent"], r"model\.train_text\.start=absent is not a file"),
         (["model.train_text=3"], r"model\.train_text must be a TrainableSelection"),
     ):
-        with pytest.raises(ConfigError, match=message):
+        with pytest.raises((ConfigError, CheckpointError), match=message):
             make(*words)

@@ -124,6 +124,8 @@ def write_checkpoint(
 def read_checkpoint(path: str | Path) -> Checkpoint:
     """Raises CheckpointError for a file that is not a checkpoint, or is broken."""
     path = Path(path)
+    if not path.is_file():
+        raise CheckpointError(f"checkpoint={path} is not a file")
     with open_tensors(path) as file:
         metadata = file.metadata() or {}
     if "ztsnr.format" not in metadata:

@@ -81,7 +81,9 @@ def to_peft(updates: LoRAUpdates) -> StateDict:
 
 
 def read_file(path: Path, modules: Modules, source: str) -> LoRAUpdates:
-    """`read` for a .safetensors file; messages call it `source`."""
+    """`read` for a .safetensors file; messages call it `source`. Raises CheckpointError."""
+    if not path.is_file():
+        raise CheckpointError(f"{source} is not a file")
     with open_tensors(path) as file:
         state = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118 (it is not iterable)
     return read(state, modules, source)

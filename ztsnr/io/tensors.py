@@ -35,7 +35,7 @@ def _space(path: Path, needed: int) -> str:
 def open_tensors(path: Path) -> safe_open:
     """safe_open, with errors of our own. Raises CheckpointError."""
     if not path.is_file():
-        raise CheckpointError(f"checkpoint={path} is not a file")
+        raise CheckpointError(f"{path} is not a file")
     try:
         return safe_open(path, "pt")
     except (SafetensorError, OSError) as error:

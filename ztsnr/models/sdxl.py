@@ -78,7 +78,9 @@ class PretrainedUNet(PartiallyTrained):
 
         # A file is read once for all parts that start from it, so that a tensor of no part is noticed.
         for start, parts in parts_of_start.items():
-            updates = read_file(Path(start), {part: self.layers[part] for part in parts}, f"the LoRA {start}")
+            config_key = self.parts()[parts[0]][1].config_key
+            modules = {part: self.layers[part] for part in parts}
+            updates = read_file(Path(start), modules, f"{config_key}.start={start}")
             for part in parts:
                 network, selection = self.parts()[part]
                 selection.load_start(updates[part], network)

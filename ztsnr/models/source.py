@@ -58,6 +58,8 @@ def find_source(pretrained: str) -> Source:
             f"Use the same weights as .safetensors."
         )
     if path.suffix.lower() == ".safetensors":
+        if not path.is_file():
+            raise CheckpointError(f"model.pretrained={pretrained} is not a file")
         return OriginalFile(path)
     if path.is_dir():
         is_part = (path / "config.json").is_file()
