@@ -109,7 +109,7 @@ def _check_fit(optimizer: Optimizer, name: str, groups: list, initial_groups: li
         raise CheckpointError(f"it holds the state of {name}, not of {own_name}")
     count = len(optimizer.param_groups)
     if (len(groups), len(initial_groups), len(states)) != (count, count, len(_parameters(optimizer))):
-        raise CheckpointError("its optimizer has other groups of parameters")
+        raise CheckpointError("its optimizer has different parameter groups")
 
 
 def _parameters(optimizer: Optimizer) -> list[nn.Parameter]:

@@ -83,5 +83,5 @@ def read_state(path: Path) -> State:
     except (KeyError, ValueError, RecursionError) as error:
         raise CheckpointError(f"{path} has broken metadata: {error}") from error
     if not isinstance(parts, dict):
-        raise CheckpointError(f"{path} holds no state: {type(parts).__name__}")
+        raise CheckpointError(f"{path} has no state in it: {type(parts).__name__}")
     return State(path, step, facts, parts)
