@@ -127,14 +127,14 @@ def modules(models: Path) -> dict[str, ModuleType]:
             "get_full_path_or_raise": lambda kind, name: str(models / kind / name),
         },
     }
-    made = {}
+    modules_by_name = {}
     for name, attributes in contents.items():
-        made[name] = ModuleType(name)
-        vars(made[name]).update(attributes)
+        modules_by_name[name] = ModuleType(name)
+        vars(modules_by_name[name]).update(attributes)
         parent, _, child = name.rpartition(".")
         if parent:
-            setattr(made[parent], child, made[name])
-    return made
+            setattr(modules_by_name[parent], child, modules_by_name[name])
+    return modules_by_name
 
 
 def load_nodes(folder: Path = NODES, name: str = "custom_nodes_ztsnr") -> ModuleType:

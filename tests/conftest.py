@@ -47,7 +47,7 @@ def zero_terminal(sdxl):
 
 @pytest.fixture(scope="session")
 def make_schedule():
-    """make_schedule(table, **parts): what is not given is the table's own."""
+    """make_schedule(table, **parts): parts that are not passed are the table's own."""
 
     def make(table, **parts):
         own = {

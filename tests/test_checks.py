@@ -43,15 +43,15 @@ def test_instance_suggests_the_option_for_a_name_in_place_of_a_part():
 
 
 @pytest.mark.parametrize(
-    ("value", "told"),
+    ("value", "wanted_words"),
     [
         *((value, "a list of numbers") for value in (1, "1, 2", [], None, {1: 2})),
         *(([1, entry], f".*, got {entry!r}") for entry in (-1, math.inf, True, "2")),
     ],
 )
-def test_numbers_rejects_other_than_a_list_within_the_bounds(value, told):
+def test_numbers_rejects_other_than_a_list_within_the_bounds(value, wanted_words):
     checks.numbers("trainer.guidance", [1, 2.5], at_least=0)
-    with pytest.raises(ConfigError, match=rf"trainer\.guidance must be {told}"):
+    with pytest.raises(ConfigError, match=rf"trainer\.guidance must be {wanted_words}"):
         checks.numbers("trainer.guidance", value, at_least=0)
 
 

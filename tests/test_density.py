@@ -270,11 +270,11 @@ def test_truncated_stays_within_its_bounds(density, low, high, u):
 
 def test_a_truncated_table_draws_its_levels_within_the_bounds_equally_often():
     for low, high in ((0.0, 14.6), (TO_INF.sigmas[200].item(), TO_INF.sigmas[300].item()), (100.0, math.inf)):
-        kept = TO_INF.sigmas[(TO_INF.sigmas >= low) & (TO_INF.sigmas <= high)]
+        inside = TO_INF.sigmas[(TO_INF.sigmas >= low) & (TO_INF.sigmas <= high)]
         truncated = Truncated(density=LEVELS, sigma_min=low, sigma_max=high)
-        assert torch.equal(truncated.sigma(midpoints(3 * len(kept))), kept.repeat_interleave(3))
-        assert truncated.sigma(of(0.0, LAST_U)).tolist() == kept[[0, -1]].tolist()
-        torch.testing.assert_close(truncated.cdf(kept), (torch.arange(len(kept)) + 1).double() / len(kept))
+        assert torch.equal(truncated.sigma(midpoints(3 * len(inside))), inside.repeat_interleave(3))
+        assert truncated.sigma(of(0.0, LAST_U)).tolist() == inside[[0, -1]].tolist()
+        torch.testing.assert_close(truncated.cdf(inside), (torch.arange(len(inside)) + 1).double() / len(inside))
 
 
 @given(st.integers(1, 998))

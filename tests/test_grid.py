@@ -53,7 +53,7 @@ def test_grid_rejects_steps_that_are_not_a_positive_integer(steps):
 
 def test_grid_rejects_more_steps_than_it_has_levels(sdxl):
     to_inf = TerminalMass(density=LAPLACE, terminal=math.inf, mass=0.3)
-    for grid, steps, told in (
+    for grid, steps, message in (
         (Quantiles(density=to_inf, u_max=0.99), 10, "steps=10 would visit a level twice"),
         (Quantiles(density=TableUniform(table=sdxl), u_max=0.99), 1001, "steps=1001 would visit a level twice"),
         (SigmaList(sigma_list=(2.0,)), 2, "steps=2 would visit a level twice"),
@@ -62,7 +62,7 @@ def test_grid_rejects_more_steps_than_it_has_levels(sdxl):
         (Leading(table=sdxl, offset=0), 1001, "steps must be at most 1000, the length"),
         (Leading(table=sdxl, offset=1), 1000, r"steps=1000 with the grid's offset=1 leaves the table of 1000 levels"),
     ):
-        with pytest.raises(ConfigError, match=f"^{told}"):
+        with pytest.raises(ConfigError, match=f"^{message}"):
             grid.sigmas(steps)
 
 
@@ -142,8 +142,8 @@ def test_presets_are_the_published_lists():
 @given(st.integers(2, 100))
 def test_sigma_list_of_a_different_length_is_interpolated_in_log_sigma(steps):
     """The function that Align Your Steps publishes: linear in place along the list."""
-    place, listed = np.linspace(0, 1, steps), np.log(AYS.sigma_list)
-    expected = np.exp(np.interp(place, np.linspace(0, 1, len(listed)), listed))
+    position, listed = np.linspace(0, 1, steps), np.log(AYS.sigma_list)
+    expected = np.exp(np.interp(position, np.linspace(0, 1, len(listed)), listed))
     np.testing.assert_allclose(AYS.levels(steps), expected, rtol=1e-12)
     assert AYS.levels(steps)[[0, -1]].tolist() == [14.615, 0.113]
 

@@ -32,10 +32,10 @@ def middles(count):
 
 
 def uncertainty(weighting=Unit(base=V()), features=128, amplitude=0.0, bandwidth=1.0):  # noqa: B008
-    made = Uncertainty(weighting=weighting, features=features, bandwidth=bandwidth)
+    uncertainty_weighting = Uncertainty(weighting=weighting, features=features, bandwidth=bandwidth)
     if amplitude:
-        nn.init.normal_(made.amplitude, std=amplitude, generator=torch.Generator().manual_seed(1))
-    return made
+        nn.init.normal_(uncertainty_weighting.amplitude, std=amplitude, generator=torch.Generator().manual_seed(1))
+    return uncertainty_weighting
 
 
 def infonoise(**settings):
@@ -183,10 +183,10 @@ def adapt(density, variance, steps, batch=256):
 def test_infonoise_finds_the_optimum_for_gaussian_data(weighting, on_x0, variance):
     density = adapt(infonoise(weighting=weighting), variance, steps=200)
     best, edges = best_masses(gaussian_mmse(variance), on_x0)
-    found = shares(density, edges)
-    assert (found - best).abs().sum() / 2 < 0.01
+    drawn = shares(density, edges)
+    assert (drawn - best).abs().sum() / 2 < 0.01
     assumed, _ = best_masses(gaussian_mmse(1.0), on_x0)
-    assert (found - assumed).abs().sum() / 2 > 0.05
+    assert (drawn - assumed).abs().sum() / 2 > 0.05
 
 
 def test_infonoise_draws_from_its_prior_until_warm_and_then_updates_every_refresh_steps():
@@ -209,10 +209,10 @@ def test_infonoise_bins_without_observations_have_the_error_of_gaussian_data():
 
 def test_infonoise_ignores_levels_outside_its_bounds():
     density = adapt(infonoise(warmup=5, refresh=1), 0.1, steps=10)
-    alone = copy.deepcopy(density)
-    alone.observe(of(0.5), of(0.2))
+    expected = copy.deepcopy(density)
+    expected.observe(of(0.5), of(0.2))
     density.observe(of(0, LOW * 0.99, 0.5, HIGH * 1.01, math.inf), of(9, 9, 0.2, 9, math.nan))
-    assert torch.equal(density.sigma(middles(50)), alone.sigma(middles(50)))
+    assert torch.equal(density.sigma(middles(50)), expected.sigma(middles(50)))
 
 
 def test_infonoise_records_fade_by_decay():
@@ -305,8 +305,8 @@ def test_infonoise_adapts_inside_a_terminal_mass(zero_terminal, make_schedule):
     drawn = density.sigma(middles(2**14))
     assert (drawn == math.inf).double().mean().item() == pytest.approx(0.25, abs=1e-3)
     expected, edges = best_masses(gaussian_mmse(0.1), lambda snr: snr + 1)
-    found = torch.histogram(drawn[drawn.isfinite()], edges).hist / drawn.isfinite().sum()
-    assert (found - expected).abs().sum() / 2 < 0.02
+    share = torch.histogram(drawn[drawn.isfinite()], edges).hist / drawn.isfinite().sum()
+    assert (share - expected).abs().sum() / 2 < 0.02
 
 
 IMPORTANT = Importance(weighting=uncertainty(), intended=LAPLACE, drawn=LAPLACE)

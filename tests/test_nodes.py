@@ -47,8 +47,8 @@ def run(nodes, name, **inputs):
     """What the node gives, its widgets being at their defaults but for `inputs`."""
     node = nodes.NODE_CLASS_MAPPINGS[name]
     ports = node.INPUT_TYPES()["required"]
-    told = {port: options["default"] for port, (_, options) in ports.items() if "default" in options}
-    return getattr(node(), node.FUNCTION)(**told | inputs)[0]
+    defaults = {port: options["default"] for port, (_, options) in ports.items() if "default" in options}
+    return getattr(node(), node.FUNCTION)(**defaults | inputs)[0]
 
 
 def predicting(nodes, model=None, **inputs):
@@ -170,15 +170,15 @@ def test_latents_of_a_lora_have_its_statistics_and_plain_previews(nodes, folder)
     torch.testing.assert_close(latents.process_in(latent)[:, 1], (latent[:, 1] - 2) / 6)
     torch.testing.assert_close(latents.process_out(latents.process_in(latent)), latent)
 
-    def preview(seen, by):
-        return seen.movedim(1, -1) @ torch.tensor(by.latent_rgb_factors) + torch.tensor(by.latent_rgb_factors_bias)
+    def preview(latent, by):
+        return latent.movedim(1, -1) @ torch.tensor(by.latent_rgb_factors) + torch.tensor(by.latent_rgb_factors_bias)
 
     shown = preview(latents.process_in(latent), latents)
     torch.testing.assert_close(shown, preview(latent * plain.scale_factor, plain))
 
 
 @pytest.mark.parametrize(
-    ("changed", "said"),
+    ("changed", "message"),
     [
         ({"format": None}, "no ztsnr metadata"),
         ({"sigmas": None}, r"lacks 'ztsnr\.sigmas'"),
@@ -196,11 +196,11 @@ def test_latents_of_a_lora_have_its_statistics_and_plain_previews(nodes, folder)
         ({"target": "flow"}, "must be one of v, eps, x0, edm, got 'flow'"),
     ],
 )
-def test_unusable_metadata_is_refused(nodes, folder, changed, said):
+def test_unusable_metadata_is_refused(nodes, folder, changed, message):
     _, metadata = exported("schedule=ztsnr", "loss=vpred")
     metadata = metadata | {f"ztsnr.{name}": value for name, value in changed.items()}
     name = write(folder, {key: value for key, value in metadata.items() if value is not None})
-    with pytest.raises(CheckpointError, match=said):
+    with pytest.raises(CheckpointError, match=message):
         predicting(nodes, checkpoint=name)
 
 
@@ -246,7 +246,7 @@ def flow_model():
 
 
 @pytest.mark.parametrize(
-    ("inputs", "said"),
+    ("inputs", "message"),
     [
         ({"model": flow_model()}, "flow-matching"),
         ({"model": Patcher(image_model="flux")}, "SD or SDXL"),
@@ -260,8 +260,8 @@ def flow_model():
         ({"latent": {"samples": torch.zeros(1, 4, 4096, 4096)}}, "above the terminal one"),
     ],
 )
-def test_unusable_models_and_settings_are_refused(nodes, inputs, said):
-    with pytest.raises(ConfigError, match=said):
+def test_unusable_models_and_settings_are_refused(nodes, inputs, message):
+    with pytest.raises(ConfigError, match=message):
         predicting(nodes, **inputs)
 
 
@@ -269,7 +269,7 @@ def test_unusable_models_and_settings_are_refused(nodes, inputs, said):
 
 
 def estimates(*levels):
-    """What a post_cfg function is given at three levels, with the parts that the guided estimate was made of."""
+    """The arguments of a post_cfg function at three levels, with the parts of the guided estimate."""
     positive, negative, z = drawn(3, 3, 4, 5, 5)
     sigma = torch.tensor([0.2, 3.0, 20000.0])
     options = {"transformer_options": {"sample_sigmas": torch.tensor(levels)}} if levels else {}
@@ -286,8 +286,8 @@ def test_rescale_is_the_cores_on_v_and_gives_the_conditional_spread_on_x0(nodes)
     args, positive, negative, z = estimates()
     wanted = Guidance(scale=5.0, rescale=0.7).combine(positive, negative, z, args["sigma"].double())
     torch.testing.assert_close(post_cfg(nodes, RESCALE)(args), wanted, rtol=1e-3, atol=1e-3)
-    whole = post_cfg(nodes, RESCALE, multiplier=1.0, space="x0")(args)
-    torch.testing.assert_close(whole.flatten(1).std(1), positive.flatten(1).std(1))
+    rescaled = post_cfg(nodes, RESCALE, multiplier=1.0, space="x0")(args)
+    torch.testing.assert_close(rescaled.flatten(1).std(1), positive.flatten(1).std(1))
     for space in ("v", "x0"):
         torch.testing.assert_close(post_cfg(nodes, RESCALE, multiplier=0.0, space=space)(args), args["denoised"])
 
@@ -310,9 +310,9 @@ def test_methods_are_their_formulas(nodes, method):
     torch.testing.assert_close(share, f64(*SHARES[method]), rtol=1e-6, atol=1e-6)
     one_step, *_ = estimates(20000.0, 0.0)
     assert function.share(f64(20000.0), one_step["model_options"]).item() == pytest.approx(1)
-    options, told = nodes.NODE_CLASS_MAPPINGS[RESCALE].INPUT_TYPES()["required"]["method"]
+    options, widget = nodes.NODE_CLASS_MAPPINGS[RESCALE].INPUT_TYPES()["required"]["method"]
     assert sorted(options) == sorted(SHARES)
-    assert f"{method}: " in told["tooltip"]
+    assert f"{method}: " in widget["tooltip"]
     if method not in ("constant", "noise share"):
         with pytest.raises(ConfigError, match="method=constant"):
             function.share(sigma, {})
@@ -393,8 +393,8 @@ class Wrapped:
         inner_model=SimpleNamespace(model_sampling=SimpleNamespace(sigma_max=torch.tensor(20000.0)))
     )
 
-    def __call__(self, x, sigma, **told):
-        return denoise(x, sigma, **told)
+    def __call__(self, x, sigma, **options):
+        return denoise(x, sigma, **options)
 
 
 def test_first_step_loses_nothing_in_float32(nodes):
@@ -411,10 +411,10 @@ def test_first_step_loses_nothing_in_float32(nodes):
 def test_callback_gets_each_step_once_and_the_other_sampler_any_lower_start(nodes, levels):
     ours, steps = run(nodes, SAMPLER, sampler=KSAMPLER(comfy_euler)).sampler_function, []
     x, sigmas = levels[0] * drawn(1, 4, 8, 8), torch.tensor(levels)
-    told = ours(Wrapped(), x, sigmas, callback=lambda step: steps.append(step["i"]))
+    sampled = ours(Wrapped(), x, sigmas, callback=lambda step: steps.append(step["i"]))
     assert steps == list(range(len(levels) - 1))
     tolerance = 0 if levels[0] < 20000 else 2e-3
-    torch.testing.assert_close(told, comfy_euler(Wrapped(), x, sigmas), rtol=0, atol=tolerance)
+    torch.testing.assert_close(sampled, comfy_euler(Wrapped(), x, sigmas), rtol=0, atol=tolerance)
 
 
 def test_settings_of_the_other_sampler_are_kept(nodes):
@@ -438,8 +438,8 @@ def test_classic_mappings_are_those_of_the_schema_and_each_widget_has_a_tooltip(
     assert list(inputs["optional"]) == ["latent"]
     assert {other.CATEGORY for other in nodes.NODES if other is not node} == {"sampling"}
     for other in nodes.NODES:
-        for name, (kind, told) in other.INPUT_TYPES()["required"].items():
-            assert kind in ("MODEL", "SAMPLER") or told["tooltip"], (other, name)
+        for name, (kind, widget) in other.INPUT_TYPES()["required"].items():
+            assert kind in ("MODEL", "SAMPLER") or widget["tooltip"], (other, name)
 
 
 def test_new_comfyuis_get_the_extension_and_no_mappings(nodes, monkeypatch):
@@ -488,10 +488,10 @@ def test_examples_set_every_widget_of_our_nodes_within_its_bounds(nodes, path):
     for node in ours:
         ports = nodes.NODE_CLASS_MAPPINGS[node["class_type"]].INPUT_TYPES()
         assert ports["required"].keys() <= node["inputs"].keys() <= (ports["required"] | ports["optional"]).keys()
-        for name, (kind, told) in ports["required"].items():
+        for name, (kind, widget) in ports["required"].items():
             value = node["inputs"][name]
             assert not isinstance(kind, list) or value in kind or name == "checkpoint"
-            assert "min" not in told or told["min"] <= value <= told["max"]
+            assert "min" not in widget or widget["min"] <= value <= widget["max"]
     page = json.loads((path.parent.parent / path.name).read_text(encoding="utf-8"))
     assert {str(node["id"]): node["type"] for node in page["nodes"]} == {
         number: node["class_type"] for number, node in workflow.items()

@@ -125,18 +125,18 @@ def test_loss_is_unreduced_and_a_function_of_its_arguments_only(zero_terminal, m
 )
 def test_mask_cuts_off_the_gradient_and_a_mask_of_ones_changes_no_bit(distance, zero_terminal, make_schedule):
     objective = make_objective(make_schedule(zero_terminal), V(), MIN_SNR, distance)
-    (x0, noise), u, seen = pair(5), mid_draws(5), []
+    (x0, noise), u, outputs = pair(5), mid_draws(5), []
 
     def network(z, t):
-        seen.append(torch.full_like(z, 0.3).requires_grad_())
-        return seen[-1]
+        outputs.append(torch.full_like(z, 0.3).requires_grad_())
+        return outputs[-1]
 
     mask = torch.tensor([0.0, 1.0, 0.25]).reshape(1, 1, 3, 1).expand(5, 1, 3, 2)
     plain, ones, masked = (
         objective.terms(network, x0, noise, u, {}, mask=m).loss for m in (None, torch.ones_like(mask), mask)
     )
     assert torch.equal(plain, ones)
-    whole, part = (torch.autograd.grad(loss.sum(), seen[i])[0] for i, loss in ((0, plain), (2, masked)))
+    whole, part = (torch.autograd.grad(loss.sum(), outputs[i])[0] for i, loss in ((0, plain), (2, masked)))
     assert whole[MIN_SNR(objective.schedule.density.sigma(u), V()) > 0].abs().min() > 0
     torch.testing.assert_close(part, mask * whole)
     assert (part[:, :, 0] == 0).all()
@@ -177,10 +177,10 @@ def test_x0_error_counts_elements_inside_the_mask_and_has_no_gradient(zero_termi
     scale = torch.ones((), requires_grad=True)
     terms = objective.terms(lambda z, t: scale * toy_network(z, t), x0, noise, mid_draws(4), {})
     assert terms.loss.requires_grad
-    whole, inside = objective.x0_error(terms), objective.x0_error(terms, rows)
-    assert not whole.requires_grad
+    everywhere, inside = objective.x0_error(terms), objective.x0_error(terms, rows)
+    assert not everywhere.requires_grad
     assert not inside.requires_grad
-    assert (inside < whole).all()
+    assert (inside < everywhere).all()
     squares = (terms.output - terms.ideal).detach().square() * rows
     expected = V().c_out(terms.sigma).square() * squares.mean((1, 2, 3)).double()
     torch.testing.assert_close(inside, expected, rtol=1e-6, atol=0)
@@ -286,10 +286,10 @@ def test_a_learned_weighting_of_a_weight_of_0_is_refused(weighting, sdxl, zero_t
 
 
 def test_network_receives_the_scaled_state_the_timestep_and_the_condition(zero_terminal, make_schedule):
-    seen = {}
+    received = {}
 
     def spy(z, t, **cond):
-        seen.update(z=z, t=t, **cond)
+        received.update(z=z, t=t, **cond)
         return z
 
     x0, noise = pair(4)
@@ -297,9 +297,9 @@ def test_network_receives_the_scaled_state_the_timestep_and_the_condition(zero_t
     objective = make_objective(make_schedule(zero_terminal), Flow())
     objective.terms(spy, x0, noise, (of(0, 300, 700, 999) + 0.5) / 1000, {"label": label})
     tau = torch.where(sigma == math.inf, 1, sigma / (1 + sigma)).float().reshape(-1, 1, 1, 1)
-    torch.testing.assert_close(seen["z"], (1 - tau) * x0 + tau * noise)
-    assert seen["t"].tolist() == [0, 300, 700, 999]
-    assert seen["label"] is label
+    torch.testing.assert_close(received["z"], (1 - tau) * x0 + tau * noise)
+    assert received["t"].tolist() == [0, 300, 700, 999]
+    assert received["label"] is label
 
 
 @pytest.mark.parametrize("zero_snr", [False, True])

@@ -37,10 +37,10 @@ def test_one_combination_prints_its_summary_and_writes_a_figure(tmp_path):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("place", [0, 1, 3])
-def test_several_combinations_are_compared_even_where_one_is_refused(tmp_path, place):
+@pytest.mark.parametrize("position", [0, 1, 3])
+def test_several_combinations_are_compared_even_where_one_is_refused(tmp_path, position):
     words = ["schedule=ztsnr,laplace", "loss=eps,vpred", "output=all (2).svg"]
-    done = run(tmp_path, "preview", *words[:place], "-m", *words[place:])
+    done = run(tmp_path, "preview", *words[:position], "-m", *words[position:])
     assert "schedule=laplace loss=eps" in done.stdout
     assert "refused" in done.stdout
     assert (tmp_path / "all (2).svg").exists()

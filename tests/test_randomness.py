@@ -51,6 +51,6 @@ def test_a_row_of_stratified_draws_is_uniform_over_steps_and_batches_vary_less()
 
 @given(size=st.integers(1, 50), start=st.integers(0, 200), length=st.integers(1, 120), seed=st.integers(0, 9))
 def test_order_is_one_permutation_an_epoch_wherever_reading_starts(size, start, length, seed):
-    whole = order(seed, range(start + length + size), size)
-    assert torch.equal(order(seed, range(start, start + length), size), whole[start : start + length])
-    assert torch.equal(whole[:size].sort().values, torch.arange(size))
+    long_order = order(seed, range(start + length + size), size)
+    assert torch.equal(order(seed, range(start, start + length), size), long_order[start : start + length])
+    assert torch.equal(long_order[:size].sort().values, torch.arange(size))

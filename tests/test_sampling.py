@@ -89,17 +89,17 @@ def test_a_step_recombines_the_estimate_with_the_noise_it_implies(start, end):
 
 @pytest.mark.parametrize(("sampler", "evaluations"), [(Euler(), 6), (Heun(), 11), (DPMpp2M(), 6)], ids=repr)
 def test_samplers_denoise_as_often_as_published_and_return_the_last_estimate(sampler, evaluations):
-    levels, told = [], []
+    levels, calls = [], []
 
     def spy(z, sigma):
         levels.append(sigma.item())
         return gaussian(z, sigma)
 
-    x0 = sampler(spy, normal_quantiles(), equal_angles(INF, 6), lambda i, denoised: told.append((i, denoised)))
+    x0 = sampler(spy, normal_quantiles(), equal_angles(INF, 6), lambda i, denoised: calls.append((i, denoised)))
     assert len(levels) == evaluations
     assert min(levels) > 0
-    assert [i for i, _ in told] == list(range(6))
-    assert torch.equal(told[-1][1], x0)
+    assert [i for i, _ in calls] == list(range(6))
+    assert torch.equal(calls[-1][1], x0)
 
 
 @every_sampler

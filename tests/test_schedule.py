@@ -118,12 +118,12 @@ def test_at_stays_between_the_neighbouring_levels(index):
         assert (sigma[1:] >= sigma[:-1]).all()
 
 
-def betas(make_table, **given):
-    return lambda: make_table(**{"beta_start": 0.00085, "beta_end": 0.012, "steps": 1000} | given)
+def betas(make_table, **fields):
+    return lambda: make_table(**{"beta_start": 0.00085, "beta_end": 0.012, "steps": 1000} | fields)
 
 
-def cosine(**given):
-    return lambda: CosineTable(**{"offset": 0.008, "beta_max": 0.999, "steps": 1000} | given)
+def cosine(**fields):
+    return lambda: CosineTable(**{"offset": 0.008, "beta_max": 0.999, "steps": 1000} | fields)
 
 
 @pytest.mark.parametrize(
@@ -181,9 +181,9 @@ def test_flow_time_is_the_timestep_of_diffusers():
     scheduler = FlowMatchEulerDiscreteScheduler(shift=3.0)
     scheduler.set_timesteps(28)
     tau = scheduler.sigmas[:-1].double()
-    told = FlowTime(scale=1000.0)(tau / (1 - tau))
-    torch.testing.assert_close(told, scheduler.timesteps.double(), rtol=1e-5, atol=0)
-    assert told[0].item() == 1000
+    timesteps = FlowTime(scale=1000.0)(tau / (1 - tau))
+    torch.testing.assert_close(timesteps, scheduler.timesteps.double(), rtol=1e-5, atol=0)
+    assert timesteps[0].item() == 1000
     assert FlowTime(scale=1000.0)(of(0.0, 1.0)).tolist() == [0, 500]
 
 
@@ -250,7 +250,7 @@ def test_schedule_rejects_a_part_of_the_wrong_class_by_name(sdxl, make_schedule,
 
 # the presets
 
-PRESETS = {  # the highest level drawn, the level that sampling starts from, and the timestep told there
+PRESETS = {  # the highest level drawn, the level that sampling starts from, and its timestep
     "cauchy": (20000, 85.561, None),
     "cosine": (2**54 / math.pi, math.inf, 999),
     "cosine_scaled": ((2**54 / math.pi) ** 0.5, math.tan(0.99 * math.pi / 2) ** 0.5, None),
@@ -277,12 +277,12 @@ DRAWN_AT_INF = {"infonoise": 50, "laplace_ztsnr": 50, "sdxl_ztsnr": 1, "ztsnr": 
 
 @pytest.mark.parametrize("preset", options("schedule"))
 def test_a_preset_draws_up_to_its_highest_level_and_samples_from_its_start(preset):
-    schedule, (highest, start, told) = make("schedule", preset), PRESETS[preset]
+    schedule, (highest, start, timestep) = make("schedule", preset), PRESETS[preset]
     assert schedule.density.highest == pytest.approx(highest, rel=1e-3)
     assert schedule.grid.start == pytest.approx(start, rel=1e-3)
     t = schedule.timesteps(of(schedule.grid.start)).item()
     assert math.isfinite(t)
-    assert told is None or t == pytest.approx(told, rel=1e-6)
+    assert timestep is None or t == pytest.approx(timestep, rel=1e-6)
     sigmas = schedule.grid.sigmas(28)
     assert schedule.timesteps(sigmas[:-1]).diff().lt(0).all()
     drawn = schedule.density.sigma((torch.arange(1000, dtype=torch.float64) + 0.5) / 1000)

@@ -76,9 +76,9 @@ def test_edm_on_z_is_the_paper_on_x(sigma_data, sigma):
 def test_flow_is_the_velocity_of_the_straight_path_and_its_input_the_paths_state(sigma):
     x0, noise = pair(1, 4)
     level, tau = of(sigma), sigma / (1 + sigma)
-    seen = expand(Flow().c_in(level), x0) * add_noise(x0, noise, level)
-    torch.testing.assert_close(seen, (1 - tau) * x0 + tau * noise)
-    torch.testing.assert_close(seen - tau * Flow().output(x0, noise, level), x0)
+    network_input = expand(Flow().c_in(level), x0) * add_noise(x0, noise, level)
+    torch.testing.assert_close(network_input, (1 - tau) * x0 + tau * noise)
+    torch.testing.assert_close(network_input - tau * Flow().output(x0, noise, level), x0)
 
 
 @pytest.mark.parametrize(

@@ -161,7 +161,7 @@ def test_soft_min_snr_is_that_of_k_diffusion_on_its_own_output(sigma_data, sigma
     ],
 )
 def test_variants_are_those_of_public_trainers_on_v_at_each_level(option, computed, zero_terminal):
-    """Their cap of SNR at 1000 is passed by level 0 alone."""
+    """Their cap of SNR at 1000 is exceeded only by level 0."""
     snr = [0 if sigma == math.inf else sigma**-2 for sigma in zero_terminal.sigmas.tolist()]
     assert [t for t in range(1000) if snr[t] > 1000] == [0]
     weight = make_weighting(option)(zero_terminal.sigmas, V()).tolist()
