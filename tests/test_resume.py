@@ -252,6 +252,20 @@ def test_two_processes_resume_to_the_bit_and_one_process_resumes_from_two(tmp_pa
     torch.testing.assert_close(tensors(one), straight, atol=1e-4, rtol=1e-3)
 
 
+class SignallingMonitor(Monitor):
+    """Sends this process a signal after step 5."""
+
+    def stepped(self, step, loss, norm, lr):
+        if step == 5:
+            os.kill(os.getpid(), signal.SIGUSR1)
+
+
+def test_signal_stops_fit_after_the_step_with_its_state_saved(tmp_path):
+    with pytest.raises(Interrupted, match="SIGUSR1 stopped the run after step 5; its state is saved"):
+        attempt(tmp_path, ("trainer.checkpoint.every=null",), SignallingMonitor())
+    assert saved_steps(tmp_path / "checkpoints") == [5]
+
+
 def signalled(folder, name):
     """The second process alone hears a signal."""
     AcceleratorState._reset_state(reset_partial_state=True)
