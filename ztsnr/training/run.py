@@ -1,5 +1,6 @@
 """One run of ztsnr.train, from its config to the files that it leaves."""
 
+import shlex
 import sys
 import time
 from pathlib import Path
@@ -84,7 +85,8 @@ def run(config: DictConfig, tracker: Tracker, title: str, tags: dict[str, str]) 
     console.print(f"took    {time.perf_counter() - start:.0f} s")
     console.print(f"weights {weights}")
     if "ztsnr.sweep" not in tags:
-        console.print(f"draw    python -m ztsnr.sample checkpoint={weights}{sample_arguments(config)}")
+        words = shlex.join(["python", "-m", "ztsnr.sample", f"checkpoint={weights}", *sample_arguments(config)])
+        console.print(f"draw    {words}")
         console.print(f"compare {tracker.open_hint()}" if tracker.open_hint() else "")
     return result.score
 
@@ -142,9 +144,9 @@ def train(
         )
 
 
-def sample_arguments(config: DictConfig) -> str:
+def sample_arguments(config: DictConfig) -> list[str]:
     """What ztsnr.sample needs besides the checkpoint."""
     if "pretrained" not in config.model:
-        return ""
+        return []
     file = config.samples.get("file")
-    return f" file={file}" if file is not None else """ 'prompts=["a red house"]'"""
+    return ['prompts=["a red house"]'] if file is None else [f"file={file}"]
