@@ -8,7 +8,10 @@ import pytest
 import torch
 from hypothesis import settings
 
-os.environ["ZTSNR_CHECK_SHAPES"] = "1"  # before the core is imported: its annotations are then shapes
+os.environ["ZTSNR_CHECK_SHAPES"] = "1"  # the core's annotations are then shapes
+import ztsnr.core.shapes  # noqa: F401
+
+del os.environ["ZTSNR_CHECK_SHAPES"]  # not in the processes that tests start
 
 from tests.changed import changed_files, touched_tests
 from tests.helpers import ROOT
