@@ -38,6 +38,9 @@ def _quantised(layer: nn.Linear, base: str) -> nn.Linear:
         quantised.weight = Int8Params(layer.weight.data, **settings)
     else:
         quantised = Linear4bit(*sizes, compute_dtype=torch.bfloat16, quant_type="nf4")
+        # Where a CPU has AVX512-BF16, the first call in eval mode would repack the weights for good, and fails where
+        # a row is no whole number of blocks of 64.
+        quantised.support_avx512bf16_for_cpu = False
         settings = {"requires_grad": False, "quant_type": "nf4"}
         quantised.weight = Params4bit(layer.weight.data, **settings)
     quantised.bias = layer.bias
