@@ -129,8 +129,16 @@ def test_files_that_a_readme_names_exist(name):
 
 
 @pytest.mark.parametrize("name", TEXTS)
+def test_modules_that_a_readme_names_exist(name):
+    modules = {f"/{path.relative_to(ROOT).as_posix()}" for folder in FOLDERS for path in (ROOT / folder).rglob("*.py")}
+    named = re.findall(r"(?<![\w/.])([a-z][\w/]*\.py)\b", re.sub(r"```python.*?```", "", TEXTS[name], flags=re.DOTALL))
+    assert [file for file in named if not any(module.endswith(f"/{file}") for module in modules)] == []
+
+
+@pytest.mark.parametrize("name", TEXTS)
 def test_commands_that_a_readme_names_exist(name):
-    commands = re.findall(r"\bztsnr\.(\w+)(?![\w.(])", "\n".join(" ".join(line) for line in shell_lines(TEXTS[name])))
+    lines = "\n".join(" ".join(line) for line in shell_lines(TEXTS[name]))
+    commands = re.findall(r"\bztsnr\.(\w+)(?![\w.(])", lines) + re.findall(r"python -m ztsnr\.(\w+)", TEXTS[name])
     assert [command for command in commands if not (ROOT / "ztsnr" / f"{command}.py").exists()] == []
 
 
