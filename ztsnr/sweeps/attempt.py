@@ -30,6 +30,7 @@ from ztsnr.tracking.tracker import Tracker
 
 Train = Callable[[str, dict[str, str]], float]
 """Called with a run's title and tags; returns its score."""
+JOBLIB_LAUNCHER = "hydra_plugins.hydra_joblib_launcher.joblib_launcher.JoblibLauncher"
 
 
 def run_in_sweep(
@@ -87,7 +88,7 @@ def _finished_result(file: Path, digest: str) -> dict[str, Any] | None:
 
 def _choose_gpu(sweep_folder: Path) -> None:
     """A GPU for each process of the joblib launcher, which starts several on this machine."""
-    if HydraConfig.get().launcher._target_.endswith("JoblibLauncher"):
+    if HydraConfig.get().launcher._target_ == JOBLIB_LAUNCHER:
         import torch
 
         take_gpu(sweep_folder, torch.cuda.device_count())
