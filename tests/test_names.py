@@ -5,7 +5,7 @@ import re
 import pytest
 
 from ztsnr.config.identity import differences, result_config, tracked_parameters
-from ztsnr.config.names import CLASSES, OLD_PATHS, decode, encode, upgrade
+from ztsnr.config.names import CLASSES, OLD_PATHS, decode, downgrade, encode, upgrade
 from ztsnr.config.registry import build, build_from_file, compose, conf_folder
 from ztsnr.core.errors import CheckpointError
 from ztsnr.core.target import V
@@ -66,6 +66,7 @@ def test_a_config_of_0de1f9a_is_upgraded():
     assert new["trainer"]["max_grad_norm"] == 1.0
     assert new["trainer"]["checkpoint"]["on_save_error"] == "continue"
     assert upgrade(new) == new
+    assert downgrade(new) == old
     assert build_from_file(old["weighting"], conf_folder()) == Unit(base=V())
 
 

@@ -11,11 +11,14 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+import yaml
 from PIL import Image
 from safetensors import safe_open
 
 from tests.processes import run
 from ztsnr.checkpoints.load import load_model
+from ztsnr.config.identity import accepted_digests, config_digest
+from ztsnr.config.names import upgrade
 from ztsnr.config.registry import build, compose
 
 FIXTURE = Path(__file__).parent / "fixtures" / "0de1f9a"
@@ -188,6 +191,27 @@ def test_records_are_delivered_and_compared_to_the_same_table(folder):
     table, expected = json.loads(done.stdout), json.loads((folder / "expected" / "compare_all.json").read_text())
     assert table.pop("answer").split(".")[:2] == expected.pop("answer").split(".")[:2]  # up to the words for numbers
     assert table == expected
+
+
+@pytest.mark.parametrize("number", range(4))
+def test_a_config_is_recognised_by_the_digest_of_0de1f9a(number):
+    folder = FIXTURE / "sweeps" / "day" / "one-sweep" / str(number)
+    config = upgrade(yaml.safe_load((folder / "config.yaml").read_text()))
+    recorded = json.loads((folder / "result.json").read_text())["config"]
+    assert accepted_digests(config) == (config_digest(config), recorded)
+    config["seed"] += 1
+    assert recorded not in accepted_digests(config)
+
+
+@pytest.mark.slow
+def test_a_resumed_sweep_runs_nothing_that_has_finished(folder):
+    subprocess.run([sys.executable, "store.py", "restore", "mlflow.db", "mlruns"], check=True)
+    sweep = folder / "sweeps" / "day" / "one-sweep"
+    command = json.loads((sweep / "sweep.json").read_text())["command"].split(" ")
+    before = [path.read_text() for path in sorted(sweep.glob("*/result.json"))]
+    done = run(folder, "train", "-m", *command, "sweep.resume=true", "hydra.sweep.dir=sweeps/day/new-sweep")
+    assert done.stderr.count("finished earlier") == len(before) == 4
+    assert [path.read_text() for path in sorted(sweep.glob("*/result.json"))] == before
 
 
 @pytest.mark.slow

@@ -38,7 +38,7 @@ def attempt(folder, overrides, monitor):
     composed = composed_of(*overrides)
     trainer, parts = build(composed.trainer), {name: build(composed[name]) for name in PARTS}
     torch.manual_seed(composed.seed)
-    state = find_state("auto", False, folder, result_config(composed), "")
+    state = find_state("auto", False, folder, result_config(composed), ())
     facts = {"config": result_config(composed), "overrides": [], "record": None}
     with (
         DiskCheckpointer(folder / "checkpoints", trainer.checkpoint, facts, state) as checkpointer,
@@ -168,13 +168,13 @@ def test_different_config_is_shown_and_refused_unless_allowed(tmp_path):
         attempt(tmp_path, (), KillingMonitor([5]))
     now = result_config(compose(*SMALL, *MINE, "optimizer.weight_decay=0.5", "trainer.log_every=1"))
     with pytest.raises(ConfigError, match=r"a different config:\n  optimizer\.weight_decay: 0\.01 -> 0\.5\nUse allow"):
-        find_state("auto", False, tmp_path, now, "")
-    assert find_state("auto", True, tmp_path, now, "").step == 4
-    assert find_state("never", False, tmp_path, now, "") is None
+        find_state("auto", False, tmp_path, now, ())
+    assert find_state("auto", True, tmp_path, now, ()).step == 4
+    assert find_state("never", False, tmp_path, now, ()) is None
     assert not (tmp_path / "checkpoints").exists()
-    assert find_state(str(tmp_path / "checkpoints.1" / "step_00000004.safetensors"), True, tmp_path, now, "").step == 4
+    assert find_state(str(tmp_path / "checkpoints.1" / "step_00000004.safetensors"), True, tmp_path, now, ()).step == 4
     with pytest.raises(CheckpointError, match="has no valid checkpoint"):
-        find_state(str(tmp_path), False, tmp_path, now, "")
+        find_state(str(tmp_path), False, tmp_path, now, ())
 
 
 def test_changed_setting_takes_its_new_value_and_learned_ones_stay(tmp_path):
@@ -214,7 +214,7 @@ def test_state_that_does_not_fit_the_run_is_refused(tmp_path, override, message)
         attempt(tmp_path, (), KillingMonitor([5]))
     composed = compose(*SMALL, *MINE, override)
     trainer, parts = build(composed.trainer), {name: build(composed[name]) for name in PARTS}
-    state = find_state("auto", True, tmp_path, result_config(composed), "")
+    state = find_state("auto", True, tmp_path, result_config(composed), ())
     with (
         DiskCheckpointer(tmp_path / "checkpoints", trainer.checkpoint, {}, state) as checkpointer,
         pytest.raises((CheckpointError, ConfigError), match=message),

@@ -46,7 +46,7 @@ def attempt(file, folder, overrides, killer, seed=0):
     trainer, parts = build(composed.trainer), {name: build(composed[name]) for name in PARTS}
     torch.manual_seed(seed)
     network = build(composed.model)
-    state = find_state("auto", False, folder, result_config(composed), "")
+    state = find_state("auto", False, folder, result_config(composed), ())
     facts = {"config": result_config(composed), "overrides": [], "record": None}
     with DiskCheckpointer(folder / "checkpoints", trainer.checkpoint, facts, state) as checkpointer:
         return trainer.fit(**parts, data=Latents(), network=network, monitor=killer, checkpointer=checkpointer), state

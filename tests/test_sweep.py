@@ -129,6 +129,15 @@ def test_resuming_a_sweep_that_never_started_is_refused(tmp_path):
         find_sweep(tmp_path, "loss=eps,vpred")
 
 
+def test_a_sweep_that_began_with_old_keys_is_found_by_todays(tmp_path):
+    folder = tmp_path / "day" / "one-sweep"
+    folder.mkdir(parents=True)
+    (folder / "sweep.json").write_text(json.dumps({"command": "seed=0,1 trainer.clip=1.0 loss=edm"}))
+    assert find_sweep(tmp_path, "seed=0,1 trainer.max_grad_norm=1.0 loss=edm") == folder
+    with pytest.raises(ConfigError, match="finds no sweep below"):
+        find_sweep(tmp_path, "seed=0,1 trainer.max_grad_norm=2.0 loss=edm")
+
+
 @pytest.mark.parametrize("study", options("experiments"))
 def test_every_study_composes_on_all_its_axes(study):
     build(compose(f"+experiments={study}").objective)

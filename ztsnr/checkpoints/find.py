@@ -2,6 +2,7 @@
 
 import json
 import sys
+from collections.abc import Collection
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -12,11 +13,13 @@ if TYPE_CHECKING:
     from ztsnr.checkpoints.state_file import State
 
 
-def find_state(resume: str, allow_changes: bool, folder: Path, config: dict, digest: str) -> "State | None":
+def find_state(
+    resume: str, allow_changes: bool, folder: Path, config: dict, digests: Collection[str]
+) -> "State | None":
     """What the run in `folder` resumes from; None: it starts from scratch.
 
     resume: auto, the newest valid state in `folder`; never; a run's folder; a state's file.
-    config, digest: this run's, as a state's file holds it, and the hash by which its record knows it.
+    config, digests: this run's, as a state's file holds it, and the hashes by which its record may know it.
     A broken state is renamed, and the one before it is taken. Raises CheckpointError, and ConfigError where the state's
     config differs and `allow_changes` is false.
     """
@@ -28,7 +31,7 @@ def find_state(resume: str, allow_changes: bool, folder: Path, config: dict, dig
         return None
     if resume == "auto":
         state = _newest_valid(folder)
-        if state is None and _record_digest(folder) not in (None, digest):
+        if state is None and _record_digest(folder) not in (None, *digests):
             _set_aside(folder / "tracking")  # a different run's
     elif Path(resume).is_dir():
         state = _newest_valid(Path(resume))

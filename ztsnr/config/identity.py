@@ -6,7 +6,7 @@ from typing import Any
 
 from omegaconf import DictConfig, OmegaConf
 
-from ztsnr.config.names import CLASS, NAMES, TARGET, encode
+from ztsnr.config.names import CLASS, NAMES, TARGET, downgrade, encode
 from ztsnr.io.hashing import content_hash
 
 RESULT_GROUPS = ("schedule", "target", "weighting", "distance", "model", "data", "optimizer", "lr_schedule", "trainer")
@@ -44,8 +44,16 @@ def identity_config(config: dict) -> dict:
 
 def config_digest(config: dict) -> str:
     """Of a `result_config`: equal for runs that would be the same, whatever the paths of classes."""
-    text = json.dumps(identity_config(config), sort_keys=True)
-    return content_hash(text.encode(), size=8).hex()
+    return _digest(identity_config(config))
+
+
+def accepted_digests(config: dict) -> tuple[str, str]:
+    """The digests that a file of an equal run may hold: today's, and the one that 0de1f9a computed."""
+    return config_digest(config), _digest(downgrade(identity_config(config)))
+
+
+def _digest(config: dict) -> str:
+    return content_hash(json.dumps(config, sort_keys=True).encode(), size=8).hex()
 
 
 def differences(then: dict, now: dict) -> list[str]:

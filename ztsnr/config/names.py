@@ -10,7 +10,7 @@ The class of a plug-in is in no table: its `_target_` stays in files as it is, a
 from collections.abc import Mapping
 from typing import Any
 
-from ztsnr.config.renamed import RENAMED_KEYS, RENAMED_OPTIONS, RENAMED_VALUES, upgrade_keys
+from ztsnr.config.renamed import RENAMED_KEYS, RENAMED_OPTIONS, RENAMED_VALUES, downgrade_keys, upgrade_keys
 from ztsnr.core.errors import CheckpointError
 
 TARGET, CLASS = "_target_", "_class_"
@@ -228,7 +228,10 @@ OLD_PATHS: dict[str, str] = {
 """Import path of 0de1f9a -> name in a file."""
 
 NAMES = OLD_PATHS | {path: name for name, path in CLASSES.items()}
+"""Import path of today or of 0de1f9a -> name in a file."""
 
+PATHS_OF_0DE1F9A = CLASSES | {name: path for path, name in OLD_PATHS.items()}
+"""Name in a file -> import path of 0de1f9a."""
 
 OLD_CLASSES = {path.rpartition(".")[2]: name.rpartition(".")[2] for path, name in NAMES.items()}
 """Name of a class in parameters that 0de1f9a recorded -> in those of today, as "MinSNR": "min_snr"."""
@@ -251,24 +254,33 @@ def encode(node: Any) -> Any:
 
 def decode(node: Any) -> Any:
     """A config from a file as `build` takes it: classes by import path. Raises CheckpointError for an unknown name."""
+    return _decode(node, CLASSES)
+
+
+def _decode(node: Any, paths: Mapping[str, str]) -> Any:
     if isinstance(node, list):
-        return [decode(entry) for entry in node]
+        return [_decode(entry, paths) for entry in node]
     if not isinstance(node, dict):
         return node
     decoded = {}
     for key, value in node.items():
         if key == CLASS:
-            decoded[TARGET] = _path(value)
+            decoded[TARGET] = _path(value, paths)
         elif key == TARGET and value in NAMES:
-            decoded[TARGET] = CLASSES[NAMES[value]]
+            decoded[TARGET] = paths[NAMES[value]]
         else:
-            decoded[key] = decode(value)
+            decoded[key] = _decode(value, paths)
     return decoded
 
 
 def upgrade(config: Any) -> Any:
     """A whole run's config from a file of this version or of 0de1f9a, as this version writes it."""
     return encode(upgrade_keys(config)) if isinstance(config, dict) else config
+
+
+def downgrade(config: dict) -> dict:
+    """The inverse of `upgrade`: a config of this version as 0de1f9a wrote it."""
+    return _decode(downgrade_keys(config), PATHS_OF_0DE1F9A)
 
 
 def upgrade_settings(settings: Mapping[str, str]) -> dict[str, str]:
@@ -281,7 +293,7 @@ def upgrade_settings(settings: Mapping[str, str]) -> dict[str, str]:
     return upgraded
 
 
-def _path(name: Any) -> str:
-    if not isinstance(name, str) or name not in CLASSES:
+def _path(name: Any, paths: Mapping[str, str]) -> str:
+    if not isinstance(name, str) or name not in paths:
         raise CheckpointError(f"a config in a file names the class {name!r}, which this version does not know")
-    return CLASSES[name]
+    return paths[name]

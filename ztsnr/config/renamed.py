@@ -78,22 +78,40 @@ def upgrade_keys(config: dict) -> dict:
     """A copy of a run's whole resolved config in which old keys and values have today's names."""
     upgraded = deepcopy(config)
     for old, new in RENAMED_KEYS.items():
-        *groups, name = old.split(".")
-        node = _node(upgraded, groups)
-        if node is None or name not in node:
-            continue
-        value = node.pop(name)
-        *new_groups, new_name = new.split(".")
-        target = _node(upgraded, new_groups)
-        if target is not None:
-            target[new_name] = value
-
+        _move(upgraded, old, new)
     for (key, old_value), new_value in RENAMED_VALUES.items():
-        *groups, name = key.split(".")
-        node = _node(upgraded, groups)
-        if node is not None and node.get(name) == old_value:
-            node[name] = new_value
+        _replace(upgraded, key, old_value, new_value)
     return upgraded
+
+
+def downgrade_keys(config: dict) -> dict:
+    """The inverse of `upgrade_keys`: a copy in which keys and values have the names of 0de1f9a."""
+    downgraded = deepcopy(config)
+    for (key, old_value), new_value in RENAMED_VALUES.items():
+        _replace(downgraded, key, new_value, old_value)
+    for old, new in RENAMED_KEYS.items():
+        _move(downgraded, new, old)
+    return downgraded
+
+
+def _move(config: dict, source: str, destination: str) -> None:
+    """Moves a value from one full key to the other, where the config has the first and the second's group."""
+    *groups, name = source.split(".")
+    node = _node(config, groups)
+    if node is None or name not in node:
+        return
+    value = node.pop(name)
+    *new_groups, new_name = destination.split(".")
+    target = _node(config, new_groups)
+    if target is not None:
+        target[new_name] = value
+
+
+def _replace(config: dict, key: str, old_value: object, new_value: object) -> None:
+    *groups, name = key.split(".")
+    node = _node(config, groups)
+    if node is not None and node.get(name) == old_value:
+        node[name] = new_value
 
 
 def _node(config: dict, keys: list[str]) -> dict | None:

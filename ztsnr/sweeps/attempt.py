@@ -5,7 +5,7 @@ import logging
 import math
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +18,7 @@ from ztsnr.config.identity import (
     FINISHED,
     INCOMPATIBLE,
     INTERRUPTED,
+    accepted_digests,
     config_digest,
     result_config,
     tracked_parameters,
@@ -46,11 +47,14 @@ def run_in_sweep(
         "ztsnr.option": option_title(values),
     }
     result: dict[str, Any] = {"name": title, "score": None, "message": ""}
-    digest, parameters = "", {}
+    digest = ""
+    parameters: dict[str, object] = {}
     start = time.perf_counter()
     try:
-        digest, parameters = config_digest(result_config(composed)), tracked_parameters(composed)
-        earlier = _finished_result(folder / "result.json", digest)
+        config = result_config(composed)
+        digest = config_digest(config)
+        parameters = tracked_parameters(composed)
+        earlier = _finished_result(folder / "result.json", accepted_digests(config))
         if earlier is not None:
             print(f"{title}: {earlier['outcome']} earlier", file=sys.stderr)
             return _score(earlier)
@@ -77,12 +81,12 @@ def run_in_sweep(
     return _score(result)
 
 
-def _finished_result(file: Path, digest: str) -> dict[str, Any] | None:
-    """What an earlier attempt at the same config ended with, where it needs no other."""
+def _finished_result(file: Path, digests: Collection[str]) -> dict[str, Any] | None:
+    """The result of an earlier run of the same config, unless it must run again; None otherwise."""
     if not file.is_file():
         return None
     result = json.loads(file.read_text())
-    is_final = result.get("config") == digest and result["outcome"] in (FINISHED, INCOMPATIBLE)
+    is_final = result.get("config") in digests and result["outcome"] in (FINISHED, INCOMPATIBLE)
     return result if is_final else None
 
 

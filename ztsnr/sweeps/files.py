@@ -1,4 +1,4 @@
-"""A sweep on the disk: sweep.json says what is swept, and in each run's folder result.json says what became of it."""
+"""A sweep's files: sweep.json holds what is swept, and result.json in each run's folder that run's outcome."""
 
 import json
 from collections import Counter
@@ -8,13 +8,18 @@ from typing import Any
 from hydra.core.hydra_config import HydraConfig
 from hydra.types import RunMode
 
+from ztsnr.config.renamed import upgrade_overrides
 from ztsnr.core.errors import ConfigError
 from ztsnr.io.atomic import write_text_atomically
 
 
 def find_sweep(root: Path, command: str) -> Path:
-    """The folder of the newest sweep of the same command."""
-    files = [file for file in root.glob("*/*/sweep.json") if json.loads(file.read_text())["command"] == command]
+    """The folder of the newest sweep of the same command, which 0de1f9a may have started with older names."""
+    files = []
+    for file in root.glob("*/*/sweep.json"):
+        recorded = json.loads(file.read_text())["command"]
+        if command in (recorded, " ".join(upgrade_overrides(recorded.split(" ")))):
+            files.append(file)
     if not files:
         raise ConfigError(
             f"sweep.resume=true finds no sweep below {root} that was started by the same command, {command!r}. "
@@ -24,14 +29,14 @@ def find_sweep(root: Path, command: str) -> Path:
 
 
 def current_sweep() -> dict[str, Any] | None:
-    """The sweep that this run belongs to, if it does."""
+    """The sweep that this run belongs to; None outside a sweep."""
     if HydraConfig.get().mode != RunMode.MULTIRUN:
         return None
     return json.loads((Path(HydraConfig.get().sweep.dir) / "sweep.json").read_text())
 
 
 def read_results(folder: Path) -> dict[str, dict[str, Any]]:
-    """What became of each run, by its name, in the order of the runs."""
+    """Each run's result, by its name, in the order of the runs."""
     files = sorted(folder.glob("*/result.json"), key=lambda path: (len(path.parent.name), path.parent.name))
     results = [json.loads(file.read_text()) for file in files]
     return {result["name"]: result for result in results}

@@ -16,7 +16,7 @@ from ztsnr.checkpoints.find import find_state
 from ztsnr.checkpoints.overrides import overrides_to_record
 from ztsnr.checkpoints.saver import DiskCheckpointer
 from ztsnr.checkpoints.state_file import State, read_state
-from ztsnr.config.identity import config_digest, result_config, tracked_parameters
+from ztsnr.config.identity import accepted_digests, result_config, tracked_parameters
 from ztsnr.config.job import chosen_options, run_folder, task_overrides
 from ztsnr.config.registry import build
 from ztsnr.core import checks
@@ -100,7 +100,7 @@ def resume_state(config: DictConfig, processes: PartialState) -> State | None:
     state = None
     if processes.is_main_process:
         plain = result_config(config)
-        state = find_state(config.resume, config.allow_changes, run_folder(), plain, config_digest(plain))
+        state = find_state(config.resume, config.allow_changes, run_folder(), plain, accepted_digests(plain))
     if processes.num_processes > 1:
         (path,) = broadcast_object_list([state.path if state else None])
         if state is None and path is not None:
