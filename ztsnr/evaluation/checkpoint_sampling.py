@@ -1,4 +1,4 @@
-"""The two kinds of checkpoints, by what their networks are conditioned on, and how each is sampled."""
+"""How to sample a checkpoint whose network is conditioned on classes, and one conditioned on prompts."""
 
 from abc import abstractmethod
 from collections.abc import Mapping
@@ -21,20 +21,21 @@ from ztsnr.models.sdxl import PretrainedUNet
 
 
 class CheckpointSampling:
-    """Samples of one kind of checkpoint, with the options of conf/sample.yaml."""
+    """Samples one kind of checkpoint, with the options of conf/sample.yaml."""
 
     own_options: ClassVar[tuple[str, ...]]
-    """Those that this kind takes and the other does not."""
+    """Options that the other kind does not have."""
     defaults_key: ClassVar[str]
-    """Where conf/sample.yaml has this kind's values for options that are null."""
+    """Key in conf/sample.yaml with the values that replace options that are null."""
     conditions: ClassVar[str]
+    """Noun for what the network is conditioned on, for messages."""
     remedy: ClassVar[str]
-    """For options of the other kind."""
+    """What to write instead of an option of the other kind."""
 
     @classmethod
     @abstractmethod
     def from_options(cls, options: Mapping[str, Any], sampler: Sampler, checkpoint: Checkpoint) -> "CheckpointSampling":
-        """Raises ConfigError, before any model is loaded."""
+        """Checks the options without loading a model. Raises ConfigError."""
         raise NotImplementedError
 
     @property
@@ -47,13 +48,13 @@ class CheckpointSampling:
     def sample(self, loaded: LoadedModel | None = None) -> Tensor:
         """(classes or prompts * columns, C, H, W) in [-1, 1], in host memory. Raises CheckpointError.
 
-        loaded: the checkpoint's model, where it is in memory already.
+        loaded: the checkpoint's model if it is in memory already.
         """
         raise NotImplementedError
 
     @classmethod
     def reject_foreign_options(cls, options: Mapping[str, Any], checkpoint: Checkpoint) -> None:
-        """Raises ConfigError where an option of the other kind has a value."""
+        """Raises ConfigError if an option of the other kind is set."""
         foreign = {name for kind in KINDS for name in kind.own_options} - set(cls.own_options)
         for name in options:
             if name in foreign and options[name] is not None:
@@ -63,9 +64,11 @@ class CheckpointSampling:
 
     @classmethod
     def grid_options(cls, options: Mapping[str, Any]) -> dict[str, Any]:
-        """The options that both kinds have."""
-        defaults = options[cls.defaults_key]
-        chosen = {name: options[name] if options[name] is not None else defaults[name] for name in defaults}
+        """The options that both kinds share, as arguments of a grid. Raises ConfigError."""
+        chosen = dict(options[cls.defaults_key])
+        for name in chosen:
+            if options[name] is not None:
+                chosen[name] = options[name]
         guidance = chosen.pop("guidance")
         checks.finite("guidance", guidance, at_least=0)
         return {**chosen, "guidances": [guidance], "seed": options["seed"]}
@@ -118,11 +121,11 @@ class PromptSampling(CheckpointSampling):
     path: Path
     weights: str
     pretrained: str | None
-    """Where the weights that were not trained are; None is where training had them."""
+    """Location of the weights that were not trained; None uses the location from training."""
     latents: Mapping[str, Any]
     prompts: Prompts
     has_size: bool
-    """False where the size is that of the network, which is known once it is loaded."""
+    """False uses the network's own size, which is unknown until it is loaded."""
 
     @classmethod
     def from_options(cls, options: Mapping[str, Any], sampler: Sampler, checkpoint: Checkpoint) -> "PromptSampling":

@@ -1,4 +1,4 @@
-"""What images are compared by: features of a network, trained once from the data or read from a user's file."""
+"""Networks whose features compare images: a classifier of the data, or a user's own file."""
 
 import os
 from abc import abstractmethod
@@ -19,14 +19,14 @@ from ztsnr.io.hashing import content_hash
 from ztsnr.io.tensors import write_tensors
 
 CLASSIFIER_VERSION = 1
-"""Part of the cached file's name: raised where the network or its training changes."""
+"""Part of the cached file's name. Increase it when the network or its training changes."""
 
 
 class Extractor(nn.Module):
     """x0 (B, C, H, W) in [-1, 1] -> features (B, F)."""
 
     classify: nn.Module | None
-    """features (B, F) -> logits (B, classes); None where the features are not of a classifier."""
+    """features (B, F) -> logits (B, classes); None if the network is no classifier of the data."""
 
 
 class Features(Part):
@@ -59,9 +59,9 @@ class Classifier(Extractor):
 
 @dataclass(frozen=True, kw_only=True)
 class ClassifierFeatures(Features):
-    """Those before the last layer of a small classifier of the training images.
+    """The penultimate layer of a small classifier of the training images.
 
-    It is trained once for each data set and cached in ~/.cache/ztsnr; it does not depend on the run that uses it.
+    The classifier is trained for each data set and cached in ~/.cache/ztsnr. It does not depend on the run.
     """
 
     features: Count
@@ -97,14 +97,15 @@ class ClassifierFeatures(Features):
             lr_schedule.step()
 
     def _hash(self, data: LabelledImages) -> str:
-        """Of all that the trained classifier depends on."""
+        """Covers everything that the trained classifier depends on."""
         settings = repr((CLASSIFIER_VERSION, asdict(self), data.shape, data.classes))
-        x0, label = data.train.x0.numpy().tobytes(), data.train.label.numpy().tobytes()
+        x0 = data.train.x0.numpy().tobytes()
+        label = data.train.label.numpy().tobytes()
         return content_hash(settings.encode(), x0, label, size=8).hex()
 
 
 class Pretrained(Extractor):
-    """Images in [-1, 1] as a network of photographs takes them: three channels, its size, its mean and deviation."""
+    """Converts images in [-1, 1] to the three channels, size, mean and standard deviation that the network expects."""
 
     classify = None
     mean: Tensor
@@ -112,7 +113,8 @@ class Pretrained(Extractor):
 
     def __init__(self, network: nn.Module, size: int, mean: list[float], std: list[float]) -> None:
         super().__init__()
-        self.network, self.size = network, size
+        self.network = network
+        self.size = size
         self.register_buffer("mean", torch.tensor(mean)[:, None, None])
         self.register_buffer("std", torch.tensor(std)[:, None, None])
 
@@ -130,7 +132,7 @@ class Pretrained(Extractor):
 
 @dataclass(frozen=True, kw_only=True)
 class _FromFile(Features):
-    """size: side in pixels that the network takes; mean, std: of its channels, for pixels in [0, 1]."""
+    """size: side of the network's input in pixels; mean, std: of its channels, for pixels in [0, 1]."""
 
     path: str
     size: Count
@@ -159,7 +161,7 @@ class _FromFile(Features):
 
 
 class TransformersFeatures(_FromFile):
-    """A folder of DINOv2 or CLIP as transformers saves them: safetensors and config.json."""
+    """A DINOv2 or CLIP folder in transformers' format: safetensors and config.json."""
 
     def _network(self) -> nn.Module:
         from transformers import AutoConfig, AutoModel
@@ -170,7 +172,7 @@ class TransformersFeatures(_FromFile):
 
 
 class TorchScriptFeatures(_FromFile):
-    """A TorchScript file, such as Inception is published as. Such a file is a program: use only those you trust."""
+    """A TorchScript file, the format in which Inception is published. It can run any code: use only files you trust."""
 
     def _network(self) -> nn.Module:
         return torch.jit.load(self.path, map_location="cpu")
@@ -181,7 +183,7 @@ def cache_folder() -> Path:
 
 
 def in_batches(extractor: nn.Module, images: Tensor, size: int = 256) -> Iterator[Tensor]:
-    """Features in float64, in host memory, of so many images at a time."""
+    """Yields the features of `size` images at a time, in float64, in host memory."""
     device = device_of(extractor)
     for batch in images.split(size):
         yield extractor(batch.to(device)).double().cpu()

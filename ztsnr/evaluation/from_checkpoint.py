@@ -1,4 +1,4 @@
-"""Samples of a trained checkpoint: of classes from the checkpoint only, of prompts with its pretrained model too."""
+"""Samples a trained checkpoint. Prompts also need the pretrained model from which it was trained; classes do not."""
 
 from collections.abc import Mapping
 from pathlib import Path
@@ -17,9 +17,9 @@ from ztsnr.evaluation.samples import tile_images
 
 
 def checkpoint_sampling(path: str | Path, sampler: Sampler, options: Mapping[str, Any]) -> CheckpointSampling:
-    """How a checkpoint is sampled, by what its network is conditioned on. `options`: those of conf/sample.yaml.
+    """Chooses how to sample a checkpoint by its network's conditions. `options`: those of conf/sample.yaml.
 
-    Raises ConfigError and CheckpointError, before any network is loaded.
+    Loads no network. Raises ConfigError and CheckpointError.
     """
     checkpoint = read_checkpoint(path)
     is_text_conditioned = "pretrained" in checkpoint.config.get("model", {})
@@ -29,11 +29,11 @@ def checkpoint_sampling(path: str | Path, sampler: Sampler, options: Mapping[str
 
 
 def sample(checkpoint: str | Path | LoadedModel, *, sampler: Sampler | str | None = None, **options: Any) -> Image:
-    """One image, a grid with a row for each class or prompt: what `python -m ztsnr.sample` writes.
+    """Returns the image that `python -m ztsnr.sample` writes: a grid with a row for each class or prompt.
 
-    checkpoint: final.safetensors of a run, or what ztsnr.load returned for it.
-    sampler: one of your own, or an option's name, "heun"; None: that of conf/sample.yaml.
-    options: any key of conf/sample.yaml but output, as classes=[3, 1], prompts=["a red house"], steps=30, guidance=3.0.
+    checkpoint: a run's final.safetensors, or the result of ztsnr.load for it.
+    sampler: a Sampler, or an option's name such as "heun"; None uses that of conf/sample.yaml.
+    options: keys of conf/sample.yaml except checkpoint and output: classes=[3, 1], prompts=["a red house"], steps=30.
     Raises ConfigError and CheckpointError.
     """
     loaded = checkpoint if isinstance(checkpoint, LoadedModel) else None
@@ -51,6 +51,6 @@ def sample(checkpoint: str | Path | LoadedModel, *, sampler: Sampler | str | Non
 def sample_grid(
     path: str | Path, sampler: Sampler, options: Mapping[str, Any], loaded: LoadedModel | None = None
 ) -> Image:
-    """options: all of conf/sample.yaml's."""
+    """Samples the grid. `options` has every key of conf/sample.yaml."""
     sampling = checkpoint_sampling(path, sampler, options)
     return tile_images(sampling.sample(loaded), sampling.columns)

@@ -1,4 +1,4 @@
-"""Images of prompts, sampled on the schedule that is trained, and how far it is a zero-terminal one."""
+"""Samples prompts on the training schedule, and measures whether the network has learned zero terminal SNR."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -24,18 +24,18 @@ from ztsnr.models.text import TextEncoders
 
 HEALTH_PROMPTS = {"black": "solid black background", "white": "solid white background"}
 HEALTH_DRAWS = 4
-"""Draws of noise for the health metric."""
+"""Noise samples for the health metric."""
 
 Embeddings = dict[str, Tensor]
-"""What text encoders give for one prompt: text (1, L, width) and, for SDXL, pooled (1, width)."""
+"""Text encoders' output for one prompt: text (1, L, width) and, for SDXL, pooled (1, width)."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Prompts(Part):
-    """A row a prompt; a column a seed, whose noise all prompts share.
+    """A grid with a row for each prompt; the images of a column share their noise.
 
-    `prompts` is a list; null takes those of `file`, which has one a line. `pretrained` is the model whose text encoders
-    and VAE are used. `size` is height and width in pixels.
+    `prompts` is a list; null reads `file`, one prompt a line. `pretrained` is the model whose text encoders and VAE are
+    used. `size` is height and width in pixels.
     """
 
     sampler: Sampler
@@ -74,7 +74,7 @@ class Prompts(Part):
         return [line.strip() for line in lines if line.strip()]
 
     def __call__(self, objective: Objective, network: nn.Module, data: Data) -> dict[float, Image.Image]:
-        """Guidance scale -> image. Needs no_grad and eval mode."""
+        """Guidance scale -> grid. Needs no_grad and eval mode."""
         latents = data.facts["latents"]
         images = {scale: self.sample(objective, network, latents, scale) for scale in self.guidances}
         return {scale: tile_images(batch, self.columns) for scale, batch in images.items()}
@@ -82,7 +82,7 @@ class Prompts(Part):
     def sample(
         self, objective: Objective, network: nn.Module, latents: Mapping[str, list[float]], scale: float
     ) -> Tensor:
-        """(prompts * columns, 3, H, W) in [-1, 1], prompt by prompt. `latents`: the scale of data.scale."""
+        """(prompts * columns, 3, H, W) in [-1, 1], prompt by prompt. `latents`: a Scale of data/scale.py."""
         sigmas = objective.schedule.grid.sigmas(self.steps)
         guidance = Guidance(scale=scale, rescale=self.rescale)
         embeddings = self.embeddings(network)
@@ -96,16 +96,17 @@ class Prompts(Part):
         return torch.cat(rows)
 
     def metrics(self, objective: Objective, network: nn.Module, data: Data) -> dict[str, float]:
-        """What the first step of sampling makes of pure noise, without guidance.
+        """Measures the estimate that the first sampling step makes from pure noise, without guidance.
 
-        At zero terminal SNR the noise contains nothing of the image, so that the estimate must not vary with it:
-        noise_variance is then 0, and 1 for a network that returns the noise. black and white are the brightness, in
+        At zero terminal SNR the noise contains no information about the image, so the estimate should not depend on it:
+        noise_variance is then 0. It is 1 for a network that returns the noise. black and white are the brightness, in
         [0, 1], of the mean estimate for a background of that colour.
         """
         sigma_max = objective.schedule.grid.sigmas(self.steps)[0]
         noise = self._noise(network, HEALTH_DRAWS)
         embeddings = self.embeddings(network)
-        variances, brightness = [], {}
+        variances = []
+        brightness = {}
         for colour, prompt in HEALTH_PROMPTS.items():
             cond = self.conditions(embeddings[prompt], network, 1)
             estimates = torch.cat([objective.denoise(network, z, sigma_max, cond) for z in noise.split(1)]).float()
@@ -115,7 +116,7 @@ class Prompts(Part):
         return {"health/noise_variance": sum(variances) / len(variances), **brightness}
 
     def decode(self, x0: Tensor, latents: Mapping[str, list[float]]) -> Tensor:
-        """x0 (B, 4, h, w) -> images (B, 3, 8 h, 8 w) in [-1, 1], in host memory; one by one, in float32."""
+        """x0 (B, 4, h, w) -> images (B, 3, 8 h, 8 w) in [-1, 1], in host memory. Decodes one at a time, in float32."""
         vae: Any = self._vae.to(x0.device)
         images = []
         with torch.autocast(x0.device.type, enabled=False):
@@ -126,12 +127,12 @@ class Prompts(Part):
         return torch.cat(images)
 
     def embeddings(self, network: nn.Module) -> dict[str, Embeddings]:
-        """Prompt -> embeddings, from the network's own text encoders where it trains them."""
+        """Prompt -> embeddings, by the network's own text encoders if it trains them."""
         own = getattr(network, "text_encoders", None)
         return self._frozen_embeddings if own is None else self._encode(own)
 
     def conditions(self, embeddings: Embeddings, network: nn.Module, rows: int) -> dict[str, Tensor]:
-        """The network's conditions for so many images of one prompt."""
+        """The network's conditions for `rows` images of one prompt."""
         time_ids = torch.tensor([[*self.size, 0, 0, *self.size]], dtype=torch.float32)
         device = device_of(network)
         cond = {**embeddings, "time_ids": time_ids}
@@ -139,7 +140,7 @@ class Prompts(Part):
 
     @cached_property
     def _frozen_embeddings(self) -> dict[str, Embeddings]:
-        """From encoders that leave memory afterwards."""
+        """The encoders are loaded and freed here."""
         return self._encode(TextEncoders(self.pretrained))
 
     def _encode(self, encoders: TextEncoders) -> dict[str, Embeddings]:

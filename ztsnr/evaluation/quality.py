@@ -1,4 +1,4 @@
-"""Sample quality: how far samples are from real images, over guidance scales, since the ranking depends on them."""
+"""Sample quality: distance of samples from real images, at several guidance scales, since rankings depend on them."""
 
 from dataclasses import dataclass
 from typing import Annotated, ClassVar
@@ -17,7 +17,7 @@ from ztsnr.evaluation.features import Features, in_batches
 
 
 class NoQuality:
-    """Measures nothing: quality=none."""
+    """quality=none: measures nothing."""
 
     def __call__(self, objective: Objective, network: nn.Module, data: LabelledImages) -> dict[str, float]:
         return {}
@@ -25,11 +25,11 @@ class NoQuality:
 
 @dataclass(frozen=True, kw_only=True)
 class Quality(Part):
-    """Fréchet distance, precision and recall to the training images, and the share of the class that was asked for.
+    """Fréchet distance, precision and recall against the training images, and class accuracy.
 
-    The distances are between `features`; the class is what their network classifies as, where it can. `samples`
-    images are generated at each guidance scale, of each class in turn, with noise that is the same for every run.
-    Precision and recall use at most `neighbourhood` of the real images and the `neighbours`-th nearest.
+    Distances are between `features`. Class accuracy needs features of a classifier. Each guidance scale generates
+    `samples` images, of each class in turn, with the same noise in every run. Precision and recall use the first
+    `neighbourhood` images of each kind and the `neighbours`-th nearest.
     """
 
     features: Features
@@ -50,28 +50,30 @@ class Quality(Part):
 
     @torch.no_grad()
     def __call__(self, objective: Objective, network: nn.Module, data: LabelledImages) -> dict[str, float]:
-        """Metric -> value, each at each guidance scale. The network is in eval mode."""
+        """Metric at a guidance scale -> value. Needs eval mode."""
         extractor = self.features.load(data).to(device_of(network))
         real = torch.cat(list(in_batches(extractor, data.train.x0)))
-        measured = {}
+        metrics = {}
         for scale in self.guidances:
             images, label = self.sample(objective, network, data, scale)
             generated = torch.cat(list(in_batches(extractor, images)))
             values = {"frechet": frechet_distance(real, generated)}
             values |= precision_recall(real[: self.neighbourhood], generated[: self.neighbourhood], self.neighbours)
+
+            # the share of samples that the classifier recognises as the class they were generated for
             classify = extractor.classify
             if classify is not None:
                 logits = [classify(part.to(label.device).float()) for part in generated.split(256)]
                 predicted = torch.cat(logits).argmax(1)
                 values["accuracy"] = (predicted == label).double().mean().item()
             for name, value in values.items():
-                measured[f"quality_{name}/guidance_{scale:05.2f}"] = value
-        return measured
+                metrics[f"quality_{name}/guidance_{scale:05.2f}"] = value
+        return metrics
 
     def sample(
         self, objective: Objective, network: nn.Module, data: LabelledImages, scale: float
     ) -> tuple[Tensor, Tensor]:
-        """(samples, C, H, W) in [-1, 1] and the classes asked for (samples,)."""
+        """Images (samples, C, H, W) in [-1, 1] and their classes (samples,)."""
         device = device_of(network)
         label = torch.arange(self.samples, device=device) % data.classes
         sigmas = objective.schedule.grid.sigmas(self.steps)
@@ -88,23 +90,23 @@ class Quality(Part):
 
 
 def frechet_distance(real: Tensor, generated: Tensor) -> float:
-    """Between Gaussians of the means and covariances of two sets of features, (N, F) and (M, F) (arXiv 1706.08500)."""
+    """Between the Gaussians fitted to two sets of features, (N, F) and (M, F) (arXiv 1706.08500)."""
     shift = (real.mean(0) - generated.mean(0)).square().sum()
-    real_cov, generated_cov = real.T.cov(), generated.T.cov()
-    # tr sqrt(A B): A B has the eigenvalues of the positive sqrt(A) B sqrt(A), so only rounding makes one negative.
+    real_cov = real.T.cov()
+    generated_cov = generated.T.cov()
+    # tr sqrt(A B): A B has the eigenvalues of sqrt(A) B sqrt(A), none of which is negative except by rounding.
     shared = torch.linalg.eigvals(real_cov @ generated_cov).real.clamp(min=0).sqrt().sum()
     return (shift + real_cov.trace() + generated_cov.trace() - 2 * shared).item()
 
 
 def precision_recall(real: Tensor, generated: Tensor, neighbours: int) -> dict[str, float]:
-    """Share of generated images among the real ones, and of real among the generated (arXiv 1904.06991).
+    """Precision: share of generated images inside the real ones' manifold. Recall: the reverse (arXiv 1904.06991).
 
-    An image is among a set of features, (N, F), if it is no farther from some member than that member is from its own
-    `neighbours`-th nearest.
+    The manifold of features (N, F) is a union of balls: each reaches from one point to its `neighbours`-th nearest.
     """
 
-    def share_among(points: Tensor, reference: Tensor) -> float:
+    def share_inside(points: Tensor, reference: Tensor) -> float:
         radius = torch.cdist(reference, reference).kthvalue(neighbours + 1, dim=1).values
         return (torch.cdist(points, reference) <= radius).any(1).double().mean().item()
 
-    return {"precision": share_among(generated, real), "recall": share_among(real, generated)}
+    return {"precision": share_inside(generated, real), "recall": share_inside(real, generated)}

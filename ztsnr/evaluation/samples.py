@@ -1,4 +1,4 @@
-"""Sample grids: one row a class, one column a seed, sampled on the schedule that is trained."""
+"""Sample grids on the training schedule: a row for each class, a column for each noise."""
 
 from dataclasses import dataclass
 from typing import Annotated, ClassVar
@@ -15,12 +15,12 @@ from ztsnr.data import Data, LabelledImages
 from ztsnr.devices.placement import device_of
 
 BACKGROUND = -0.6
-"""Between the tiles of a sheet, in [-1, 1]."""
+"""Brightness between the tiles of a grid, in [-1, 1]."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class SampleGrid(Part):
-    """The images of a column share their noise, so that only the class differs down a column."""
+    """The images of a column share their noise and differ only in the class."""
 
     sampler: Sampler
     steps: Count
@@ -31,7 +31,7 @@ class SampleGrid(Part):
     needs_classes: ClassVar[bool] = True
 
     def __call__(self, objective: Objective, network: nn.Module, data: LabelledImages) -> dict[float, Image.Image]:
-        """Guidance scale -> image. Needs no_grad and eval mode."""
+        """Guidance scale -> grid. Needs no_grad and eval mode."""
         classes = torch.arange(data.classes)
         sheets = {}
         for scale in self.guidances:
@@ -40,7 +40,7 @@ class SampleGrid(Part):
         return sheets
 
     def metrics(self, objective: Objective, network: nn.Module, data: LabelledImages) -> dict[str, float]:
-        """What is measured beside the images: nothing."""
+        """Classes have no metrics of their samples."""
         return {}
 
     def sample(
@@ -67,7 +67,7 @@ class SampleGrid(Part):
 
 @dataclass(frozen=True, kw_only=True)
 class NoSamples(Part):
-    """Samples nothing. `steps` are those whose levels the objective's figure shows."""
+    """Samples nothing. The objective's figure shows the levels of a grid of `steps`."""
 
     steps: Count
 
@@ -79,7 +79,7 @@ class NoSamples(Part):
 
 
 def tile_images(x0: Tensor, columns: int, tile: int = 48, gap: int = 4) -> Image.Image:
-    """x0 (N, C, H, W) in [-1, 1] as one image, `columns` to a row; small ones are enlarged to about `tile` pixels."""
+    """Tiles x0 (N, C, H, W) in [-1, 1], `columns` to a row. Enlarges small images to about `tile` pixels."""
     zoom = max(1, tile // max(x0.shape[-2:]))
     tiles = x0.clamp(-1, 1).repeat_interleave(zoom, -2).repeat_interleave(zoom, -1)
     tiles = nn.functional.pad(tiles, (gap, 0, gap, 0), value=BACKGROUND)

@@ -1,4 +1,4 @@
-"""The error that compares runs: of the denoised estimate, at fixed levels with fixed noise, whatever was trained."""
+"""A validation error that compares runs of different objectives: fixed levels, fixed noise, error of x0."""
 
 import math
 from dataclasses import dataclass
@@ -17,10 +17,10 @@ from ztsnr.devices.placement import device_of
 
 @dataclass(frozen=True, kw_only=True)
 class Validation(Part):
-    """Squared error of v on held-out data: that of x0 divided by sigma_vp², which makes the levels comparable.
+    """Squared error of v on held-out data: the error of x0 divided by sigma_vp², which makes the levels comparable.
 
-    `sigmas` are finite, so that every target can be evaluated there; the mean of their errors is the score. The error
-    at sigma = inf, which eps does not have, is measured beside them. At most `samples` held-out images are used.
+    `sigmas` are finite, so that every target can be evaluated there. The score is the mean of their errors. The error
+    at sigma = inf is not part of it, because eps is not defined there. At most `samples` held-out images are used.
     """
 
     sigmas: Annotated[list[Positive], NonEmpty()]
@@ -29,7 +29,7 @@ class Validation(Part):
     seed: Index
 
     def __call__(self, objective: Objective, network: nn.Module, data: Data) -> dict[float, float]:
-        """sigma -> error, with sigma = inf last where the objective is finite there. Needs no_grad and eval mode."""
+        """sigma -> error; sigma = inf is last, if the objective is finite there. Needs no_grad and eval mode."""
         levels = list(self.sigmas)
         if objective.target.finite_at_inf and objective.schedule.timesteps.finite_at_inf:
             levels.append(math.inf)
@@ -41,7 +41,8 @@ class Validation(Part):
     def _error(self, objective: Objective, network: nn.Module, data: Data, level: float) -> float:
         device = device_of(network)
         sigma = torch.tensor(level, dtype=torch.float64)
-        error, count = 0.0, 0
+        error = 0.0
+        count = 0
         for rows, x0, cond in data.held_out_batches(self.samples, self.batch_size):
             x0 = x0.to(device)
             cond = {name: value.to(device) for name, value in cond.items()}

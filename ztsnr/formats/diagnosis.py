@@ -1,8 +1,7 @@
-"""What a file is, from its tensors' names and its metadata, and how other programs interpret it.
+"""Identifies a file by its tensors' names and its metadata, and reports how other programs interpret it.
 
-ComfyUI decides by the names of empty tensors, for SDXL only (comfy/supported_models.py); A1111 and Forge follow it
-(A1111's pull requests 16567 and 16569); diffusers reads a folder's scheduler_config.json, and takes any single file for
-eps.
+ComfyUI looks for marker tensors, for SDXL only (comfy/supported_models.py). A1111 and Forge do the same (A1111's pull
+requests 16567 and 16569). diffusers reads a folder's scheduler_config.json and assumes eps for every single file.
 """
 
 import json
@@ -26,7 +25,8 @@ from ztsnr.formats.lora import FIELD_OF_SUFFIX
 from ztsnr.formats.single_file import SIZES_KEY, UNET_KEY, SingleFile
 from ztsnr.io.tensors import open_tensors
 
-PREFIX, VAE_PREFIX = PREFIXES["sdxl"]["unet"], PREFIXES["sdxl"]["vae"]
+PREFIX = PREFIXES["sdxl"]["unet"]
+VAE_PREFIX = PREFIXES["sdxl"]["vae"]
 FAMILY_NAMES = {"sdxl": "Stable Diffusion XL", "sd15": "Stable Diffusion 1.5"}
 
 
@@ -58,7 +58,8 @@ def print_diagnosis(diagnosis: Diagnosis) -> None:
 def diagnose_file(path: Path) -> Diagnosis:
     """Diagnoses a .safetensors file. Raises CheckpointError."""
     file = SingleFile(path)
-    names, metadata = set(file.shapes), file.metadata
+    names = set(file.shapes)
+    metadata = file.metadata
     if any(_is_lora_tensor(name) for name in names):
         return _diagnose_lora(file)
     if keys.NETWORKS in metadata:
@@ -123,7 +124,7 @@ def _diagnose_unet(file: SingleFile, prefix: str) -> Diagnosis:
     diagnosis = Diagnosis({"file": f"a U-Net of {'SDXL' if is_sdxl else '1.5'}, {_precision(file)}"})
     diagnosis.properties |= training_properties(file.metadata)
 
-    # ComfyUI's loader of U-Nets keeps only the tensors under the prefix, where there is one.
+    # If the names have the prefix, ComfyUI's U-Net loader drops every tensor without it.
     visible_names = set() if prefix else set(file.shapes)
     comfyui = interpret_markers(visible_names, file) if is_sdxl else PLAIN
     diagnosis.properties["ComfyUI"] = str(comfyui)

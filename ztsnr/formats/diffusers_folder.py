@@ -1,4 +1,4 @@
-"""The files of a diffusers folder that are not weights: the scheduler's config and the list of the pipeline's parts."""
+"""A diffusers folder's scheduler_config.json and model_index.json."""
 
 from typing import Any
 
@@ -10,13 +10,16 @@ from ztsnr.core.schedule.table import STABLE_DIFFUSION, ZeroTerminal
 from ztsnr.core.target import X0, Eps, Target, V
 
 PREDICTION_TYPES: dict[type[Target], str] = {V: "v_prediction", Eps: "epsilon", X0: "sample"}
-"""diffusers' word for a target, where it has one."""
+"""diffusers' names of the targets that it supports."""
 SAME_TABLE = 1e-4
-"""Relative difference of sqrt(alpha_bar) below which two tables are the same."""
+"""Two tables are the same if sqrt(alpha_bar) differs by less than this, relatively."""
 
 
 def scheduler_config(objective: Objective) -> dict[str, Any]:
-    """The config of diffusers' DDIMScheduler, in which sigma = inf is exact. The target is in PREDICTION_TYPES."""
+    """The config of diffusers' DDIMScheduler, which is exact at sigma = inf.
+
+    The objective's target must be one of PREDICTION_TYPES.
+    """
     return {
         "_class_name": "DDIMScheduler",
         "prediction_type": PREDICTION_TYPES[type(objective.target)],
@@ -29,7 +32,10 @@ def scheduler_config(objective: Objective) -> dict[str, Any]:
 
 
 def _betas(sigmas: torch.Tensor) -> dict[str, Any]:
-    """Stable Diffusion's table by its name, rescaled or not; any other by its betas, exact at sigma = inf too."""
+    """Names Stable Diffusion's table, rescaled or not, and lists the betas of any other.
+
+    Both are exact at sigma = inf.
+    """
     named = {
         "beta_schedule": "scaled_linear",
         "beta_start": STABLE_DIFFUSION.beta_start,

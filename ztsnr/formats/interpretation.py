@@ -1,4 +1,4 @@
-"""How other programs interpret a model, and where that differs from how it was trained."""
+"""How other programs interpret a model, and where they differ from its training."""
 
 import json
 import math
@@ -18,12 +18,12 @@ from ztsnr.io.tensors import open_tensors
 COMFYUI_MAX = 4518.76
 """Highest sigma of ComfyUI's zero-terminal table."""
 EULER_MAX = 4096.0
-"""Highest sigma of diffusers' samplers with a zero-terminal table, except those in which inf is exact."""
+"""Highest sigma of diffusers' samplers with a zero-terminal table, except those that support inf."""
 EDM_MAX = 80.0
 """Highest sigma of ComfyUI's EDM models."""
 TARGET_OF_PREDICTION = {prediction: TARGET_NAMES[target] for target, prediction in PREDICTION_TYPES.items()}
 SAME_START = 0.1
-"""Relative difference between two highest sigmas that no image shows."""
+"""Sampling may start this far from the table's highest sigma, relatively: images look the same."""
 
 
 @dataclass(frozen=True)
@@ -70,7 +70,7 @@ def _scheduler_sigma_max(scheduler: Mapping) -> float:
 
 
 def training_properties(metadata: Mapping[str, str]) -> dict[str, str]:
-    """How a model of ours was trained."""
+    """The rows of a diagnosis that describe the training; none for a file that is not ours."""
     if keys.TARGET not in metadata:
         return {}
     table_max, grid_max = _trained_levels(metadata)
@@ -82,7 +82,7 @@ def training_properties(metadata: Mapping[str, str]) -> dict[str, str]:
 
 
 def mismatch_notes(metadata: Mapping[str, str], interpretations: Mapping[str, Interpretation]) -> list[str]:
-    """Where programs use a model of ours differently from how it was trained."""
+    """A sentence for each program that would not use one of our models as it was trained."""
     if keys.TARGET not in metadata:
         return []
     notes = []
@@ -103,5 +103,5 @@ def mismatch_notes(metadata: Mapping[str, str], interpretations: Mapping[str, In
 
 
 def _trained_levels(metadata: Mapping[str, str]) -> tuple[float, float]:
-    """The highest sigma of the table and that of the sampling grid."""
+    """The highest sigma of the table, and of the sampling grid."""
     return float(json.loads(metadata[keys.SIGMAS])[-1]), float(json.loads(metadata[keys.GRID])[0])

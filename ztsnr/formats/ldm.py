@@ -1,7 +1,7 @@
-"""Stable Diffusion's original names of tensors, which ComfyUI, A1111 and Forge read, and diffusers' names.
+"""Translates tensor names between diffusers and Stable Diffusion's original code (ldm).
 
-`to_ldm` and `from_ldm` are inverses. A text encoder's names are here without the `text_model.` that some versions of
-transformers put before them.
+ComfyUI, A1111 and Forge read the original names. `to_ldm` and `from_ldm` are inverses. Some versions of transformers
+prefix a text encoder's names with `text_model.`; the names here do not have it.
 """
 
 import re
@@ -82,7 +82,7 @@ QKV = re.compile(r"(.*\.attn\.)([qkv])_proj\.(weight|bias)")
 
 
 def to_ldm(part: str, state: Mapping[str, Tensor]) -> StateDict:
-    """A part's tensors under their original names, without the part's prefix; on the meta device too."""
+    """A part's tensors under their original names, without the part's prefix. Meta tensors work too."""
     names = ldm_names(part, state)
     if part == "vae":
         return {names[key]: value[..., None, None] if _in_attention(key) else value for key, value in state.items()}
@@ -104,7 +104,7 @@ def to_ldm(part: str, state: Mapping[str, Tensor]) -> StateDict:
 
 
 def from_ldm(part: str, ldm: Mapping[str, Tensor], like: Mapping[str, Tensor], source: str) -> StateDict:
-    """The tensors that `like` names, of its shapes, out of a part's original ones. Raises CheckpointError."""
+    """Converts a part's original tensors to the names and shapes of `like`. Raises CheckpointError."""
     wanted = to_ldm(part, {key: value.to("meta") for key, value in like.items()})
     _refuse(source, f"{part} lacks {{}} tensors", sorted(wanted.keys() - ldm.keys()))
     _refuse(source, f"{part} has {{}} unexpected tensors", sorted(ldm.keys() - wanted.keys() - UNUSED))
@@ -121,7 +121,7 @@ def from_ldm(part: str, ldm: Mapping[str, Tensor], like: Mapping[str, Tensor], s
 
 
 def ldm_names(part: str, names: Iterable[str]) -> dict[str, str]:
-    """diffusers' name -> the original one, before q, k and v of the second text encoder are joined."""
+    """diffusers' name -> original name; q, k and v of the second text encoder are still separate."""
     names = list(names)
     if part == "text_encoder":
         return {name: name for name in names}
@@ -131,7 +131,8 @@ def ldm_names(part: str, names: Iterable[str]) -> dict[str, str]:
 
 
 def _unet_names(names: list[str]) -> dict[str, str]:
-    # Each of diffusers' blocks is a run of the original's: its layers, and in the same count what changes the size.
+    # diffusers numbers blocks, and layers in each block; the original numbers all layers of a side in one sequence.
+    # A block of diffusers takes `layers` numbers there: its resnets, and one for the down- or upsampler.
     layers = 2 + max(_numbers(r"^down_blocks\.0\.resnets\.(\d+)", names))
     with_attention = set(_numbers(r"^up_blocks\.(\d+)\.attentions", names))
 
@@ -167,7 +168,7 @@ def _vae_names(names: list[str]) -> dict[str, str]:
 
 
 def _numbers(pattern: str, names: list[str]) -> list[int]:
-    """What the pattern's group matches in the names."""
+    """The numbers that the pattern's group matches in the names."""
     matches = [re.search(pattern, name) for name in names]
     return [int(match[1]) for match in matches if match]
 

@@ -1,4 +1,4 @@
-"""LoRA files: kohya's names of tensors, which ComfyUI, A1111 and Forge read, and diffusers' (peft's)."""
+"""LoRA files under kohya's names, which ComfyUI, A1111 and Forge read, and under diffusers' (peft's)."""
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
@@ -17,19 +17,22 @@ SUFFIXES = {
     "alpha": ("alpha",),
     "magnitude": ("lora_magnitude_vector", "lora_magnitude_vector.weight", "lora_magnitude_vector.default.weight"),
 }
-"""Field of an Update -> what follows a module's name, in the files of several trainers."""
+"""Field of an Update -> the suffixes that trainers append to a module's name."""
 FIELD_OF_SUFFIX = {suffix: field for field, suffixes in SUFFIXES.items() for suffix in suffixes}
 LONGEST_FIRST = sorted(FIELD_OF_SUFFIX, key=len, reverse=True)
 KOHYA_PREFIXES = {
     "sdxl": {"unet": "lora_unet_", "text_encoder": "lora_te1_", "text_encoder_2": "lora_te2_"},
     "sd15": {"unet": "lora_unet_", "text_encoder": "lora_te_"},
 }
-"""Family -> part -> what kohya's names of its modules begin with."""
+"""Family -> part -> prefix of kohya's module names."""
 
 
 @dataclass(frozen=True)
 class Update:
-    """weight + alpha / rank * up @ down; with a `magnitude`, of that length along the outputs (DoRA)."""
+    """The new weight is weight + alpha / rank * up @ down.
+
+    DoRA has a `magnitude` too, the norm of the new weight for each output.
+    """
 
     down: Tensor
     up: Tensor
@@ -42,13 +45,13 @@ class Update:
 
 
 LoRAUpdates = dict[str, dict[str, Update]]
-"""Part -> module, by the network's own name -> update."""
+"""Part -> module, under the network's own name -> update."""
 Modules = Mapping[str, Iterable[str]]
 """Part -> all modules that can be updated."""
 
 
 def to_kohya(updates: LoRAUpdates, family: str, modules: Modules) -> StateDict:
-    """The modules of SDXL's U-Net are named as in its single file, all others as diffusers names them."""
+    """SDXL's U-Net modules get the names of its single file, all others those of diffusers."""
     state = {}
     for part, updates_of_part in updates.items():
         is_sdxl_unet = part == "unet" and family == "sdxl"
@@ -67,7 +70,7 @@ def to_kohya(updates: LoRAUpdates, family: str, modules: Modules) -> StateDict:
 
 
 def to_peft(updates: LoRAUpdates) -> StateDict:
-    """Readers take the rank for alpha where a file's metadata has none, so the scale is multiplied into lora_B."""
+    """Multiplies alpha / rank into lora_B, because readers assume alpha = rank if the metadata has no alpha."""
     state = {}
     for part, updates_of_part in updates.items():
         names = _diffusers_names(part, updates_of_part)
@@ -90,9 +93,9 @@ def read_file(path: Path, modules: Modules, source: str) -> LoRAUpdates:
 
 
 def read(state: Mapping[str, Tensor], modules: Modules, source: str) -> LoRAUpdates:
-    """A LoRA from the tensors of any of the above, kohya's sd-scripts', OneTrainer's or SimpleTuner's among them.
+    """Parses a LoRA under the names of diffusers, kohya's sd-scripts, OneTrainer or SimpleTuner.
 
-    Raises CheckpointError for a tensor that belongs to no module.
+    Raises CheckpointError for a tensor that belongs to no module, and for a missing half of an update.
     """
     module_of_name = {}
     for part, modules_of_part in modules.items():
@@ -130,7 +133,7 @@ def _make_update(tensors: dict[str, Tensor], module: str, source: str) -> Update
 
 
 def _split(key: str) -> tuple[str, str | None]:
-    """A tensor's key -> its module's name and the suffix, None where there is no known one."""
+    """Splits a tensor's key into the module's name and the suffix, which is None if it is unknown."""
     for suffix in LONGEST_FIRST:
         if key.endswith(f".{suffix}"):
             return key.removesuffix(f".{suffix}"), suffix
@@ -138,7 +141,7 @@ def _split(key: str) -> tuple[str, str | None]:
 
 
 def _all_names(part: str, modules: Iterable[str]) -> dict[str, set[str]]:
-    """A module -> all names that trainers give it."""
+    """Module -> the names that trainers use for it."""
     all_names = {}
     for module, name in _diffusers_names(part, modules).items():
         all_names[module] = {f"{part}.{name}", f"{part}.{module}"}
@@ -156,13 +159,13 @@ def _all_names(part: str, modules: Iterable[str]) -> dict[str, set[str]]:
 
 
 def _original_names(modules: Iterable[str]) -> dict[str, str]:
-    """A module of the U-Net -> its name in a single file."""
+    """U-Net module -> its name in a single file."""
     names = ldm_names("unet", [f"{module}." for module in modules])
     return {module.removesuffix("."): name.removesuffix(".") for module, name in names.items()}
 
 
 def _diffusers_names(part: str, modules: Iterable[str]) -> dict[str, str]:
-    """A module -> its name in files, where a text encoder's are inside text_model; not all transformers have that."""
+    """Module -> its name in files, which put a text encoder inside text_model, as not every transformers does."""
     prefix = "" if part == "unet" else "text_model."
     names = {}
     for module in modules:

@@ -1,4 +1,4 @@
-"""What an exported file says of its model: ModelSpec's keys, read by several programs, and our own."""
+"""The metadata of an exported file: ModelSpec's keys, which several programs read, and our own."""
 
 import json
 from collections.abc import Mapping
@@ -16,9 +16,9 @@ EXPORT_FORMAT = "1"
 MODELSPEC_ARCHITECTURES = {"sdxl": "stable-diffusion-xl-v1-base", "sd15": "stable-diffusion-v1"}
 MODELSPEC_RESOLUTIONS = {"sdxl": "1024x1024", "sd15": "512x512"}
 MODELSPEC_PREDICTIONS = {V: "v", Eps: "epsilon"}
-"""ModelSpec has words for two targets only."""
+"""ModelSpec defines only these two."""
 ZERO_TERMINAL = 1000.0
-"""A table that ends above this sigma has zero terminal SNR, or a stand-in for it; Stable Diffusion's ends at 14.6."""
+"""A table that ends above this sigma counts as zero-terminal; Stable Diffusion's own ends at 14.6."""
 
 
 def export_metadata(
@@ -26,9 +26,10 @@ def export_metadata(
 ) -> dict[str, str]:
     """The metadata of an exported file.
 
-    config: the run's, resolved, as files hold it. steps: of the sampling grid. kind: "/lora" for a LoRA.
+    config: the run's resolved config, encoded for a file. steps: of the sampling grid. kind: "/lora" for a LoRA.
     """
-    target, schedule = objective.target, objective.schedule
+    target = objective.target
+    schedule = objective.schedule
     metadata = {
         "modelspec.sai_model_spec": "1.0.1",
         "modelspec.architecture": MODELSPEC_ARCHITECTURES[family] + kind,
@@ -50,7 +51,7 @@ def export_metadata(
 
 
 def markers(objective: Objective) -> StateDict:
-    """Empty tensors by which ComfyUI, A1111 and Forge recognise v-prediction, and its zero-terminal table."""
+    """Empty tensors that tell ComfyUI, A1111 and Forge to use v-prediction, and the zero-terminal table."""
     if type(objective.target) is not V:
         return {}
     names = ["v_pred", "ztsnr"] if is_zero_terminal(objective) else ["v_pred"]

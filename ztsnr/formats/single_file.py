@@ -20,7 +20,7 @@ SD15_CLIP_KEY = f"{PREFIXES['sd15']['text_encoder']}embeddings.position_embeddin
 
 @dataclass(frozen=True)
 class SingleFile:
-    """Tensors are read when they are asked for."""
+    """Opens the file for each access and reads only the tensors of that part."""
 
     path: Path
 
@@ -55,13 +55,13 @@ class SingleFile:
             return {key.removeprefix(prefix): file.get_tensor(key) for key in self.shapes if key.startswith(prefix)}
 
     def architecture(self, part: str) -> dict[str, Any] | None:
-        """diffusers' and transformers' config of a part, where its metadata has it, as ours do."""
+        """diffusers' or transformers' config of a part, or None. Only our own files have it in their metadata."""
         text = self.metadata.get(keys.ARCHITECTURE)
         return json.loads(text).get(part) if text else None
 
 
 def join(family: str, parts: Mapping[str, StateDict]) -> StateDict:
-    """All parts' tensors under the names that they have in a single file; diffusers' names come in."""
+    """Converts all parts' tensors from diffusers' names to those of a single file."""
     joined = {}
     for part, state in parts.items():
         prefix = PREFIXES[family][part]
