@@ -11,7 +11,7 @@ from rich.table import Table
 
 from ztsnr.analysis.summary import BASES, SDXL_MAX, Summary, percent, same_objectives
 from ztsnr.core.format_names import target_name
-from ztsnr.io.console import make_console
+from ztsnr.io.console import make_table
 
 EDGES = (0, 0.01, 0.1, 1, 10, 100, 1000, sys.float_info.max)
 """Of the table's rows; sigma = inf has a row of its own."""
@@ -79,31 +79,6 @@ def print_many(console: Console, summaries: Mapping[str, Summary], refused: Mapp
         _print_notes(console, [note], f"{' | '.join(names)}: ")
     for name, reason in refused.items():
         console.print(f"[bold red]{name}:[/] {reason}", soft_wrap=False)
-
-
-def print_sweep(results: Mapping[str, dict], seconds: float) -> str:
-    """Prints the outcomes of a sweep's runs, the best first; returns them as Markdown."""
-    console = make_console(sys.stderr)
-    ranked = sorted(results.values(), key=lambda result: math.inf if result["score"] is None else result["score"])
-    table = make_table("run", "score", "seconds", "")
-    table.columns[-1].justify = "left"
-    rows = ["| run | score | seconds | |", "|---|---|---|---|"]
-    for result in ranked:
-        score = result["outcome"] if result["score"] is None else f"{result['score']:.4f}"
-        message = result["message"].split(". ")[0]
-        table.add_row(result["name"], score, f"{result['seconds']:.0f}", message)
-        rows.append(f"| {result['name']} | {score} | {result['seconds']:.0f} | {message} |")
-    console.print(table)
-    console.print(f"{len(ranked)} runs in {seconds:.0f} s")
-    return "\n".join(rows)
-
-
-def make_table(*heads: str) -> Table:
-    """The first column to the left, the others, of numbers, to the right; only the last is wrapped."""
-    table = Table(box=None, pad_edge=False)
-    for index, head in enumerate(heads):
-        table.add_column(head, justify="right" if index else "left", no_wrap=index < len(heads) - 1)
-    return table
 
 
 def short(number: float) -> str:

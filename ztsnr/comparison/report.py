@@ -14,11 +14,11 @@ from jinja2 import Environment, StrictUndefined
 from PIL import Image
 from rich.console import Console
 
-from ztsnr.analysis.tables import make_table
 from ztsnr.comparison.comparison import Comparison
 from ztsnr.comparison.figures import MAX_LINES, CaptionedFigure
 from ztsnr.comparison.measures import MEASURES
 from ztsnr.comparison.statistics import Estimate, format_estimate
+from ztsnr.io.console import make_table
 
 MIN_SEEDS = 3
 """Of fewer, the report says that intervals are wide."""

@@ -9,6 +9,7 @@ from typing import TextIO
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, ProgressColumn, TextColumn, TimeRemainingColumn
 from rich.progress import Progress as Bar
+from rich.table import Table
 
 WIDTH = 120
 """Of the output where it is not a terminal."""
@@ -22,6 +23,14 @@ def make_console(stream: TextIO, *, wrap: bool = True, quiet: bool = False) -> C
     """wrap: break long lines and table cells at the width; without it, what a user may copy stays in one line."""
     width = None if stream.isatty() else WIDTH
     return Console(file=stream, width=width, soft_wrap=not wrap, quiet=quiet, highlight=False)
+
+
+def make_table(*heads: str) -> Table:
+    """Aligns the first column left and the others right, for numbers. Only the last column wraps."""
+    table = Table(box=None, pad_edge=False)
+    for index, head in enumerate(heads):
+        table.add_column(head, justify="right" if index else "left", no_wrap=index < len(heads) - 1)
+    return table
 
 
 @dataclass(frozen=True)

@@ -57,7 +57,7 @@ class SweepRecord(Callback):
         self.tracker.close_orphans(self.sweep["id"])
 
     def on_multirun_end(self, config: DictConfig, **_: Any) -> None:
-        from ztsnr.analysis.tables import print_sweep
+        from ztsnr.sweeps.results_table import print_sweep
 
         results = read_results(self.folder)
         counts = Counter(result["outcome"] for result in results.values())

@@ -1,4 +1,4 @@
-"""Training from Python, without a command line, a folder or a record."""
+"""Training from Python: no command line, no run folder, no record."""
 
 from pathlib import Path
 
@@ -24,27 +24,16 @@ def fit(
     """Trains as `python -m ztsnr.train` does with these overrides, and writes nothing.
 
     overrides: as on the command line, "schedule=ztsnr", "trainer.steps=300".
-    network, objective, data: objects of your own in place of what conf/ describes; `network` is trained in place, and
-    called as network(z, t, **cond) with z (B, C, H, W) and t (B,).
-    monitor: is called with what happens while it trains.
-    config_dir: a folder with options of your own.
-    Returns networks, score and samples. Raises ConfigError before the first step, NonFinite, OutOfMemory.
+    network, objective, data: your own objects instead of those that conf/ describes. `network` is trained in place,
+    and called as network(z, t, **cond) with z (B, C, H, W) and t (B,).
+    monitor: its methods are called with what happens during training.
+    config_dir: a folder with your own options.
+    Returns the networks, the score and the samples. Raises ConfigError before the first step, NonFinite, OutOfMemory.
     """
     config = compose(*overrides, config_dir=config_dir)
     parts = build_parts(config, objective, data)
     parts.trainer.try_optimizer(parts.optimizer)
     torch.manual_seed(config.seed)
-    if network is None:
-        network = build(config, "model")
-    assert network is not None
+    model: nn.Module = build(config, "model") if network is None else network
     prepare(parts.data)
-    return parts.trainer.fit(
-        objective=parts.objective,
-        network=network,
-        data=parts.data,
-        optimizer=parts.optimizer,
-        lr_schedule=parts.lr_schedule,
-        validation=parts.validation,
-        samples=parts.samples,
-        monitor=monitor or Monitor(),
-    )
+    return parts.fit(model, monitor or Monitor())

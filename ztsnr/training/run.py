@@ -1,4 +1,4 @@
-"""One run of ztsnr.train, from its config to the files that it leaves."""
+"""One run of ztsnr.train, from its config to its files."""
 
 import shlex
 import sys
@@ -35,20 +35,22 @@ from ztsnr.training.signals import StopSignals
 from ztsnr.training.trainer import TrainingResult
 
 SHOWN_GROUPS = ("target", "weighting", "model", "data", "optimizer")
-"""Groups whose options the first line names, besides what the title does."""
+"""The first line names the options of these groups, after the title."""
 
 
 def run(config: DictConfig, tracker: Tracker, title: str, tags: dict[str, str]) -> float:
-    """The validation score of a run of the training command. Raises ZtsnrError and Interrupted."""
+    """Runs the training command; returns the validation score. Raises ZtsnrError and Interrupted."""
     start = time.perf_counter()
+
+    # check: bad settings are refused before anything that takes time
     parts = build_parts(config)
     processes = join_processes()
-    console = make_console(sys.stderr, wrap=False, quiet=not processes.is_main_process)
     parts.trainer.try_optimizer(parts.optimizer)
+    console = make_console(sys.stderr, wrap=False, quiet=not processes.is_main_process)
     if not processes.is_main_process:
         tracker = NoTracker()
 
-    # resume: one state for all processes, and the scale of x0 that belongs to it
+    # resume: all processes load the same state, and x0 keeps the scale that it had there
     state = resume_state(config, processes)
     if state is None:
         tracker.check()
@@ -58,49 +60,55 @@ def run(config: DictConfig, tracker: Tracker, title: str, tags: dict[str, str]) 
         console.print(f"resumed after step {state.step}, from {state.path}")
         parts = parts.with_data(parts.data.with_statistics_from(state.facts))
 
-    # build what takes time, so that the record is opened only for what can be trained
+    # build: what takes time or can still fail comes before the record, so that no record is opened in vain
     torch.manual_seed(config.seed)
     network = build(config, "model")
     prepare(parts.data)
 
-    # train, and write what the run leaves
-    plain, folder = result_config(config), run_folder()
+    # train, measure quality, and write the results
+    recorded_config = result_config(config)
+    folder = run_folder()
     parameters = tracked_parameters(config)
-    with open_record(tracker, title, parameters, tags | code_version(), folder, state, plain) as record:
+    with open_record(tracker, title, parameters, tags | code_version(), folder, state, recorded_config) as record:
         if processes.is_main_process:
             for file in parts.data.write_report(folder):
                 record.log_file(file)
-        result = train(parts, network, plain, folder, state, record, console)
+        result = train(parts, network, recorded_config, folder, state, record, console)
         if processes.is_main_process:
             print(f"score {result.score:.4f}", flush=True)
             with explain_oom("a smaller quality.batch_size, or quality=none"):
                 metrics = parts.quality(parts.objective, result.best_network, parts.data)
                 record.log_metrics(metrics, result.step)
-            write_outputs(result, parts, plain, title, folder, record)
+            write_outputs(result, parts, recorded_config, title, folder, record)
 
-    # tell where everything is, and what to do with it
-    weights = folder / "final.safetensors"
+    # report where the results are
     if record.undelivered():
         console.print(record.undelivered())
     console.print(f"took    {time.perf_counter() - start:.0f} s")
-    console.print(f"weights {weights}")
-    if "ztsnr.sweep" not in tags:
-        words = shlex.join(["python", "-m", "ztsnr.sample", f"checkpoint={weights}", *sample_arguments(config)])
-        console.print(f"draw    {words}")
-        console.print(f"compare {tracker.open_hint()}" if tracker.open_hint() else "")
+    console.print(f"weights {folder / 'final.safetensors'}")
+    if "ztsnr.sweep" not in tags:  # a sweep says it once, for all its runs
+        print_next_commands(console, config, folder, tracker)
     return result.score
 
 
+def print_next_commands(console: Console, config: DictConfig, folder: Path, tracker: Tracker) -> None:
+    """The command lines that sample from this run, and that compare it with others."""
+    arguments = [f"checkpoint={folder / 'final.safetensors'}", *sample_arguments(config)]
+    console.print(f"draw    {shlex.join(['python', '-m', 'ztsnr.sample', *arguments])}")
+    console.print(f"compare {tracker.open_hint()}" if tracker.open_hint() else "")
+
+
 def resume_state(config: DictConfig, processes: PartialState) -> State | None:
-    """The state to resume from; every process reads the one that the first process chose."""
+    """The state to resume from. The main process chooses it, the others read the same file."""
     if not isinstance(config.resume, str) or not config.resume:
         raise ConfigError(f"resume must be auto, never, a run's folder or a checkpoint, got {config.resume!r}")
     checks.flag("allow_changes", config.allow_changes)
 
     state = None
     if processes.is_main_process:
-        plain = result_config(config)
-        state = find_state(config.resume, config.allow_changes, run_folder(), plain, accepted_digests(plain))
+        recorded_config = result_config(config)
+        digests = accepted_digests(recorded_config)
+        state = find_state(config.resume, config.allow_changes, run_folder(), recorded_config, digests)
     if processes.num_processes > 1:
         (path,) = broadcast_object_list([state.path if state else None])
         if state is None and path is not None:
@@ -117,7 +125,7 @@ def train(
     record: TrackedRun,
     console: Console,
 ) -> TrainingResult:
-    """The training itself, watched by a monitor, saved to the folder and stopped by signals."""
+    """Trains with a monitor, with checkpoints in `folder`, and until a signal stops it."""
     trainer = parts.trainer
     facts = {
         "config": config,
@@ -130,22 +138,11 @@ def train(
         DiskCheckpointer(folder / "checkpoints", trainer.checkpoint, facts, state, record.flush) as checkpointer,
         StopSignals() as stop,
     ):
-        return trainer.fit(
-            objective=parts.objective,
-            network=network,
-            data=parts.data,
-            optimizer=parts.optimizer,
-            lr_schedule=parts.lr_schedule,
-            validation=parts.validation,
-            samples=parts.samples,
-            monitor=monitor,
-            checkpointer=checkpointer,
-            stop=stop,
-        )
+        return parts.fit(network, monitor, checkpointer, stop)
 
 
 def sample_arguments(config: DictConfig) -> list[str]:
-    """What ztsnr.sample needs besides the checkpoint."""
+    """The arguments of ztsnr.sample besides the checkpoint."""
     if "pretrained" not in config.model:
         return []
     file = config.samples.get("file")

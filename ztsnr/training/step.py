@@ -1,4 +1,4 @@
-"""One training step: forward, backward, clipping, refusal of what is not finite, update, averages."""
+"""One training step: forward, backward, clipping, a check for non-finite values, update, averages."""
 
 import math
 from collections.abc import Iterable
@@ -17,14 +17,14 @@ from ztsnr.core.randomness import seed_torch
 from ztsnr.devices.processes import compute_device, rows_of
 from ztsnr.training.averaging import Average, make_ema
 from ztsnr.training.batch import Batch, parts_of
-from ztsnr.training.non_finite import describe_non_finite
+from ztsnr.training.non_finite import describe_non_finite, non_finite_error
 from ztsnr.training.optim import MakeOptimizer, evaluating, make_optimizer, set_training
 from ztsnr.training.settings import StepSettings
 from ztsnr.training.updates import PerParameterOptimizer, StepAfterBackward, StepInBackward
 
 
 class AdaptiveDensity(Protocol):
-    """A density that learns in training at which levels the network's error falls."""
+    """A density that learns during training at which levels the network's error falls."""
 
     def observe(self, sigma: Tensor, error: Tensor) -> None:
         """Levels (B,), and the squared errors of x0 at them (B,), both float64."""
@@ -32,34 +32,35 @@ class AdaptiveDensity(Protocol):
 
 
 class StepResult(NamedTuple):
-    """Of this process's rows."""
+    """The loss is of this process's rows."""
 
     loss: float
-    """Mean, weighted."""
+    """The weighted mean."""
     grad_norm: float
     """Before clipping."""
 
 
 class TrainStep:
-    """A network in training, with all that a step changes."""
+    """A network in training, with everything that a step changes."""
 
     def __init__(
         self, settings: StepSettings, objective: Objective, network: nn.Module, optimizer: MakeOptimizer
     ) -> None:
         """Trains `network` in place. Raises ConfigError for an optimizer that does not fit."""
-        AcceleratorState._reset_state()  # of an earlier run of this process, whose precision may have been different
-        on_cpu = compute_device().type == "cpu"
-        self.accelerator = Accelerator(mixed_precision=settings.mixed_precision, cpu=on_cpu)
         self.settings = settings
         self.objective = objective
         self.network = network
+        self.adaptive_density = _adaptive_density(objective)
+        self.accelerator = _make_accelerator(settings.mixed_precision)
         self.check_batch_sizes([settings.batch_size])
         settings.try_optimizer(optimizer)
 
-        # parameters in their training type, and averages of them, which copy the network where it is
+        # parameters: in the type that they are trained in
         self.trainable = [p for p in network.train().parameters() if p.requires_grad]
         for p in self.trainable:
             p.data = p.data.to(getattr(torch, settings.param_dtype))
+
+        # averages: copied before the network moves to its device, so that ema_on_cpu leaves them in host memory
         self.ema = make_ema(network, settings.ema, settings.ema_every) if settings.ema is not None else None
         self.posthoc = settings.posthoc_ema.track(network)
         network.to(self.accelerator.device)
@@ -70,9 +71,7 @@ class TrainStep:
         if self.ema is not None:
             self.networks["ema"] = self.ema.module
 
-        # the optimizer, of parameters that have moved to their device
-        density = dict(objective.learned.items()).get("density")
-        self.adaptive_density = cast(AdaptiveDensity | None, density)
+        # optimizer: created for parameters that are already on their device
         self.optimizer = make_optimizer(optimizer, network, settings.groups, objective.learned.parameters())
         self.initial_group_settings = settings_of(self.optimizer)
         self._base_rates = [group["lr"] for group in self.optimizer.param_groups]
@@ -100,9 +99,13 @@ class TrainStep:
         return averages
 
     def rows_of(self, batch_size: int) -> range:
-        """This process's rows of a batch. Raises ConfigError for a size that cannot be divided among all."""
-        process, processes = self.accelerator.process_index, self.accelerator.num_processes
-        return rows_of(process, processes, batch_size, self.settings.gradient_accumulation_steps)
+        """This process's rows of a batch. Raises ConfigError for a size that the processes cannot share equally."""
+        return rows_of(
+            self.accelerator.process_index,
+            self.accelerator.num_processes,
+            batch_size,
+            self.settings.gradient_accumulation_steps,
+        )
 
     def check_batch_sizes(self, sizes: Iterable[int]) -> None:
         """Raises ConfigError before training for a size that no step could have."""
@@ -117,23 +120,27 @@ class TrainStep:
 
     def __call__(self, step: int, batch: Batch) -> StepResult:
         """Updates the network. Raises NonFinite."""
+        # gradients: dropout and the like draw differently in each process
         seed = self.settings.noise_seed
         seed_torch(seed, "network", step, self.accelerator.process_index)
         losses, observed = self._backward(step, batch)
         self.accelerator.unscale_gradients()
         norm = self.updates.norm()
 
-        # Nothing that is not finite reaches the weights; the gradient scaler of fp16 skips such a step by itself
+        # refuse: non-finite values must not reach the weights; with fp16 the gradient scaler skips such a step
         result = StepResult(losses.mean().item(), norm.item())
-        norm_is_sound = math.isfinite(result.grad_norm) or self.settings.mixed_precision == "fp16"
-        if not (math.isfinite(result.loss) and norm_is_sound):
+        norm_is_usable = math.isfinite(result.grad_norm) or self.settings.mixed_precision == "fp16"
+        if not (math.isfinite(result.loss) and norm_is_usable):
             raise self._non_finite(step, losses, batch.u)
 
-        seed_torch(seed, "optimizer", step)  # the same in every process: they must stay equal
+        # update: with the same seed in every process, since their weights must stay equal
+        seed_torch(seed, "optimizer", step)
         self.updates.apply(norm)
         if (step + 1) % self.settings.ema_every == 0:
             for average in self.averages.values():
                 average.update_parameters(self.network)
+
+        # an adaptive density learns from the rows of all processes
         if self.adaptive_density is not None:
             own = torch.cat(observed).to(self.accelerator.device)
             everywhere = cast(Tensor, self.accelerator.gather(own)).cpu()
@@ -141,14 +148,17 @@ class TrainStep:
         return result
 
     def _backward(self, step: int, batch: Batch) -> tuple[Tensor, list[Tensor]]:
-        """Leaves the gradients. Returns the rows' losses (B,) and, for an adaptive density, (b, 2) float64 of each
-        part: levels, and errors of x0 at them."""
+        """Computes the gradients.
+
+        Returns the losses (B,), and for an adaptive density a tensor (b, 2) float64 for each part: levels, and errors
+        of x0 at them.
+        """
         losses, observed = [], []
         parts = parts_of(len(batch.u), self.settings.gradient_accumulation_steps)
         for rows in parts:
             is_last = rows is parts[-1]
             with nullcontext() if is_last else self.accelerator.no_sync(self.model):
-                # forward; a data set's weights multiply the losses, its masks what the distance sees
+                # forward: a data set's weights multiply the losses, its masks the distances
                 x0, cond, noise, u = batch.part(rows, self.accelerator.device)
                 weight = cond.pop("weight", 1)
                 mask = cond.pop("mask", None)
@@ -157,32 +167,28 @@ class TrainStep:
                 if self.adaptive_density is not None:
                     observed.append(torch.stack([terms.sigma, self.objective.x0_error(terms, mask)], 1))
 
-                # backward, each part with its share of the mean
-                if not losses:  # not earlier: here, new gradients take the memory of the old, 6 % of a step on CPUs
+                # backward: each part with its share of the mean
+                if not losses:  # freed only now, the old gradients' memory serves the new ones: 6 % of a CPU's step
                     self.prepared_optimizer.zero_grad()
                 if self.settings.optimizer_in_backward and not loss.isfinite().all():
                     raise self._non_finite(step, loss, u)
                 self.accelerator.backward(loss.mean() / len(parts))
             losses.append(loss.detach())
 
-        for p in self.objective.learned.parameters():  # which accelerate does not wrap
+        # accelerate averages only the network's gradients over the processes
+        for p in self.objective.learned.parameters():
             if p.grad is not None:
                 gradient = self.accelerator.reduce(p.grad.to(self.accelerator.device), "mean")
                 p.grad = cast(Tensor, gradient).to(p)
         return torch.cat(losses), observed
 
     def _non_finite(self, step: int, losses: Tensor, u: Tensor) -> NonFinite:
-        was_updated = self.settings.optimizer_in_backward and losses.isfinite().all()
-        when = "after the weights were updated" if was_updated else "before its update"
-        what = describe_non_finite(losses.detach().cpu(), self.objective, u, self.network)
-        return NonFinite(
-            f"Training stopped in step {step + 1} {when}: {what}. "
-            f"Lower optimizer.lr or trainer.max_grad_norm, lengthen lr_schedule.warmup, "
-            f"or use trainer.mixed_precision=no."
-        )
+        description = describe_non_finite(losses.detach().cpu(), self.objective, u, self.network)
+        was_updated = self.settings.optimizer_in_backward and bool(losses.isfinite().all())
+        return non_finite_error(step, was_updated, description)
 
     def evaluating(self) -> AbstractContextManager:
-        """Inside, the weights are those to validate, sample and save with."""
+        """A context with the weights to validate, sample and save with, and with mixed precision."""
         stack = ExitStack()
         stack.enter_context(evaluating(self.optimizer, self.network))
         if self.ema is not None:
@@ -191,7 +197,7 @@ class TrainStep:
         return stack
 
     def state(self) -> dict:
-        """All that a step changes, of which the tensors are those in use. Between steps, not while evaluating."""
+        """Everything that a step changes; its tensors are the live ones. Not to be called while evaluating."""
         scaler = self.accelerator.scaler
         return {
             "network": trained_state(self.network),
@@ -218,9 +224,20 @@ class TrainStep:
             self.accelerator.scaler.load_state_dict(state["scaler"])
 
     def end(self) -> None:
-        """Leaves the network in eval mode and free of what accelerate put around it."""
+        """Switches to eval mode and removes accelerate's wrappers from the network."""
         set_training(False, self.optimizer, self.network)
         self.updates.end()
         for network in self.networks.values():
             network.to(self.accelerator.device)
         self.accelerator.unwrap_model(self.model, keep_fp32_wrapper=False)
+
+
+def _make_accelerator(mixed_precision: str) -> Accelerator:
+    AcceleratorState._reset_state()  # an earlier run in this process may have had a different precision
+    on_cpu = compute_device().type == "cpu"
+    return Accelerator(mixed_precision=mixed_precision, cpu=on_cpu)
+
+
+def _adaptive_density(objective: Objective) -> AdaptiveDensity | None:
+    density = dict(objective.learned.items()).get("density")
+    return cast(AdaptiveDensity | None, density)

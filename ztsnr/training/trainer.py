@@ -1,4 +1,4 @@
-"""The training loop. It knows no noise level: that is the objective's."""
+"""The training loop. Noise levels are the objective's business: none appears here."""
 
 import math
 from dataclasses import dataclass, field
@@ -28,16 +28,17 @@ from ztsnr.training.step import TrainStep
 
 @dataclass
 class TrainingResult:
-    """What a run leaves: networks by name ("raw", and "ema" where there is one), their last validation and samples."""
+    """The trained networks with their last validation and samples."""
 
     networks: dict[str, nn.Module]
+    """By name: raw, and ema if the trainer averages."""
     learned: nn.ModuleDict
-    """Parts of the objective that were trained with them; mostly none."""
+    """The parts of the objective that were trained too; usually empty."""
     step: int = 0
     errors: dict[str, dict[float, float]] = field(default_factory=dict)
     """Network name -> sigma -> squared error of v."""
     score: float = math.nan
-    """Of the best network's errors; lower is better."""
+    """Of the best network; lower is better."""
     images: dict[float, Image] = field(default_factory=dict)
     """Guidance scale -> a grid of samples."""
 
@@ -52,11 +53,11 @@ class TrainingResult:
 
 
 class Samples(Protocol):
-    """What draws images in training. `data` is of the kind that it needs; whoever chooses both has to check."""
+    """Draws images during training. `data` must be of the kind that it needs: see training.parts.build_parts."""
 
     @property
     def steps(self) -> int:
-        """Of the sampling grid."""
+        """The number of steps of the sampling grid."""
         ...
 
     def __call__(self, objective: Objective, network: nn.Module, data: Any) -> dict[float, Image]:
@@ -64,13 +65,13 @@ class Samples(Protocol):
         ...
 
     def metrics(self, objective: Objective, network: nn.Module, data: Any) -> dict[str, float]:
-        """What is measured beside the images."""
+        """Metrics of the samples by name, besides the images."""
         ...
 
 
 @dataclass(frozen=True)
 class Evaluator:
-    """Measures a run's networks, inside `TrainStep.evaluating`, and tells the monitor."""
+    """Validates and samples a run's networks, inside `TrainStep.evaluating`, and reports to the monitor."""
 
     objective: Objective
     data: Data
@@ -96,10 +97,10 @@ class Evaluator:
 
 @dataclass(frozen=True, kw_only=True)
 class Trainer(StepSettings):
-    """How long, how precisely and how often: all of training that is neither the objective, the model nor the data.
+    """The settings of training that do not belong to the objective, the model or the data, and the loop itself.
 
-    *_every: in steps; validation and samples also come at the end, and validation at step 0.
-    stratify: one noise level from each of batch_size equal parts of the density, or independent ones.
+    *_every: in steps. The last step is always validated and sampled, and step 0 is validated.
+    stratify: true draws one noise level from each of batch_size equal parts of the density, false independent ones.
     """
 
     steps: Count
@@ -124,10 +125,10 @@ class Trainer(StepSettings):
         checkpointer: Checkpointer | None = None,
         stop: StopSignals | None = None,
     ) -> TrainingResult:
-        """Trains `network` in place, on the device that accelerate finds; all networks come back in eval mode.
+        """Trains `network` in place, on the device that accelerate chooses. All networks are in eval mode afterwards.
 
-        checkpointer: restores the state to resume from, and saves; None: neither.
-        stop: after the step in which it is requested the state is saved and Interrupted raised; None: never.
+        checkpointer: restores the state to resume from, and saves new ones; None does neither.
+        stop: a request ends the current step, saves the state and raises Interrupted; None: there are no requests.
         Raises ConfigError before the first step, NonFinite, OutOfMemory, CheckpointError.
         """
         checkpointer = checkpointer or Checkpointer()
@@ -137,24 +138,28 @@ class Trainer(StepSettings):
         is_main = train_step.accelerator.is_main_process
         train_step.check_batch_sizes(data.batch_sizes(self.batch_size))
 
-        start = checkpointer.resume({"loop": train_step, "monitor": monitor})  # the names are those in the file
+        start = checkpointer.resume({"loop": train_step, "monitor": monitor})  # these names are in the file
         if start > self.steps:
-            raise ConfigError(f"trainer.steps must be at least {start}, which are trained already, got {self.steps}")
+            raise ConfigError(
+                f"trainer.steps must be at least {start}, the steps that are already trained, got {self.steps}"
+            )
 
+        # After `step` steps: stop, save, evaluate; then train one more. The last pass only saves and evaluates.
         for step in range(start, self.steps + 1):
             is_last = step == self.steps
 
-            # stop: on a signal to any process all stop after the same step, and its state is saved first
+            # stop: a signal to any process stops all of them after the same step
             if stop is not None and stop.requested():
                 checkpointer.save_now(step)
                 raise Interrupted(f"{stop.name or 'A signal'} stopped the run after step {step}; its state is saved")
 
-            # save: before anything is measured, so that a run that ends while it measures resumes here
+            # save: before the evaluation, so that a run that is killed while it evaluates resumes here
             checkpointer.after_step(step)
-            if train_step.posthoc and step > start and (is_last or step % self.posthoc_ema.every == 0):
+            snapshot = is_last or step % self.posthoc_ema.every == 0
+            if snapshot and train_step.posthoc and step > start:
                 checkpointer.snapshot(step, {name: average.module for name, average in train_step.posthoc.items()})
 
-            # evaluate: the weights that would be used if the run ended now
+            # evaluate: with the weights that the run would leave if it ended now
             result.step = step
             validate = is_last or step % self.validate_every == 0
             sample = is_last or (step > 0 and step % self.sample_every == 0)
@@ -169,7 +174,7 @@ class Trainer(StepSettings):
             if is_last:
                 break
 
-            # step
+            # train
             batch = self._batch(step, data, train_step)
             lr = train_step.set_rates(lr_schedule.factor(step, self.steps))
             loss, grad_norm = train_step(step, batch)
@@ -181,7 +186,7 @@ class Trainer(StepSettings):
         return result
 
     def _batch(self, step: int, data: Data, train_step: TrainStep) -> Batch:
-        """This process's rows: noise and levels are functions of seed, step and row, whoever computes them."""
+        """This process's rows. Noise and levels depend on seed, step and row, not on the process that draws them."""
         size = data.size(step, self.batch_size)
         rows = train_step.rows_of(size)
         x0, cond = data.batch(step, rows, size)
