@@ -91,7 +91,7 @@ def test_a_view_lies_inside_the_resized_image_and_fills_its_bucket(size, down, r
     assert abs(view.resized[0] - wanted) <= 0.51 + 0.51 * size[0] / size[1] or max(size) > 1000 * min(size)
 
 
-def test_cropped_is_the_share_outside_of_the_view():
+def test_plan_measures_the_cropped_share_and_the_upscaling():
     plan = planned([(1000, 2000)], sizes=Sizes(step=64, sizes=[[1024, 1024]]))
     assert plan.cropped[0] == pytest.approx(0.5)
     assert plan.upscaled[0] == pytest.approx(1.024)
@@ -108,7 +108,7 @@ def test_cropped_is_the_share_outside_of_the_view():
         (lambda: Order(counts=(3,), batches=(4,), leftovers="keep", seed=0), "leftovers must be one of merge"),
     ],
 )
-def test_constructor_rejects(make, message):
+def test_sizes_and_order_with_a_wrong_value_are_refused_by_name(make, message):
     with pytest.raises(ConfigError, match=message):
         make()
 

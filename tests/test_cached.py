@@ -115,7 +115,7 @@ def test_epoch_trains_every_sample_and_no_held_out_one(shared):
     assert not trained & held_out
 
 
-def test_one_of_few_images_is_held_out_where_chance_holds_out_none(own):
+def test_one_of_few_images_is_held_out_if_none_falls_below_the_share(own):
     fractions = [entry.fraction for entry in inspect_images(make_data(*own), QUIET).images]
     assert 0.5 / 16 < 0.05 < min(fractions)
     assert prepare_data(*own, "data.held_out=0.05").train.counts.sum(0).tolist() == [15, 1]
@@ -138,7 +138,7 @@ def test_data_cannot_be_read_before_prepare(shared, override):
     assert len(data.train) > 8
 
 
-def test_filled_cache_encodes_nothing_again(shared, encoded):
+def test_filled_cache_encodes_nothing_for_the_same_images(shared, encoded):
     prepare_data(*shared, "trainer.batch_size=3", "data.leftovers=repeat", "seed=5")
     assert encoded == {"latents": [], "texts": []}
 
@@ -192,7 +192,7 @@ def test_more_crops_encode_only_images_that_are_cropped(own, encoded):
     assert not square & set(encoded["latents"])
 
 
-def test_other_weights_of_the_model_encode_everything_again(own, encoded, tmp_path):
+def test_different_pretrained_weights_encode_everything_again(own, encoded, tmp_path):
     other = tmp_path / "other"
     load_script("make_tiny_sdxl").make_pipeline(seed=1).save_pretrained(other)
     prepare_data(*own, f"data.pretrained={other}")
@@ -239,7 +239,7 @@ def test_statistics_normalise_the_trained_latents_and_to_latents_inverts_them(sh
     assert resumed.facts == scalar.facts
 
 
-def test_distribution_is_resampled_each_step_and_validated_by_its_mean(shared):
+def test_distribution_is_resampled_in_each_step_and_its_mean_is_validated(shared):
     settings = "data.encoding.dtype=float32", "data.caption_dropout=0"
     data, mean = (prepare_data(*shared, f"data.encoding.kind={kind}", *settings) for kind in ("distribution", "mean"))
     steps = [step for step in range(60) if full_batch(mean, step)[0].shape == full_batch(mean, 0)[0].shape]
@@ -258,7 +258,7 @@ def test_captions_are_dropped_at_the_configured_rate(shared):
 
 
 @pytest.mark.parametrize("leftovers", ["repeat", "partial", "drop"])
-def test_batch_sizes_are_those_that_leftovers_announces(shared, leftovers):
+def test_batches_have_the_announced_sizes_for_each_policy_of_leftovers(shared, leftovers):
     data = prepare_data(*shared, f"data.leftovers={leftovers}", "trainer.batch_size=3", "data.max_aspect=1.2")
     sizes = data.batch_sizes(3)
     assert sizes == {3} if leftovers != "partial" else {3} < sizes
@@ -280,7 +280,7 @@ def test_buckets_of_fewer_pixels_get_batches_in_multiples_of_batch_size_step(sha
     assert len(set(batches.values())) > 1
 
 
-def test_report_contains_the_plan_and_the_latents_scale(shared, tmp_path):
+def test_write_report_writes_the_plan_and_the_scale_of_the_latents(shared, tmp_path):
     plan, latents = prepare_data(*shared).write_report(tmp_path)
     assert "16 files, 16 images used" in plan.read_text()
     assert latents.read_text().count("7.67") == 4
@@ -311,12 +311,12 @@ def test_report_contains_the_plan_and_the_latents_scale(shared, tmp_path):
         (["data.folders=[{repeats: 2}]"], ConfigError, r"data\.folders must be a list of entries"),
     ],
 )
-def test_prepare_rejects(shared, overrides, error, message):
+def test_prepare_refuses_unusable_settings_with_the_full_key(shared, overrides, error, message):
     with pytest.raises(error, match=message):
         prepare_data(*shared, *overrides)
 
 
-def test_bad_image_raises_with_on_bad_stop(own):
+def test_unreadable_image_stops_prepare_if_on_bad_is_stop(own):
     (own[0] / "bad.png").write_bytes(b"x")
     with pytest.raises(BadImage, match=r"bad\.png: it is not an image"):
         prepare_data(*own, "data.on_bad=stop")

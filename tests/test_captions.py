@@ -37,7 +37,7 @@ def test_shuffle_leaves_kept_tags_in_place():
         assert text.startswith("a, b, ")
 
 
-def test_tags_before_the_separator_count_among_keep_tokens():
+def test_keep_tokens_counts_tags_before_the_separator():
     tags = "a, b ||| c, d, e, f"
     variants = texts(tags, keep_separator="|||", shuffle=True, keep_tokens=3, variants=20)
     assert all(text.startswith("a, b, c, ") for text in variants)
@@ -51,13 +51,13 @@ def test_free_tags_are_dropped_at_the_configured_rate():
     assert all(text.startswith("a") for (text,) in variants)
 
 
-def test_wildcards_choose_and_nest():
+def test_wildcard_chooses_one_alternative_and_may_be_nested():
     variants = {text for i in range(200) for text in texts("a {red|{dark|light} blue} cat", digest=bytes([i]))}
     assert variants == {"a red cat", "a dark blue cat", "a light blue cat"}
     assert texts("{kept} as it is") == ["{kept} as it is"]
 
 
-def test_texts_depend_only_on_content_and_number():
+def test_caption_variants_depend_only_on_the_image_and_their_number():
     settings = {"shuffle": True, "variants": 3}
     assert texts(TAGS, **settings) == texts(TAGS, **settings)
     assert texts(TAGS, **settings)[:2] == texts(TAGS, shuffle=True, variants=2)
@@ -75,6 +75,6 @@ def test_texts_depend_only_on_content_and_number():
         ("split_lines", "no"),
     ],
 )
-def test_captions_rejects(key, value):
+def test_captions_with_a_wrong_value_are_refused_by_name(key, value):
     with pytest.raises(ConfigError, match=f"^{key} must be"):
         texts("a", **{key: value})

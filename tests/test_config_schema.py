@@ -14,12 +14,12 @@ VALIDATOR = Draft202012Validator(SCHEMA)
 FILES = sorted([*(ROOT / "conf").rglob("*/*.yaml"), *(ROOT / "experiments").glob("*.yaml")])
 
 
-def test_the_schema_is_what_conf_and_the_classes_say():
+def test_committed_schema_equals_the_generated_one():
     assert SCRIPT.config_schema() == SCHEMA, "run scripts/config_schema.py --write"
 
 
 @pytest.mark.parametrize("file", FILES, ids=lambda file: file.relative_to(ROOT).as_posix())
-def test_every_file_of_conf_fits_the_schema(file):
+def test_every_file_of_conf_matches_the_schema(file):
     VALIDATOR.validate(yaml.safe_load(file.read_text(encoding="utf-8")))
 
 
@@ -37,7 +37,7 @@ def test_every_file_of_conf_fits_the_schema(file):
         "{seed: one}",
     ],
 )
-def test_a_misspelt_key_a_wrong_type_and_a_value_out_of_bounds_do_not_fit(text):
+def test_misspelt_key_wrong_type_or_value_out_of_bounds_fails_the_schema(text):
     assert not VALIDATOR.is_valid(yaml.safe_load(text))
 
 
@@ -49,12 +49,12 @@ def test_a_misspelt_key_a_wrong_type_and_a_value_out_of_bounds_do_not_fit(text):
         "{trainer: {steps: 3}, seed: 2, defaults: [{override /weighting: min_snr}, _self_]}",
     ],
 )
-def test_interpolations_plug_ins_and_parts_of_a_group_fit(text):
+def test_interpolation_plug_in_or_partial_group_matches_the_schema(text):
     errors = [error for error in VALIDATOR.iter_errors(yaml.safe_load(text)) if error.validator != "enum"]
     assert errors == []
 
 
-def test_options_of_a_folder_of_ones_own_are_added(tmp_path):
+def test_options_of_a_custom_config_dir_are_in_the_schema(tmp_path):
     (tmp_path / "weighting").mkdir()
     (tmp_path / "weighting" / "mine.yaml").write_text("_target_: ztsnr.core.weighting.Unit\n", encoding="utf-8")
     schema = Draft202012Validator(SCRIPT.config_schema(tmp_path))

@@ -75,12 +75,12 @@ def test_labels_are_dropped_at_the_configured_rate(digits):
         ("seed", "x", "seed must be an integer"),
     ],
 )
-def test_labelled_images_rejects(key, value, message):
+def test_labelled_images_with_a_wrong_value_are_refused_by_name(key, value, message):
     with pytest.raises(ConfigError, match=message):
         _ = Digits(**SETTINGS | {key: value}).train
 
 
-def test_plug_in_derives_from_labelled_images():
+def test_subclass_of_labelled_images_splits_its_own_images():
     class Blank(LabelledImages):
         def images(self):
             return np.linspace(0, 1, 40 * 4).reshape(40, 1, 2, 2), np.arange(40) % 3

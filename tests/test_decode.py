@@ -156,12 +156,12 @@ def test_large_jpeg_is_decoded_at_a_reduced_scale_and_looks_the_same():
         (saved(Image.new("1", (30_000, 30_000))), "more than 89 million pixels"),
     ],
 )
-def test_broken_file_is_rejected(content, message):
+def test_broken_or_unsupported_file_is_refused_with_the_reason(content, message):
     with pytest.raises(BadImage, match=message):
         examine(content)
 
 
-def test_truncated_and_corrupt_files_are_rejected_or_decoded():
+def test_truncated_or_corrupt_file_decodes_or_raises_bad_image():
     whole_file, draw = saved(CAT, "JPEG"), np.random.default_rng(0)
     for length in range(0, len(whole_file), 97):
         with pytest.raises(BadImage):
@@ -205,7 +205,7 @@ def test_mask_follows_its_image_through_resize_crop_and_flip():
         assert np.abs(decode_mask(files, "files", view, 8) - cells).max() < 8
 
 
-def test_white_masks_are_ignored_and_unusable_ones_rejected():
+def test_white_mask_is_ignored_and_an_unusable_one_is_refused():
     size, half = (90, 140), np.full((90, 140), 255, dtype=np.uint8)
     assert not any(examine_mask(content, masks, size) for masks, content in masked(half).items())
     assert not examine_mask(saved(CAT, "JPEG"), "alpha", size)

@@ -159,7 +159,7 @@ def test_folded_vae_decodes_latents_normalised_by_channel(tmp_path):
     assert json.loads(metadata["ztsnr.latents"]) == {"mean": mean, "std": std}
 
 
-def test_export_refuses_what_a_format_cannot_hold(tmp_path):
+def test_export_to_a_format_that_cannot_represent_the_model_is_refused(tmp_path):
     with pytest.raises(ConfigError, match="need a LoRA, and this checkpoint is not one"):
         exported(*V).write_lora_kohya(tmp_path / "x.safetensors")
     with pytest.raises(CheckpointError, match="DoRA cannot be written as format=lora_kohya"):
@@ -174,7 +174,7 @@ def test_export_refuses_what_a_format_cannot_hold(tmp_path):
 
 
 @pytest.mark.slow
-def test_custom_table_is_written_for_diffusers_as_betas(tmp_path):
+def test_custom_table_is_exported_to_diffusers_as_betas(tmp_path):
     export = exported("schedule=sdxl_ztsnr", "loss=vpred", "schedule.table.terminal=20000")
     wanted = ours(export, "x", 64, 1.0)
     export.write_diffusers(tmp_path / "model")
@@ -216,7 +216,7 @@ def foreign(lora_state, trainer):
 
 
 @pytest.mark.parametrize("trainer", ["OneTrainer", "SimpleTuner"])
-def test_loras_of_other_trainers_are_read(trainer):
+def test_lora_of_each_trainer_reads_as_the_same_updates(trainer):
     export = exported(*V, *LORA, MODULES)
     wanted = export.lora_updates()["unet"]
     found = lora.read(foreign(wanted, trainer), export.network.layers, trainer)["unet"]

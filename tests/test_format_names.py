@@ -13,11 +13,11 @@ from ztsnr.core.target import EDM, X0, Eps, Flow, V
 @pytest.mark.parametrize(
     ("target", "name"), [(Eps(), "eps"), (X0(), "x0"), (V(), "v"), (EDM(sigma_data=0.5), "edm"), (Flow(), "flow")]
 )
-def test_files_name_targets_as_they_always_did(target, name):
+def test_target_names_in_files_are_those_of_the_first_format(target, name):
     assert target_name(target) == name
 
 
-def test_files_name_timesteps_as_they_always_did_and_read_them_back(sdxl):
+def test_timesteps_in_files_are_those_of_the_first_format_and_decode(sdxl):
     encoded = [
         (TableIndex(table=sdxl, quantize=True), {"name": "tableindex", "quantize": True}),
         (LogSigma(scale=0.25), {"name": "logsigma", "scale": 0.25}),
@@ -28,7 +28,7 @@ def test_files_name_timesteps_as_they_always_did_and_read_them_back(sdxl):
         assert decode_timesteps(expected, sdxl) == timesteps
 
 
-def test_parts_of_a_plug_in_are_custom_and_cannot_be_read_back(sdxl):
+def test_plug_in_parts_are_encoded_as_custom_and_cannot_be_decoded(sdxl):
     @dataclass(frozen=True, kw_only=True)
     class MyTarget(V):
         pass
@@ -44,6 +44,6 @@ def test_parts_of_a_plug_in_are_custom_and_cannot_be_read_back(sdxl):
 
 
 @pytest.mark.parametrize("parameters", [{}, {"scale": 1.0, "more": 2}, {"quantize": True}])
-def test_timesteps_with_missing_or_unknown_parameters_cannot_be_read(parameters, sdxl):
+def test_timesteps_with_missing_or_unknown_parameters_are_refused(parameters, sdxl):
     with pytest.raises(ConfigError, match=r"ztsnr\.timesteps=logsigma must have exactly the parameter scale, got"):
         decode_timesteps({"name": "logsigma"} | parameters, sdxl)

@@ -31,7 +31,7 @@ def released(family):
 
 
 @pytest.mark.slow
-def test_diffusers_loads_our_single_file_bit_for_bit():
+def test_single_file_loads_in_diffusers_bit_for_bit():
     read = StableDiffusionXLPipeline.from_single_file(tiny_sdxl_file(), config=tiny_sdxl(), local_files_only=True)
     for part in PARTS:
         state, wanted = plain_state(getattr(read, part)), plain_state(load_part(tiny_sdxl(), part))
@@ -54,7 +54,7 @@ def test_single_file_and_folder_encode_prompts_alike():
 
 
 @pytest.mark.parametrize(("family", "counts"), [("sdxl", [1680, 248, 196, 389]), ("sd15", [686, 248, 196])])
-def test_released_models_have_as_many_tensors_as_their_files(family, counts):
+def test_converted_model_has_as_many_tensors_as_the_released_file(family, counts):
     parts = released(family)
     assert [len(to_ldm(part, state)) for part, state in parts.items()] == counts
     assert len(join(family, parts)) == sum(counts)  # no two of the same name
@@ -98,7 +98,7 @@ def test_sd15_tensors_have_the_names_of_its_file(name, other):
     assert ldm_names("unet", released("sd15")["unet"])[name] == other
 
 
-def test_files_of_unknown_families_are_refused(tmp_path):
+def test_single_file_of_an_unknown_family_or_architecture_is_refused(tmp_path):
     path = tmp_path / "x.safetensors"
     save_file({"a": torch.zeros(1)}, path)
     with pytest.raises(CheckpointError, match="is not a single-file checkpoint of Stable Diffusion"):
@@ -114,7 +114,7 @@ def test_files_of_unknown_families_are_refused(tmp_path):
 
 
 @pytest.mark.parametrize("part", ["vae", "text_encoder_2"])
-def test_file_with_missing_extra_or_misshapen_tensors_is_refused(part):
+def test_part_with_missing_extra_or_misshapen_tensors_is_refused(part):
     like = plain_state(load_part(tiny_sdxl(), part))
     whole = to_ldm(part, like)
     name = sorted(whole)[3]

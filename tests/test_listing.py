@@ -73,7 +73,7 @@ def test_captions_come_from_tables_in_the_folder_and_above(tmp_path, kind):
         ("x.parquet", "no parquet", "cannot be read as a table of captions"),
     ],
 )
-def test_broken_table_is_rejected_by_name(tmp_path, name, content, message):
+def test_broken_caption_table_is_refused_by_name(tmp_path, name, content, message):
     (tmp_path / name).write_text(content)
     with pytest.raises(ConfigError, match=message) as refused:
         listed(tmp_path)
@@ -98,7 +98,7 @@ def test_folder_options_apply_to_matching_folders(tmp_path):
     "entry",
     [{"repeats": 2}, {"path": "a", "repeat": 2}, {"path": "a", "repeats": 0}, {"path": "a", "weight": 0}, "a"],
 )
-def test_wrong_folder_options_are_rejected(entry):
+def test_folder_options_with_a_wrong_key_or_value_are_refused(entry):
     with pytest.raises(ConfigError, match=r"data\.folders"):
         folder_options([entry])
 

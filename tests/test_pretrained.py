@@ -87,7 +87,7 @@ def test_fingerprint_depends_only_on_the_weights(copied):
     assert fingerprint(str(copied), "text_encoder") == before["text_encoder"]
 
 
-def test_unloadable_models_are_refused_by_name(copied, tmp_path):
+def test_missing_or_unsupported_model_is_refused_by_name(copied, tmp_path):
     for name in ("model.ckpt", "model.bin"):
         with pytest.raises(CheckpointError, match="is a pickle, which can run any code"):
             load_vae(str(tmp_path / name))
@@ -113,6 +113,6 @@ def test_folder_with_missing_extra_or_misshapen_tensors_is_refused_by_name(copie
             load_unet(str(copied)) if part == "unet" else TextEncoders(str(copied))
 
 
-def test_absent_single_file_is_refused_by_its_key(tmp_path):
+def test_absent_single_file_is_refused_with_the_key(tmp_path):
     with pytest.raises(CheckpointError, match=r"model\.pretrained=.*absent\.safetensors is not a file"):
         find_source(str(tmp_path / "absent.safetensors"))

@@ -44,7 +44,7 @@ def fit(file, *overrides):
 
 
 @pytest.mark.slow
-def test_prompts_give_an_image_of_each_prompt_and_seed(file):
+def test_prompts_are_sampled_in_a_row_per_prompt_and_a_column_per_noise(file):
     composed = composed_for(file)
     prompts, objective, network = build(composed.samples), build(composed.objective), build(composed.model).eval()
     assert prompts.texts == ["a red house", "a blue ship at sea"]
@@ -69,7 +69,7 @@ class FixedEstimate(nn.Module):
         return -self.answer(z, text)
 
 
-def test_health_is_0_if_the_network_ignores_the_noise_and_1_if_it_returns_it(file):
+def test_noise_variance_is_0_if_the_network_ignores_the_noise_and_1_if_it_returns_it(file):
     composed = composed_for(file)
     prompts, objective = build(composed.samples), build(composed.objective)
     with torch.no_grad():
@@ -122,7 +122,7 @@ def test_lora_training_changes_only_the_lora(file, overrides):
         ("samples.rescale=2", r"samples\.rescale must be a number of at least 0 and of at most 1"),
     ],
 )
-def test_prompts_reject_bad_settings(file, override, message):
+def test_prompts_with_a_wrong_size_file_or_rescale_are_refused_with_the_key(file, override, message):
     with pytest.raises(ConfigError, match=message):
         build(composed_for(file, override), "samples")
 
@@ -130,12 +130,12 @@ def test_prompts_reject_bad_settings(file, override, message):
 @pytest.mark.parametrize(
     ("prompts", "message"), [("[]", "has no prompt"), ("a", "must be a list of"), ("[1]", "must be a text")]
 )
-def test_prompts_reject_what_is_not_a_list_of_texts(file, prompts, message):
+def test_prompts_that_are_not_a_list_of_texts_are_refused(file, prompts, message):
     with pytest.raises(ConfigError, match=rf"samples\.prompts {message}"):
         build(composed_for(file, "samples.file=null", f"samples.prompts={prompts}"), "samples")
 
 
-def test_prompts_are_those_of_the_list(file):
+def test_prompts_from_a_list_are_used_without_a_file(file):
     given = build(composed_for(file, "samples.file=null", "samples.prompts=[a house]").samples)
     assert given.texts == ["a house"]
 

@@ -49,7 +49,7 @@ def test_frechet_distance_equals_torchmetrics():
 
 
 @pytest.mark.parametrize("neighbours", [1, 3])
-def test_precision_and_recall_are_counts_over_scikit_learns_neighbours(neighbours):
+def test_precision_and_recall_equal_counts_over_scikit_learns_neighbours(neighbours):
     real, drawn = features(0), features(1, 150, shift=0.5)
 
     def share(some, all_):
@@ -102,7 +102,7 @@ def test_quality_is_measured_at_each_guidance_scale(digits):
 
 
 @pytest.mark.slow
-def test_transformers_folder_gives_features(digits, tmp_path):
+def test_transformers_folder_extracts_one_feature_vector_per_image(digits, tmp_path):
     from transformers import CLIPVisionConfig, CLIPVisionModel, Dinov2Config, Dinov2Model
 
     small = {"hidden_size": 24, "num_hidden_layers": 1, "num_attention_heads": 2, "image_size": 28, "patch_size": 14}
@@ -116,7 +116,7 @@ def test_transformers_folder_gives_features(digits, tmp_path):
         assert extractor.classify is None
 
 
-def test_torchscript_file_gets_images_in_its_size_and_scale(digits, tmp_path):
+def test_torchscript_network_receives_images_in_its_size_and_scale(digits, tmp_path):
     file = tmp_path / "mean.pt"
     torch.jit.script(nn.Sequential(nn.AdaptiveAvgPool2d(1), nn.Flatten())).save(file)
     extractor = TorchScriptFeatures(path=str(file), size=20, mean=[0.0, 0.5, 0.0], std=[1.0, 0.5, 2.0]).load(digits)
@@ -142,7 +142,7 @@ def test_absent_or_broken_feature_weights_are_refused(digits, tmp_path):
         ({"features": "inception"}, "To choose an option: features=inception"),
     ],
 )
-def test_quality_rejects_bad_settings(settings, message):
+def test_quality_with_few_samples_no_guidance_or_unknown_features_is_refused(settings, message):
     node = {"sampler": make("sampler", "euler"), "features": make("quality/features", "classifier")}
     node |= {
         "steps": 2,

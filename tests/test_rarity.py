@@ -43,6 +43,6 @@ def test_weights_are_bounded_and_equal_at_strength_0(tags):
 
 
 @pytest.mark.parametrize(("key", "value"), [("strength", 2), ("low", 0), ("high", 0.5)])
-def test_rarity_rejects(key, value):
+def test_rarity_with_a_value_out_of_bounds_is_refused_by_name(key, value):
     with pytest.raises(ConfigError, match=f"^{key} must be"):
         rarity(**{key: value})

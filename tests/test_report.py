@@ -47,7 +47,7 @@ def test_plan_report_has_a_row_for_each_bucket():
     assert "with a mask: 1" in lines
 
 
-def test_plan_report_counts_what_is_left_out_by_reason():
+def test_plan_report_counts_excluded_images_by_reason():
     order = Order(counts=(3, 5), batches=(2, 4), leftovers="repeat", seed=0)
     report = plan_report(CATALOGUE, PLAN, COUNTS, order)
     assert "left out: 3\n" in report
@@ -55,7 +55,7 @@ def test_plan_report_counts_what_is_left_out_by_reason():
         assert f"     1  {kind}\n" in report
 
 
-def test_reasons_name_the_measure():
+def test_reasons_for_exclusion_include_the_measurement():
     assert reasons(CATALOGUE, PLAN) == {
         "bad.png": "it is empty",
         "long.png": "too long: 10 times its other side",
@@ -64,7 +64,7 @@ def test_reasons_name_the_measure():
     assert left_out_table(CATALOGUE, PLAN).splitlines()[0] == "bad.png\tit is empty"
 
 
-def test_first_lines_end_with_how_many_more_there_are():
+def test_first_lines_end_with_the_number_of_omitted_lines():
     left = {f"{number}.png": "why" for number in range(MAX_LINES + 3)}
     lines = first_lines(left).splitlines()
     assert len(lines) == MAX_LINES + 1

@@ -53,6 +53,6 @@ def test_tiled_image_has_the_tiles_in_order():
         ({"steps": 0}, "steps must be an integer of 1 or more, got 0"),
     ],
 )
-def test_sample_grid_rejects_bad_settings(settings, message):
+def test_sample_grid_with_a_value_out_of_bounds_is_refused(settings, message):
     with pytest.raises(ConfigError, match=message):
         grid(**settings)

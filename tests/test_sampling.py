@@ -124,7 +124,7 @@ def test_samples_keep_the_dtype_of_the_noise_and_its_precision(sampler, dtype, t
         (V(), "v_prediction", True),
     ],
 )
-def test_euler_is_ddim_of_diffusers(target, prediction, zero_snr, steps, sdxl, zero_terminal, make_schedule):
+def test_euler_equals_diffusers_ddim(target, prediction, zero_snr, steps, sdxl, zero_terminal, make_schedule):
     objective = make_objective(make_schedule(zero_terminal if zero_snr else sdxl), target)
     scheduler = DDIMScheduler(
         **SDXL_BETAS,
@@ -145,7 +145,7 @@ def test_euler_is_ddim_of_diffusers(target, prediction, zero_snr, steps, sdxl, z
 
 @pytest.mark.parametrize("zero_snr", [False, True])
 @pytest.mark.parametrize("steps", [2, 10, 20])
-def test_dpmpp_2m_is_that_of_diffusers(steps, zero_snr):
+def test_dpmpp_2m_equals_that_of_diffusers(steps, zero_snr):
     scheduler = DPMSolverMultistepScheduler(
         **SDXL_BETAS,
         prediction_type="sample",
@@ -203,7 +203,7 @@ def edm_heun(denoise, z, sigmas):
 
 
 @pytest.mark.parametrize("steps", [10, 40])
-def test_heun_holds_from_the_terminal_level_where_that_of_edm_collapses(steps):
+def test_heun_is_accurate_from_the_terminal_level_and_edms_heun_is_not(steps):
     narrow = KarrasGrid(sigma_min=0.0292, sigma_max=17.8, rho=7.0)
     ladder = {top: WithTerminalStep(grid=narrow, terminal=top).sigmas(steps) for top in (20000.0, INF)}
     assert error_on_mixture(Heun(), ladder[INF]) < 0.02
@@ -308,6 +308,6 @@ def test_guidance_of_scale_1_is_the_conditional_estimate(conditional):
     ("key", "value"),
     [("scale", -1), ("scale", INF), ("scale", "7.5"), ("rescale", 1.1), ("rescale", -0.1), ("rescale", True)],
 )
-def test_guidance_rejects_an_impossible_field_by_name(key, value):
+def test_guidance_with_a_value_out_of_bounds_is_refused_by_name(key, value):
     with pytest.raises(ConfigError, match=rf"^{key}"):
         Guidance(**{"scale": 7.5, "rescale": 0.7} | {key: value})

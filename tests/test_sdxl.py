@@ -46,7 +46,7 @@ def test_sd15_output_depends_only_on_the_prompt():
 
 
 @pytest.mark.parametrize(("cls", "other"), [(SDXL, tiny_sd15), (SD15, tiny_sdxl)])
-def test_weights_of_the_other_family_are_refused(cls, other):
+def test_weights_of_sd15_are_refused_for_sdxl_and_the_reverse(cls, other):
     train = build(compose("model=sdxl", "model.pretrained=x").model.train)
     with pytest.raises(CheckpointError, match=r"does not fit model=.*\. Is it "):
         cls(pretrained=other(), unet=None, train=train, train_text=None, gradient_checkpointing=False)
@@ -115,7 +115,7 @@ def test_lora_state_is_only_its_weights_and_loads_exactly():
         other.load_state_dict(dict(list(state.items())[1:]))
 
 
-def test_new_lora_leaves_the_output_and_updates_the_named_layers():
+def test_new_lora_keeps_the_output_and_training_updates_the_named_layers():
     z, t, cond = inputs()
     modules = '["to_q", "ff.net.*", "resnets.*.conv1", "conv_in"]'
     net = make("model/train=lora", f"model.train.modules={modules}", "model.train.rank=3")
@@ -145,7 +145,7 @@ def test_new_lora_leaves_the_output_and_updates_the_named_layers():
         (["model.train=null"], r"model\.train must be a TrainableSelection"),
     ],
 )
-def test_model_rejects_bad_training_settings(overrides, message):
+def test_unknown_patterns_modules_rank_or_base_are_refused_with_the_key(overrides, message):
     with pytest.raises(ConfigError, match=message):
         make(*overrides)
 
@@ -166,7 +166,7 @@ def test_quantised_base_approximates_the_network_and_its_average(base, error, si
     assert all(p.grad is not None for name, p in net.named_parameters() if name in net.trainable_names)
 
 
-def test_average_of_a_lora_shares_only_its_base():
+def test_average_of_a_lora_shares_only_the_frozen_base():
     net = make("model/train=lora", "model.train.base=bfloat16")
     averaged = make_ema(net, 0.5).module
     frozen = {name: p for name, p in averaged.named_parameters() if name not in net.trainable_names}

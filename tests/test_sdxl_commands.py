@@ -107,7 +107,7 @@ def test_exports_load_in_diffusers_and_are_diagnosed(folder):
         ("train", ["model=sdxl"], "model.pretrained must be given"),
     ],
 )
-def test_user_error_prints_one_message(folder, module, words, message):
+def test_user_error_prints_a_message_without_a_traceback(folder, module, words, message):
     done = run(folder, module, *words, code=2)
     assert message in done.stderr
     assert "Traceback" not in done.stderr

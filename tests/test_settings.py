@@ -47,7 +47,7 @@ def make_settings(*overrides):
         ),
     ],
 )
-def test_index_names_are_those_of_0de1f9a(overrides, name):
+def test_index_names_equal_those_of_0de1f9a(overrides, name):
     assert make_settings(*overrides).index_name == f"index/{name}.safetensors"
 
 
@@ -63,11 +63,11 @@ def test_index_names_are_those_of_0de1f9a(overrides, name):
         (("tokens", "a cat", 1, "0" * 32), "cedb3580c574cba29bfc7397f6925e82"),
     ],
 )
-def test_keys_of_entries_are_those_of_0de1f9a(parts, key):
+def test_entry_keys_equal_those_of_0de1f9a(parts, key):
     assert hashed(*parts).hex() == key
 
 
-def test_settings_of_training_only_do_not_change_the_index():
+def test_settings_that_only_affect_training_keep_the_index_name():
     name = make_settings().index_name
     for override in ("data.caption_dropout=0.5", "data.latent_normalisation=channel", "data.batch_size_step=4"):
         assert make_settings(override).index_name == name
@@ -88,6 +88,6 @@ def test_settings_of_training_only_do_not_change_the_index():
         ("data.folders=[{path: a, repeats: 0}]", r"^data\.folders\.repeats must be an integer of 1 or more"),
     ],
 )
-def test_settings_reject_with_the_full_key(override, message):
+def test_wrong_setting_is_refused_with_the_full_key(override, message):
     with pytest.raises(ConfigError, match=message):
         make_settings(override)

@@ -111,7 +111,7 @@ def start(folder):
 
 
 @pytest.mark.slow
-def test_cache_killed_at_twenty_moments_equals_an_undisturbed_one(tmp_path):
+def test_cache_after_twenty_kills_equals_an_uninterrupted_one(tmp_path):
     draw, kills = random.Random(0), 0
     for _ in range(20):
         process = start(tmp_path)

@@ -88,7 +88,7 @@ def test_training_text_encoders_changes_what_the_gradient_reaches_and_previews(f
 
 
 @pytest.mark.slow
-def test_lora_of_all_three_networks_loads_in_diffusers_and_here(tmp_path):
+def test_lora_of_all_three_networks_loads_in_diffusers_and_in_training(tmp_path):
     export = exported(*V, *BOTH)
     encoders, prompt = export.network.text_encoders, "a red house"
     ids = torch.tensor([[128.0, 128, 0, 0, 128, 128]])
@@ -158,7 +158,7 @@ def test_data_folder_gives_tokens_where_encoders_are_trained(tmp_path):
     assert trained.index_name != frozen.index_name
 
 
-def test_config_of_a_trained_lora_no_longer_names_the_file_it_started_from():
+def test_config_of_a_trained_lora_has_no_start_file():
     words = ["model.train.start=a", "model.train_text.start=b", "model.train_text.base=4bit"]
     model = OmegaConf.to_container(compose("model=sdxl", "model.pretrained=x", *BOTH, *words).model)
     for base, text in ((None, "4bit"), ("float32", "float32")):
@@ -169,7 +169,7 @@ def test_config_of_a_trained_lora_no_longer_names_the_file_it_started_from():
     assert without_lora_start(frozen, "float32") == frozen
 
 
-def test_train_text_rejects_bad_settings():
+def test_train_text_with_a_wrong_rank_pattern_or_start_is_refused_with_the_key():
     for words, message in (
         (["model/train_text=lora", "model.train_text.rank=0"], r"model\.train_text\.rank must be an integer"),
         (["model/train_text=full", "model.train_text.patterns=[x]"], r"model\.train_text\.patterns has 'x'"),

@@ -56,6 +56,6 @@ def test_validation_uses_the_same_samples_and_noise_for_any_batch_size_and_run(r
     ("sigmas", "message"),
     [([math.inf], "sigmas must be finite"), ([0], "sigmas must be a number above 0"), ([], "sigmas must be a list of")],
 )
-def test_validation_rejects_bad_levels(sigmas, message):
+def test_validation_with_empty_infinite_or_zero_sigmas_is_refused(sigmas, message):
     with pytest.raises(ConfigError, match=message):
         validation(sigmas=sigmas)
