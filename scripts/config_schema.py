@@ -24,7 +24,7 @@ from hydra.utils import get_class
 from omegaconf import OmegaConf
 
 from ztsnr.config.registry import compose, conf_folder, options
-from ztsnr.core.checks import Bounds
+from ztsnr.core.bounds import Bounds, bounds_in
 
 ROOT = Path(__file__).parent.parent
 SCHEMA = ROOT / "conf" / "schema.json"
@@ -94,8 +94,7 @@ def type_schema(annotation: Any, classes: Mapping[str, type]) -> dict[str, Any]:
     """{} is anything."""
     if get_origin(annotation) is Annotated:
         inner, *notes = get_args(annotation)
-        bounds = next((note for note in notes if isinstance(note, Bounds)), Bounds())
-        return type_schema(inner, classes) | bounds_schema(bounds)
+        return type_schema(inner, classes) | bounds_schema(bounds_in(tuple(notes)))
     origin, arguments = get_origin(annotation) or annotation, get_args(annotation)
     if origin in (Union, UnionType):
         alternatives = [type_schema(argument, classes) for argument in arguments]

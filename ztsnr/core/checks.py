@@ -1,6 +1,6 @@
-"""Checks of what a config gives a constructor. Each returns nothing or raises ConfigError with the value's full key.
+"""Checks of values that a config passes to a constructor. Each raises ConfigError with the value's full key.
 
-A part of a config is a frozen dataclass that derives from `Part`: its fields are checked against their annotations.
+A part of a config is a frozen dataclass that derives from `Part`, which checks its fields against their annotations.
 
     @dataclass(frozen=True, kw_only=True)
     class MinSNR(Weighting):  # a Part
@@ -14,29 +14,12 @@ import types
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
-from dataclasses import dataclass
 from functools import cache
 from numbers import Integral, Real
-from typing import Annotated, Any, Literal, Union, cast, get_args, get_origin, get_type_hints
+from typing import Annotated, Any, Literal, TypedDict, Union, Unpack, cast, get_args, get_origin, get_type_hints
 
+from ztsnr.core.bounds import Bounds, NonEmpty, bounds_in, describe, describe_integer, describe_number, split_notes
 from ztsnr.core.errors import ConfigError
-
-
-@dataclass(frozen=True)
-class Bounds:
-    """What a number may be. Only with `infinite` may it be inf; nan never."""
-
-    above: float = -math.inf
-    at_least: float = -math.inf
-    below: float = math.inf
-    at_most: float = math.inf
-    infinite: bool = False
-
-
-@dataclass(frozen=True)
-class NonEmpty:
-    """Of a list: at least one entry."""
-
 
 Positive = Annotated[float, Bounds(above=0)]
 NonNegative = Annotated[float, Bounds(at_least=0)]
@@ -53,17 +36,18 @@ _references: ContextVar[Mapping[str, str]] = ContextVar("references", default=ty
 
 @contextmanager
 def constructing(prefix: str, references: Mapping[str, str] = types.MappingProxyType({})) -> Iterator[None]:
-    """Inside, `key` gives full keys of the node `prefix`, some of whose fields refer to the key of another node."""
-    tokens = _prefix.set(prefix), _references.set(references)
+    """Inside it, `key` returns full keys of the node `prefix`. `references`: fields that refer to a different node."""
+    outer_prefix = _prefix.set(prefix)
+    outer_references = _references.set(references)
     try:
         yield
     finally:
-        _prefix.reset(tokens[0])
-        _references.reset(tokens[1])
+        _prefix.reset(outer_prefix)
+        _references.reset(outer_references)
 
 
 def key(name: str) -> str:
-    """A field's key on the command line while the registry builds its node; in Python code the field's own name."""
+    """A field's full key while the registry builds its node; the field's own name when Python code constructs it."""
     if name in _references.get():
         return _references.get()[name]
     return f"{_prefix.get()}.{name}" if _prefix.get() else name
@@ -73,7 +57,7 @@ def key(name: str) -> str:
 
 
 class Part:
-    """Base of the dataclasses that a config describes. A `__post_init__` of their own begins with this one's."""
+    """Base of the dataclasses that a config describes. A `__post_init__` of their own calls this one first."""
 
     def __post_init__(self) -> None:
         if dataclasses.is_dataclass(self):
@@ -93,29 +77,30 @@ def _annotations(part: type) -> dict[str, Any]:
 
 def of_type(name: str, value: object, annotation: Any) -> None:
     """Checks a value against a type: bool, int, float, str, Literal, Annotated with Bounds, X | None, X | Y, list[X],
-    tuple[X, Y], a mapping, a callable or any class. Numbers are finite; lists and tuples stand for each other.
+    tuple[X, Y], a mapping, a callable or any class. Numbers must be finite; a list may replace a tuple and vice versa.
     """
-    options = _union(annotation)
-    if value is None and type(None) in options:
-        return
-    options = [option for option in options if option is not type(None)]
+    is_union = get_origin(annotation) in (Union, types.UnionType)
+    options = list(get_args(annotation)) if is_union else [annotation]
+    if type(None) in options:
+        if value is None:
+            return
+        options.remove(type(None))
     if len(options) > 1:
         _one_of_types(name, value, options)
         return
 
-    annotation, notes = _without_notes(options[0])
-    bounds = next((note for note in notes if isinstance(note, Bounds)), Bounds())
-    origin, arguments = get_origin(annotation) or annotation, get_args(annotation)
+    annotation, notes = split_notes(options[0])
+    origin = get_origin(annotation) or annotation
     if annotation is Any or annotation is object:
         return
     if annotation is bool:
         flag(name, value)
     elif annotation is int:
-        _integer(name, value, bounds)
+        _integer(name, value, bounds_in(notes))
     elif annotation is float:
-        _number(name, value, bounds)
+        _number(name, value, bounds_in(notes))
     elif origin is Literal:
-        one_of(name, value, arguments)
+        one_of(name, value, get_args(annotation))
     elif origin in (list, tuple, Sequence):
         _list(name, value, annotation, notes)
     elif origin is Callable:
@@ -125,93 +110,50 @@ def of_type(name: str, value: object, annotation: Any) -> None:
         instance(name, value, Mapping if origin is dict else origin)
 
 
-def _union(annotation: Any) -> list[Any]:
-    return list(get_args(annotation)) if get_origin(annotation) in (Union, types.UnionType) else [annotation]
-
-
-def _without_notes(annotation: Any) -> tuple[Any, tuple]:
-    if get_origin(annotation) is Annotated:
-        annotation, *notes = get_args(annotation)
-        return annotation, tuple(notes)
-    return annotation, ()
-
-
 def _one_of_types(name: str, value: object, options: list[Any]) -> None:
     for option in options:
         try:
             return of_type(name, value, option)
         except ConfigError:
             continue
-    raise ConfigError(f"{key(name)} must be {' or '.join(map(_describe, options))}, got {value!r}")
+    raise ConfigError(f"{key(name)} must be {' or '.join(map(describe, options))}, got {value!r}")
 
 
 def _list(name: str, value: object, annotation: Any, notes: tuple) -> None:
-    """An entry is reported under the list's key, with its value."""
-    entries = list(get_args(annotation))
-    ends_in_dots = entries[-1:] == [...]
-    if not isinstance(value, list | tuple) or (not value and any(isinstance(note, NonEmpty) for note in notes)):
-        raise ConfigError(f"{key(name)} must be {_describe(annotation)}, got {value!r}")
-    if get_origin(annotation) is tuple and not ends_in_dots:
-        if len(value) != len(entries):
-            raise ConfigError(f"{key(name)} must be {_describe(annotation)}, got {value!r}")
-    else:
-        entries = entries[:1] * len(value)
-    for entry, entry_annotation in zip(value, entries, strict=False):
-        of_type(name, entry, entry_annotation)
+    """A wrong entry is reported by the list's key and the entry's value."""
+    must_have_entries = any(isinstance(note, NonEmpty) for note in notes)
+    if not isinstance(value, list | tuple) or (must_have_entries and not value):
+        raise ConfigError(f"{key(name)} must be {describe(annotation)}, got {value!r}")
 
-
-def _describe(annotation: Any) -> str:
-    annotation, notes = _without_notes(annotation)
-    bounds = next((note for note in notes if isinstance(note, Bounds)), Bounds())
-    origin, arguments = get_origin(annotation) or annotation, get_args(annotation)
-    if annotation is bool:
-        return "true or false"
-    if annotation is int:
-        return _integer_words(bounds)
-    if annotation is float:
-        return _number_words(bounds)
-    if annotation is str:
-        return "a text"
-    if origin is Literal:
-        return f"one of {', '.join(map(str, arguments))}"
-    if origin in (list, tuple, Sequence):
-        entry = _without_notes(arguments[0])[0] if arguments else Any
-        plural, example = {float: ("numbers", "[1, 2]"), int: ("integers", "[1, 2]")}.get(entry, ("values", "[a, b]"))
-        if origin is tuple and arguments[-1] is not ...:
-            return f"a list of {len(arguments)} {plural}"
-        return f"a list of {plural}, such as {example}"
-    if isinstance(origin, type) and issubclass(origin, Mapping):
-        return "a mapping, such as {key: value}"
-    name = getattr(origin, "__name__", str(origin))
-    return f"{'an' if name[0] in 'AEIOU' else 'a'} {name}"
+    entry_types = list(get_args(annotation))
+    has_fixed_length = get_origin(annotation) is tuple and entry_types[-1:] != [...]
+    if not has_fixed_length:
+        entry_types = entry_types[:1] * len(value)
+    elif len(value) != len(entry_types):
+        raise ConfigError(f"{key(name)} must be {describe(annotation)}, got {value!r}")
+    for entry, entry_type in zip(value, entry_types, strict=False):  # a plain `list` has no type for its entries
+        of_type(name, entry, entry_type)
 
 
 # Values --------------------------------------------------------------------------------------------------------------
 
 
-def number(
-    name: str,
-    value: object,
-    *,
-    above: float = -math.inf,
-    at_least: float = -math.inf,
-    below: float = math.inf,
-    at_most: float = math.inf,
-) -> None:
+class Limits(TypedDict, total=False):
+    """Bounds as keyword arguments."""
+
+    above: float
+    at_least: float
+    below: float
+    at_most: float
+
+
+def number(name: str, value: object, **limits: Unpack[Limits]) -> None:
     """A real number, which may be infinite within the bounds; `above` and `below` exclude only finite numbers."""
-    _number(name, value, Bounds(above, at_least, below, at_most, infinite=True))
+    _number(name, value, Bounds(**limits, infinite=True))
 
 
-def finite(
-    name: str,
-    value: object,
-    *,
-    above: float = -math.inf,
-    at_least: float = -math.inf,
-    below: float = math.inf,
-    at_most: float = math.inf,
-) -> None:
-    _number(name, value, Bounds(above, at_least, below, at_most))
+def finite(name: str, value: object, **limits: Unpack[Limits]) -> None:
+    _number(name, value, Bounds(**limits))
 
 
 def ascending(low_name: str, low: float, high_name: str, high: float) -> None:
@@ -240,25 +182,17 @@ def instance(name: str, value: object, kind: type) -> None:
     if not isinstance(value, kind):
         is_name = isinstance(value, str) and not issubclass(kind, Mapping)
         hint = f". To choose an option: {key(name).replace('.', '/')}={value}" if is_name else ""
-        raise ConfigError(f"{key(name)} must be {_describe(kind)}, got {value!r}{hint}")
+        raise ConfigError(f"{key(name)} must be {describe(kind)}, got {value!r}{hint}")
 
 
-def numbers(
-    name: str,
-    value: object,
-    *,
-    above: float = -math.inf,
-    at_least: float = -math.inf,
-    below: float = math.inf,
-    at_most: float = math.inf,
-) -> None:
+def numbers(name: str, value: object, **limits: Unpack[Limits]) -> None:
     """A list of at least one finite number, each within the bounds."""
-    entry = Annotated[float, Bounds(above, at_least, below, at_most)]
+    entry = Annotated[float, Bounds(**limits)]
     of_type(name, value, Annotated[list[entry], NonEmpty()])
 
 
 def _number(name: str, value: object, bounds: Bounds) -> None:
-    message = f"{key(name)} must be {_number_words(bounds)}, got {value!r}"
+    message = f"{key(name)} must be {describe_number(bounds)}, got {value!r}"
     if isinstance(value, bool) or not isinstance(value, Real) or math.isnan(value):
         raise ConfigError(message)
     real = cast(float, value)  # Real has no comparisons for type checkers
@@ -273,26 +207,4 @@ def _number(name: str, value: object, bounds: Bounds) -> None:
 def _integer(name: str, value: object, bounds: Bounds) -> None:
     is_integer = isinstance(value, Integral) and not isinstance(value, bool)
     if not is_integer or not bounds.at_least <= cast(int, value) <= bounds.at_most:
-        raise ConfigError(f"{key(name)} must be {_integer_words(bounds)}, got {value!r}")
-
-
-def _number_words(bounds: Bounds) -> str:
-    words = []
-    if math.isfinite(bounds.above):
-        words.append(f"above {bounds.above}")
-    elif math.isfinite(bounds.at_least):
-        words.append(f"of at least {bounds.at_least}")
-    if math.isfinite(bounds.below):
-        words.append(f"below {bounds.below}")
-    elif math.isfinite(bounds.at_most):
-        words.append(f"of at most {bounds.at_most}")
-    return " ".join(["a number", " and ".join(words)]).strip()
-
-
-def _integer_words(bounds: Bounds) -> str:
-    low, high = bounds.at_least, bounds.at_most
-    if math.isfinite(low) and math.isfinite(high):
-        return f"an integer from {low} to {high}"
-    if math.isfinite(low):
-        return f"an integer of {low} or more"
-    return "an integer"
+        raise ConfigError(f"{key(name)} must be {describe_integer(bounds)}, got {value!r}")
