@@ -15,8 +15,8 @@ from ztsnr.core.errors import BadImage, CacheError
 from ztsnr.io.hashing import content_hash
 from ztsnr.io.remote import read_part
 
-VERSION = 2
-"""Of the database of inspections; raised when examine() comes to judge otherwise."""
+DATABASE_FORMAT = 2
+"""Raise it when examine() would judge an image differently: every image is then examined again."""
 CHUNK = 256
 
 
@@ -197,9 +197,9 @@ def _open(database: Path) -> sqlite3.Connection:
         known = sqlite3.connect(database, timeout=60)
         (version,) = known.execute("PRAGMA user_version").fetchone()
         with known:
-            if version != VERSION:
+            if version != DATABASE_FORMAT:
                 known.execute("DROP TABLE IF EXISTS pictures")
-                known.execute(f"PRAGMA user_version = {VERSION}")
+                known.execute(f"PRAGMA user_version = {DATABASE_FORMAT}")
             columns = "identity TEXT, digest BLOB, height INTEGER, width INTEGER, mask BLOB, bad TEXT"
             known.execute(f"CREATE TABLE IF NOT EXISTS pictures (path TEXT PRIMARY KEY, {columns})")
         return known

@@ -7,7 +7,7 @@ from fnmatch import fnmatch
 from pathlib import Path
 
 from ztsnr.caching.catalogue import ImageFile
-from ztsnr.caching.decode import SUFFIXES
+from ztsnr.caching.decode import IMAGE_SUFFIXES
 from ztsnr.caching.prepare import ImageSource
 from ztsnr.caching.settings import PLAIN_FOLDER, FolderOptions
 from ztsnr.caching.tables import TABLES, read_tables
@@ -77,7 +77,7 @@ class _Walk:
             return
 
         names = {entry.name for entry in entries}
-        stems = {stem for stem, suffix in map(os.path.splitext, names) if suffix.lower() in SUFFIXES}
+        stems = {stem for stem, suffix in map(os.path.splitext, names) if suffix.lower() in IMAGE_SUFFIXES}
         captions = _captions_of_tables(path, names, captions_above)
         options = self._options_of(folder)
 
@@ -85,7 +85,7 @@ class _Walk:
             if _is_folder(entry):
                 if not entry.name.startswith("."):  # as .git and .thumbnails
                     yield from self.images_in(os.path.join(folder, entry.name), _below(f"{entry.name}/", captions))
-            elif os.path.splitext(entry.name)[1].lower() in SUFFIXES:
+            elif os.path.splitext(entry.name)[1].lower() in IMAGE_SUFFIXES:
                 name = os.path.join(self.label, folder, entry.name)
                 file = ImageFile(name, entry.path, (), (), options)
                 if not entry.name.endswith(MASK):  # a mask belongs to its image

@@ -13,7 +13,7 @@ from ztsnr.data.order import Order
 MAX_LINES = 40
 """So many files are named in the report; all of them in the list beside the index."""
 REASONS = {TOO_SMALL: "too small: shown {:,.4g} times its size", TOO_LONG: "too long: {:,.4g} times its other side"}
-COLUMNS = ("bucket", "files", "samples", "held", "batch", "batches", "shown", "larger", "cropped", "merged")
+BUCKET_COLUMNS = ("bucket", "files", "samples", "held", "batch", "batches", "shown", "larger", "cropped", "merged")
 LEGEND = """
 bucket: height x width. samples: to train on, with repeats; held: out.
 batches: of an epoch, in which a sample is shown so many times
@@ -28,7 +28,7 @@ def plan_report(catalogue: Catalogue, plan: Plan, counts: np.ndarray, order: Ord
     is_used = plan.fate == USED
     lines = [f"{len(catalogue.images) + len(catalogue.skipped)} files, {int(is_used.sum())} images used", ""]
 
-    lines += _table([COLUMNS, *_bucket_rows(plan, counts, order)])
+    lines += _table([BUCKET_COLUMNS, *_bucket_rows(plan, counts, order)])
     lines += LEGEND.format(order.leftovers).splitlines()
 
     left = reasons(catalogue, plan)

@@ -9,7 +9,7 @@ from typing import Any
 from ztsnr.core.errors import ConfigError
 
 TABLES = ("metadata.jsonl", "metadata.csv")
-COLUMNS = ("text", "caption", "captions", "prompt")
+CAPTION_COLUMNS = ("text", "caption", "captions", "prompt")
 """The first of these that a table has contains the caption, or a list of them."""
 
 
@@ -27,9 +27,9 @@ def read_tables(folder: Path, names: list[str]) -> dict[str, tuple[str, ...]]:
 def _file_and_texts(row: Mapping[str, Any], source: str) -> tuple[str, tuple[str, ...]]:
     """Raises ConfigError that begins with `source`."""
     file_name = row.get("file_name")
-    column = next((column for column in COLUMNS if column in row), None)
+    column = next((column for column in CAPTION_COLUMNS if column in row), None)
     if not isinstance(file_name, str) or column is None:
-        wanted = f"file_name and one of {', '.join(COLUMNS)}"
+        wanted = f"file_name and one of {', '.join(CAPTION_COLUMNS)}"
         raise ConfigError(f"{source}, must have {wanted}, but has {', '.join(map(str, row))}")
 
     value = row[column]

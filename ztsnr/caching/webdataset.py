@@ -9,11 +9,11 @@ from fnmatch import fnmatch
 from itertools import groupby
 
 from ztsnr.caching.catalogue import ImageFile
-from ztsnr.caching.decode import SUFFIXES
+from ztsnr.caching.decode import IMAGE_SUFFIXES
 from ztsnr.caching.folder import MASK, TEXT_SUFFIXES
 from ztsnr.caching.prepare import ImageSource
 from ztsnr.caching.settings import PLAIN_FOLDER, FolderOptions
-from ztsnr.caching.tables import COLUMNS
+from ztsnr.caching.tables import CAPTION_COLUMNS
 from ztsnr.core.errors import ConfigError
 from ztsnr.io.remote import matching_files, open_file
 
@@ -60,7 +60,7 @@ def _images_of_sample(
     path: str, identity: tuple, folder: FolderOptions, sample: Members, tar: tarfile.TarFile
 ) -> Iterator[ImageFile]:
     for ending, member in sample.items():
-        if ending not in SUFFIXES:
+        if ending not in IMAGE_SUFFIXES:
             continue
         file = _image_file(path, identity, folder, member)
         if MASK in sample:
@@ -93,7 +93,7 @@ def _captions(sample: Members, tar: tarfile.TarFile) -> Iterator[str]:
             yield text
             continue
         row = json.loads(text)
-        captions = next((row[column] for column in COLUMNS if column in row), [])
+        captions = next((row[column] for column in CAPTION_COLUMNS if column in row), [])
         yield from captions if isinstance(captions, list) else [captions]
 
 

@@ -11,7 +11,9 @@ from torch import Tensor
 
 from ztsnr.core.errors import CheckpointError
 
-DTYPES = {str(value).removeprefix("torch."): value for value in vars(torch).values() if isinstance(value, torch.dtype)}
+TORCH_DTYPES = {
+    str(value).removeprefix("torch."): value for value in vars(torch).values() if isinstance(value, torch.dtype)
+}
 JSON_TYPES = (bool, int, float, str, type(None))
 
 
@@ -52,8 +54,8 @@ def unpack(tree: object, tensors: Mapping[str, Tensor]) -> object:
                 return {key: unpack(entry, tensors) for key, entry in entries.items()}
             case {"tuple": list(entries)}:
                 return tuple(unpack(entry, tensors) for entry in entries)
-            case {"dtype": str(name)} if name in DTYPES:
-                return DTYPES[name]
+            case {"dtype": str(name)} if name in TORCH_DTYPES:
+                return TORCH_DTYPES[name]
             case {"tensor": name, "order": list(order)}:
                 inverse = [order.index(dim) for dim in range(tensors[name].ndim)]
                 return tensors[name].permute(inverse)

@@ -6,7 +6,7 @@ from pathlib import Path
 from ztsnr.comparison.comparison import Comparison
 from ztsnr.comparison.curves import learning_curve
 from ztsnr.comparison.figures import (
-    MAX_LINES,
+    MAX_CURVES,
     CaptionedFigure,
     plot_error_by_sigma,
     plot_guidance,
@@ -69,7 +69,7 @@ def make_report(comparison: Comparison, experiment: Experiment, command: str, fo
     """Reads what the comparison needs besides its runs; a temporary folder in `folder` holds what is downloaded."""
     with tempfile.TemporaryDirectory(dir=folder) as temporary:
         same_objectives = same_objective_options(comparison.options, experiment, Path(temporary))
-        samples = read_samples(comparison.ranked[:MAX_LINES], experiment, Path(temporary))
+        samples = read_samples(comparison.ranked[:MAX_CURVES], experiment, Path(temporary))
     return Report(
         comparison=comparison,
         table=comparison.table(same_objectives),
@@ -82,7 +82,7 @@ def make_report(comparison: Comparison, experiment: Experiment, command: str, fo
 def plot_figures(comparison: Comparison, experiment: Experiment) -> dict[str, CaptionedFigure]:
     """By the name of the file; those that these runs have."""
     ranked, baseline = comparison.ranked, comparison.baseline
-    curves = {entry.option.name: learning_curve(entry.option, experiment) for entry in ranked[:MAX_LINES]}
+    curves = {entry.option.name: learning_curve(entry.option, experiment) for entry in ranked[:MAX_CURVES]}
     figures = {
         "options": plot_values(ranked, comparison.measure, baseline),
         "heat_map": plot_heat_map(comparison.options, comparison.measure),

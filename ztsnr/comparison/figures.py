@@ -15,12 +15,12 @@ from ztsnr.comparison.measures import MEASURES, Measure
 from ztsnr.comparison.options import Option
 from ztsnr.comparison.ranking import RankedOption
 
-MAX_LINES = len(COLOURS) * len(STYLES)
+MAX_CURVES = len(COLOURS) * len(STYLES)
 """Options that can be told apart in one figure; of more, the best are shown."""
 ROW_HEIGHT_IN = 0.45
 LOG_AXIS_RATIO = 8
 """Of the largest value to the least, from which an axis is logarithmic."""
-LEGEND = {"loc": "outside lower center", "ncols": 3, "frameon": False, "handlelength": 4}
+LEGEND_STYLE = {"loc": "outside lower center", "ncols": 3, "frameon": False, "handlelength": 4}
 
 Style = dict[str, str]
 """Arguments of matplotlib's plot."""
@@ -34,7 +34,7 @@ class CaptionedFigure(NamedTuple):
 
 def line_styles(ranked: Sequence[RankedOption]) -> dict[str, Style]:
     """Option -> its line: colour by the first axis, dashes by the others, where there are enough of them."""
-    options = [entry.option for entry in ranked[:MAX_LINES]]
+    options = [entry.option for entry in ranked[:MAX_CURVES]]
     first_values = list(dict.fromkeys(_axis_values(option)[0] for option in options))
     other_values = list(dict.fromkeys(_axis_values(option)[1] for option in options))
 
@@ -100,7 +100,7 @@ def plot_error_by_sigma(ranked: Sequence[RankedOption], baseline: Option) -> Cap
     relative.axhline(1, color="0.7", linewidth=0.8, zorder=0)
     for panel in (absolute, relative):
         set_sigma_axis(panel)
-    figure.legend(*absolute.get_legend_handles_labels(), **LEGEND)
+    figure.legend(*absolute.get_legend_handles_labels(), **LEGEND_STYLE)
     caption = "Means over seeds. Left: the error at each noise level. Right: below 1 is better than the baseline there."
     return CaptionedFigure("Error by noise level", caption, figure)
 
@@ -121,7 +121,7 @@ def plot_learning_curves(ranked: Sequence[RankedOption], curves: Mapping[str, Se
     by_time.set(xlabel="seconds since the start of the run")
     for panel in (by_samples, by_time):
         _hide_frame(panel)
-    figure.legend(*by_samples.get_legend_handles_labels(), **LEGEND)
+    figure.legend(*by_samples.get_legend_handles_labels(), **LEGEND_STYLE)
     return CaptionedFigure("Learning curves", "Means over seeds, from the first validation after the start.", figure)
 
 
@@ -148,7 +148,7 @@ def plot_guidance(ranked: Sequence[RankedOption]) -> CaptionedFigure | None:
     for panel in panels[len(scales) :]:
         panel.remove()
 
-    figure.legend(*panels[0].get_legend_handles_labels(), **LEGEND)
+    figure.legend(*panels[0].get_legend_handles_labels(), **LEGEND_STYLE)
     caption = "Means over seeds. The best scale differs by option."
     return CaptionedFigure("Sample quality by guidance scale", caption, figure)
 

@@ -15,7 +15,7 @@ from PIL import Image
 from rich.console import Console
 
 from ztsnr.comparison.comparison import Comparison
-from ztsnr.comparison.figures import MAX_LINES, CaptionedFigure
+from ztsnr.comparison.figures import MAX_CURVES, CaptionedFigure
 from ztsnr.comparison.measures import MEASURES
 from ztsnr.comparison.statistics import Estimate, format_estimate
 from ztsnr.io.console import make_table
@@ -81,8 +81,8 @@ class Report:
             notes.append("* differs from the baseline: the 95 % intervals, paired by seed, hold for all rows at once.")
         if min(entry.value.count for entry in ranked) < MIN_SEEDS:
             notes.append(f"Intervals over fewer than {MIN_SEEDS} seeds are very wide. Run more seeds.")
-        if len(ranked) > MAX_LINES:
-            notes.append(f"Figures of lines show the best {MAX_LINES} of {len(ranked)} options.")
+        if len(ranked) > MAX_CURVES:
+            notes.append(f"Figures of lines show the best {MAX_CURVES} of {len(ranked)} options.")
         return notes
 
     def print_to(self, console: Console) -> None:

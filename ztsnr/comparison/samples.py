@@ -10,7 +10,7 @@ from ztsnr.comparison.ranking import RankedOption
 from ztsnr.tracking.experiment import Experiment
 
 GRID_PREFIX = "samples_guidance_"
-COLUMNS = 3
+IMAGES_PER_ROW = 3
 GAP = 16
 """Pixels between grids."""
 TITLE_HEIGHT = 30
@@ -43,14 +43,14 @@ def tile(paths: Mapping[str, Path]) -> Image.Image:
     images = {name: Image.open(path).convert("RGB") for name, path in paths.items()}
     width = max(image.width for image in images.values()) + GAP
     height = max(image.height for image in images.values()) + TITLE_HEIGHT + GAP
-    columns = min(COLUMNS, len(images))
-    rows = math.ceil(len(images) / COLUMNS)
+    columns = min(IMAGES_PER_ROW, len(images))
+    rows = math.ceil(len(images) / IMAGES_PER_ROW)
 
     page = Image.new("RGB", (columns * width + GAP, rows * height + GAP), "white")
     draw = ImageDraw.Draw(page)
     font = ImageFont.load_default(18)
     for index, (name, image) in enumerate(images.items()):
-        row, column = divmod(index, COLUMNS)
+        row, column = divmod(index, IMAGES_PER_ROW)
         left, top = GAP + column * width, GAP + row * height
         draw.text((left, top), name, "black", font)
         page.paste(image, (left, top + TITLE_HEIGHT))

@@ -55,7 +55,7 @@ class CheckpointSampling:
     @classmethod
     def reject_foreign_options(cls, options: Mapping[str, Any], checkpoint: Checkpoint) -> None:
         """Raises ConfigError if an option of the other kind is set."""
-        foreign = {name for kind in KINDS for name in kind.own_options} - set(cls.own_options)
+        foreign = {name for kind in SAMPLING_KINDS for name in kind.own_options} - set(cls.own_options)
         for name in options:
             if name in foreign and options[name] is not None:
                 raise ConfigError(
@@ -165,4 +165,4 @@ class PromptSampling(CheckpointSampling):
             return prompts.sample(objective, network, self.latents, prompts.guidances[0])
 
 
-KINDS: tuple[type[CheckpointSampling], ...] = (ClassSampling, PromptSampling)
+SAMPLING_KINDS: tuple[type[CheckpointSampling], ...] = (ClassSampling, PromptSampling)

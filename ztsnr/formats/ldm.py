@@ -53,7 +53,7 @@ RESNET: Rules = [
     (r"\.conv2\.", ".out_layers.3."),
     (r"\.conv_shortcut\.", ".skip_connection."),
 ]
-VAE: Rules = [
+VAE_RULES: Rules = [
     (r"\.resnets\.", ".block."),
     (r"\.mid_block\.block\.0\.", ".mid.block_1."),
     (r"\.mid_block\.block\.1\.", ".mid.block_2."),
@@ -162,7 +162,7 @@ def _vae_names(names: list[str]) -> dict[str, str]:
 
     def rename(name: str) -> str:
         name = re.sub(r"^decoder\.up_blocks\.(\d+)", lambda match: f"decoder.up.{last - int(match[1])}", name)
-        return _apply(VAE, name)
+        return _apply(VAE_RULES, name)
 
     return {name: rename(name) for name in names}
 

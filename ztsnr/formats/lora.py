@@ -11,14 +11,14 @@ from ztsnr.core.errors import CheckpointError
 from ztsnr.formats.ldm import StateDict, ldm_names
 from ztsnr.io.tensors import open_tensors
 
-SUFFIXES = {
+LORA_SUFFIXES = {
     "down": ("lora_down.weight", "lora_A.weight", "lora.down.weight", "lora_A.default.weight"),
     "up": ("lora_up.weight", "lora_B.weight", "lora.up.weight", "lora_B.default.weight"),
     "alpha": ("alpha",),
     "magnitude": ("lora_magnitude_vector", "lora_magnitude_vector.weight", "lora_magnitude_vector.default.weight"),
 }
 """Field of an Update -> the suffixes that trainers append to a module's name."""
-FIELD_OF_SUFFIX = {suffix: field for field, suffixes in SUFFIXES.items() for suffix in suffixes}
+FIELD_OF_SUFFIX = {suffix: field for field, suffixes in LORA_SUFFIXES.items() for suffix in suffixes}
 LONGEST_FIRST = sorted(FIELD_OF_SUFFIX, key=len, reverse=True)
 KOHYA_PREFIXES = {
     "sdxl": {"unet": "lora_unet_", "text_encoder": "lora_te1_", "text_encoder_2": "lora_te2_"},

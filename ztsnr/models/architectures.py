@@ -26,7 +26,7 @@ CLIP_G = {
     "bos_token_id": 49406,
     "eos_token_id": 49407,
 }
-VAE = {
+VAE_CONFIG = {
     "block_out_channels": [128, 256, 512, 512],
     "down_block_types": ["DownEncoderBlock2D"] * 4,
     "up_block_types": ["UpDecoderBlock2D"] * 4,
@@ -48,7 +48,7 @@ ARCHITECTURES: dict[str, dict[str, dict[str, Any]]] = {
             "addition_time_embed_dim": 256,
             "projection_class_embeddings_input_dim": 2816,
         },
-        "vae": VAE | {"sample_size": 1024, "scaling_factor": 0.13025, "force_upcast": True},
+        "vae": VAE_CONFIG | {"sample_size": 1024, "scaling_factor": 0.13025, "force_upcast": True},
         "text_encoder": CLIP_L,
         "text_encoder_2": CLIP_G,
     },
@@ -61,7 +61,7 @@ ARCHITECTURES: dict[str, dict[str, dict[str, Any]]] = {
             "attention_head_dim": 8,
             "cross_attention_dim": 768,
         },
-        "vae": VAE | {"sample_size": 512, "scaling_factor": 0.18215},
+        "vae": VAE_CONFIG | {"sample_size": 512, "scaling_factor": 0.18215},
         "text_encoder": CLIP_L,
     },
 }

@@ -8,7 +8,7 @@ from ztsnr.checkpoints.weights import read_checkpoint
 from ztsnr.config.outputs import new_folder, output_file
 from ztsnr.core import checks
 from ztsnr.core.errors import ConfigError
-from ztsnr.models.exporter import DTYPES, FORMATS, Exporter
+from ztsnr.models.exporter import EXPORT_DTYPES, FORMATS, Exporter
 from ztsnr.models.sdxl import PretrainedUNet
 
 
@@ -17,11 +17,11 @@ def export_checkpoint(
 ) -> Path:
     """Writes a checkpoint to `output`, a new folder for format="diffusers", else a file; returns its path.
 
-    format: one of FORMATS. weights: "best", "raw" or "ema". dtype: one of DTYPES. pretrained: where the other parts
-    are; None is where training had them. Raises ConfigError, before a network is loaded, and CheckpointError.
+    format: one of FORMATS. weights: "best", "raw" or "ema". dtype: one of EXPORT_DTYPES. pretrained: where the other
+    parts are; None is where training had them. Raises ConfigError, before a network is loaded, and CheckpointError.
     """
     checks.one_of("format", format, FORMATS)
-    checks.one_of("dtype", dtype, DTYPES)
+    checks.one_of("dtype", dtype, EXPORT_DTYPES)
     output_path = new_folder(output) if format == "diffusers" else output_file(output, (".safetensors",))
     checkpoint = read_checkpoint(path)
     config = checkpoint.config

@@ -30,7 +30,7 @@ from ztsnr.models.sdxl import PretrainedUNet
 from ztsnr.models.source import find_source
 from ztsnr.models.trainable import LoRA
 
-DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
+EXPORT_DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 KOHYA_BASES = {"sdxl": "sdxl_base_v1-0", "sd15": "sd_v1"}
 
 
@@ -54,7 +54,7 @@ class Exporter:
         self.objective = objective
         self.config = dict(config)
         self.latents = latents
-        self.dtype = DTYPES[dtype]
+        self.dtype = EXPORT_DTYPES[dtype]
         self.pretrained: str = config["model"]["pretrained"]
         self.steps: int = config["samples"]["steps"]
 

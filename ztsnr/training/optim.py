@@ -19,7 +19,7 @@ from ztsnr.core.checks import Part, key
 from ztsnr.core.errors import ConfigError
 
 MakeOptimizer = Callable[[list[dict]], Optimizer]
-KINDS = ("vectors", "embeddings", "matrices")
+PARAMETER_KINDS = ("vectors", "embeddings", "matrices")
 
 
 class GroupSettings(NamedTuple):
@@ -79,7 +79,7 @@ class ParamGroups(Part):
                     f"trainer.groups.{field} has {pattern!r}, which matches no parameter. Did you mean {near}?"
                 )
 
-        layers = [pattern for pattern in self.adamw if pattern not in KINDS]
+        layers = [pattern for pattern in self.adamw if pattern not in PARAMETER_KINDS]
         if muon and layers and len(_idle(layers, names)) == len(layers):
             modules = ", ".join(sorted({name.rpartition(".")[0] for name in names}))
             raise ConfigError(
@@ -90,7 +90,7 @@ class ParamGroups(Part):
 
 def _idle(patterns: Iterable[str], names: list[str]) -> list[str]:
     """The patterns that match none of the parameters."""
-    return [p for p in patterns if p not in KINDS and not any(_matches(name, "", [p]) for name in names)]
+    return [p for p in patterns if p not in PARAMETER_KINDS and not any(_matches(name, "", [p]) for name in names)]
 
 
 def _similar(pattern: str, names: list[str]) -> list[str]:
