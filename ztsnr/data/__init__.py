@@ -1,4 +1,4 @@
-"""Data sets: images as x0 in [-1, 1], and what is known of them as conditions."""
+"""Data sets: images as x0, and the conditions of each: its class, or its caption and size."""
 
 from collections.abc import Iterator, Mapping, Sized
 from inspect import getattr_static
@@ -13,12 +13,12 @@ __all__ = ["Batch", "Data", "Digits", "HeldOutBatch", "LabelledImages", "Mnist",
 
 
 class Data(Protocol):
-    """What a trainer and a validation ask of a data set. `cond` are the network's conditions, each (B, ...)."""
+    """The interface of a data set for training and validation. `cond` are the network's conditions, each (B, ...)."""
 
     def prepare(self) -> None:
-        """Does the work that takes time, before anything below is asked for: reads, downloads, encodes.
+        """Does the slow work: reads, downloads, encodes. Call it before anything below.
 
-        Raises ConfigError where there is nothing to train on.
+        Raises ConfigError if there is nothing to train on.
         """
         ...
 
@@ -29,40 +29,43 @@ class Data(Protocol):
 
     @property
     def facts(self) -> dict:
-        """What decoding x0 needs to know."""
+        """Values that a checkpoint stores for decoding x0, such as the latents' scale."""
         ...
 
     def with_statistics_from(self, state_facts: Mapping[str, Any]) -> Self:
-        """The data of a run that resumes from a state with these facts: x0 keeps its scale. Asked before `prepare`."""
+        """Returns the data of a run that resumes from a state with these facts: x0 keeps its scale.
+
+        Call it before `prepare`.
+        """
         ...
 
     def batch_sizes(self, batch_size: int) -> set[int]:
-        """All that `size` may return."""
+        """All values that `size` may return."""
         ...
 
     def size(self, step: int, batch_size: int) -> int:
-        """Samples in this step's whole batch: `batch_size`, unless the step's bucket has a size of its own."""
+        """Samples in this step's full batch: `batch_size`, unless the step's bucket has its own."""
         ...
 
     def batch(self, step: int, rows: range, batch_size: int) -> Batch:
-        """These rows of the step's batch, whose size `batch_size` is: x0 (len(rows), C, H, W) and cond.
+        """Some rows of the step's full batch of `batch_size`: x0 (len(rows), C, H, W) and cond.
 
-        All rows of a step have one shape. Among the conditions, a `weight` (len(rows),) multiplies their losses, and a
-        `mask` (len(rows), 1, H, W) in [0, 1] their distances, element by element.
+        All rows of a step have the same shape. A `weight` (len(rows),) in cond multiplies the losses, and a `mask`
+        (len(rows), 1, H, W) in [0, 1] the distances, element by element.
         """
         ...
 
     def held_out_batches(self, samples: int, batch_size: int) -> Iterator[HeldOutBatch]:
-        """At most about `samples` held-out samples, always the same."""
+        """Yields about `samples` held-out samples at most, the same in every call."""
         ...
 
     def write_report(self, folder: Path) -> list[Path]:
-        """Files for the run's record."""
+        """Writes files for the run's record and returns their paths."""
         ...
 
 
 def prepare(data: Data) -> None:
-    """data.prepare(), once it is known that `data` has all that a training asks of it. Raises ConfigError."""
+    """Calls data.prepare(), after checking that `data` implements all of `Data`. Raises ConfigError."""
     names = [name for name in vars(Data) if not name.startswith("_")]
     missing = [name for name in names if getattr_static(data, name, None) is None]
     if missing:

@@ -1,4 +1,4 @@
-"""What a step trains on: arithmetic on an index, and the next step is read while the one before is trained."""
+"""The batch of a step: index arithmetic selects its samples, and a thread reads the next batch during the step."""
 
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -15,7 +15,7 @@ from ztsnr.data.order import Order
 
 
 class Batch(NamedTuple):
-    """Rows of one shape and their conditions, each (B, ...). `weight` and `mask` among them are the loss's."""
+    """Rows of one shape and their conditions, each (B, ...). The loss uses `weight` and `mask`, if present."""
 
     x0: Tensor
     """(B, C, H, W)"""
@@ -24,14 +24,17 @@ class Batch(NamedTuple):
 
 class HeldOutBatch(NamedTuple):
     rows: range
-    """Numbers of its samples among all that are held out."""
+    """Positions of the samples in the held-out set."""
     x0: Tensor
     cond: dict[str, Tensor]
 
 
 @dataclass(frozen=True, kw_only=True)
 class Samples:
-    """`distribution`: the index has means and log-variances, from which training draws new latents in each step."""
+    """Reads the samples of an index in an order.
+
+    distribution: the index has means and log-variances, and training draws new latents from them in each step.
+    """
 
     index: Index
     order: Order
@@ -43,11 +46,12 @@ class Samples:
     seed: int
 
     def batch(self, step: int, rows: range, batch_size: int) -> Batch:
-        """These rows of a training step's whole batch: x0 (len(rows), C, h, w), all of one bucket, and conditions."""
+        """Some rows of a step's full batch, all of one bucket: x0 (len(rows), C, h, w) and conditions."""
         index = self.index
         bucket, samples = self.order.batch(step, rows)
         samples = samples + index.starts[bucket, 0]
 
+        # a view and a caption of each, or the empty text
         views = (self._uniform("view", step, rows, batch_size) * index.arrays["crop"].shape[1]).astype(np.int64)
         texts = index.text_numbers(samples, self._uniform("text", step, rows, batch_size))
         is_dropped = self._uniform("dropped", step, rows, batch_size) < self.caption_dropout
@@ -61,8 +65,9 @@ class Samples:
         return Batch(x0, cond)
 
     def held_out_batches(self, samples: int, batch_size: int) -> Iterator[HeldOutBatch]:
-        """At most about `samples` held-out samples, of each bucket its share."""
-        index, row = self.index, 0
+        """Yields about `samples` held-out samples at most, in proportion from each bucket."""
+        index = self.index
+        row = 0
         share = min(1.0, samples / index.counts[:, 1].sum())
         for bucket, (_, count) in enumerate(index.counts):
             stop = int(np.ceil(count * share))
@@ -84,7 +89,7 @@ class Samples:
         texts: np.ndarray,
         draw: tuple[int, range] | None = None,
     ) -> Batch:
-        """`draw`, a step and its rows, draws each latent from its distribution; without it, it is the mean."""
+        """Reads samples of one bucket. draw: step and rows for drawing from a distribution; None takes its mean."""
         index = self.index
         latents = index.latents(samples, views)
         if self.distribution:
@@ -92,17 +97,20 @@ class Samples:
             if draw is not None:
                 latents = latents + (logvar / 2).exp() * normal(self.seed, "latent", *draw, latents.shape[1:])
 
-        target = index.sizes[bucket].expand(len(samples), 2)
+        # SDXL's time ids: original size, crop, target size
         numbers = torch.from_numpy(samples)
-        ids = index.arrays["original"][numbers], index.arrays["crop"][numbers, torch.from_numpy(views)], target
-        cond = {"time_ids": torch.cat([part.float() for part in ids], 1), **index.texts(texts)}
+        original = index.arrays["original"][numbers]
+        crop = index.arrays["crop"][numbers, torch.from_numpy(views)]
+        target = index.sizes[bucket].expand(len(samples), 2)
+        time_ids = torch.cat([original.float(), crop.float(), target.float()], 1)
+        cond = {"time_ids": time_ids, **index.texts(texts)}
         return Batch((latents - self.mean) / self.std, cond)
 
 
 class Prefetcher:
-    """Steps' rows, made by `make(step, rows, batch_size)`; those of the following step meanwhile, in a thread.
+    """Calls `make(step, rows, batch_size)`, and prefetches the same process's rows of the next step in a thread.
 
-    `size(step)` is that of the step's whole batch.
+    `size(step)` is the size of the step's full batch.
     """
 
     def __init__(self, make: Callable[[int, range, int], Batch], size: Callable[[int], int]) -> None:
@@ -110,7 +118,7 @@ class Prefetcher:
         self.size = size
         self.reader = ThreadPoolExecutor(1, "prefetch")
         self.prefetched: tuple[tuple[int, range, int], Future[Batch]] | None = None
-        """What is asked for next, as it seems, and its batch."""
+        """The expected next request and its batch."""
 
     def __call__(self, step: int, rows: range, batch_size: int) -> Batch:
         request = step, rows, batch_size
@@ -119,7 +127,7 @@ class Prefetcher:
         else:
             batch = self.make(*request)
 
-        # of the next step, this process's share of the rows
+        # prefetch this process's share of the next step
         next_size = self.size(step + 1)
         next_rows = range(rows.start * next_size // batch_size, rows.stop * next_size // batch_size)
         following = step + 1, next_rows, next_size

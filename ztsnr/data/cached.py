@@ -1,4 +1,4 @@
-"""Images that are cached as latents and texts: what a training reads of them."""
+"""Training data from a cache of latents and text embeddings."""
 
 import json
 from collections.abc import Iterator, Mapping
@@ -21,17 +21,17 @@ from ztsnr.data.scale import check_statistics, latent_scale
 
 @dataclass(frozen=True, kw_only=True)
 class CachedImages(Part):
-    """Captioned images of any sizes, as x0 and the conditions of SDXL: an index in a cache.
+    """Captioned images of any size, as x0 and the conditions of SDXL, from an index in a cache.
 
-    `latent_normalisation` makes x0 of latents: by each channel's mean and standard deviation, by one standard
-    deviation, or by the VAE's own factor only, as SDXL was trained. `statistics` are a mean and a std of each channel,
-    in place of measured ones. `batch_size_step` null gives each bucket `batch_size`; a number gives buckets of fewer
-    pixels larger batches, in multiples of it, so that each batch takes about as much memory.
+    `latent_normalisation` converts latents to x0 by each channel's mean and standard deviation ("channel"), by one
+    standard deviation ("scalar"), or by the VAE's own factor as in SDXL's training ("none"). `statistics`, a mean and a
+    std of each channel, replace the measured ones. `batch_size_step` null uses `batch_size` for each bucket; a number
+    uses larger batches, multiples of it, for buckets of fewer pixels, so that all batches need similar memory.
     """
 
     cache: str
     local_cache: str
-    """Where copies of a remote cache's shards are kept."""
+    """Folder for copies of a remote cache's shards."""
     pretrained: str
     leftovers: Leftovers
     batch_size: checks.Count
@@ -42,7 +42,7 @@ class CachedImages(Part):
     seed: checks.Index
 
     _is_prepared: ClassVar[bool] = False
-    """Of an instance: `prepare` has run."""
+    """Set on an instance by `prepare`."""
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -50,11 +50,11 @@ class CachedImages(Part):
 
     @property
     def index_name(self) -> str:
-        """Path of the index below the cache."""
+        """Path of the index, relative to the cache."""
         raise NotImplementedError
 
     def prepare(self) -> None:
-        """Opens the index. Raises CacheError where there is none."""
+        """Opens the index. Raises CacheError if there is none."""
         object.__setattr__(self, "_is_prepared", True)
         _ = self.train
 
@@ -67,13 +67,14 @@ class CachedImages(Part):
 
     @property
     def facts(self) -> dict:
-        """What a checkpoint must know of the latents: VAE's latent = x0 * std + mean, by channel."""
+        """The latents' scale for a checkpoint: VAE's latent = x0 * std + mean, by channel."""
         return {"latents": latent_scale(self.latent_normalisation, self.statistics, self.train.facts)}
 
     def with_statistics_from(self, state_facts: Mapping[str, Any]) -> Self:
-        """With the latent statistics of an earlier run, unless it had none of this kind or others are set.
+        """Takes over the latent statistics of an earlier run.
 
-        What it returns is not prepared yet.
+        Returns itself if that run used a different normalisation or VAE, or if the config sets the statistics. Call
+        `prepare` on the result.
         """
         before = state_facts["config"]["data"]
         is_same = all(before.get(name) == getattr(self, name) for name in ("latent_normalisation", "pretrained"))
@@ -82,7 +83,7 @@ class CachedImages(Part):
         return replace(self, statistics=state_facts["data"]["latents"])
 
     def batch_sizes(self, batch_size: int) -> set[int]:
-        """Of all steps' whole batches; `batch_size` unless buckets have others."""
+        """Sizes of all full batches. Raises ConfigError unless `batch_size` is the data's own."""
         if batch_size != self.batch_size:
             raise ConfigError(f"data.batch_size must be trainer.batch_size={batch_size}, got {self.batch_size}")
         return self._order.sizes()
@@ -108,8 +109,9 @@ class CachedImages(Part):
         )
 
     def write_report(self, folder: Path) -> list[Path]:
-        """plan.txt, and latents.json: what checkpoints know of the latents, beside what was measured."""
-        plan, facts = folder / "plan.txt", folder / "latents.json"
+        """Writes plan.txt, and latents.json with the scale that checkpoints store and the measured statistics."""
+        plan = folder / "plan.txt"
+        facts = folder / "latents.json"
         plan.write_text(self.train.facts["report"], encoding="utf-8")
         measured = {name: self.train.facts[name] for name in ("mean", "std")}
         facts.write_text(json.dumps(self.facts | {"measured": measured}, indent=1), encoding="utf-8")

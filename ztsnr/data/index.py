@@ -1,4 +1,4 @@
-"""What a training reads of a cache: one file of arrays, read by memory map, whatever the number of images."""
+"""A cache's index: one memory-mapped file of arrays that lists the samples of a training."""
 
 import json
 from collections.abc import Mapping
@@ -20,16 +20,20 @@ OPEN_SHARDS = 128
 
 @dataclass(frozen=True)
 class Index:
-    """Samples are sorted by bucket; in each the trained ones come first, as often as repeated, then those held out.
+    """M samples with V views each, sorted by bucket. In a bucket, training samples precede held-out ones.
 
-    Arrays, M samples, V views of each: `original` (M, 2), `weight` (M,), `view_shard`, `view_row` (M, V), `crop`
-    (M, V, 2), `text_start`, `text_count` (M,) into `text`, which numbers the texts, whose `text_shard` and `text_row`
-    say where they are. Text 0 is the empty one. `mask_shard`, `mask_row` (M, V) where some image has a mask.
+    A repeated training sample occurs more than once. Arrays:
+    `original` (M, 2): height and width of the image file. `crop` (M, V, 2): top and left of each view.
+    `weight` (M,): factor of the loss.
+    `view_shard`, `view_row` (M, V): location of the latents. `mask_shard`, `mask_row` (M, V): of the masks, if any.
+    `text_start`, `text_count` (M,): slice of `text`, which holds numbers of texts. Text 0 is the empty one.
+    `text_shard`, `text_row`: location of each text.
     """
 
     cache: str
-    """A folder, or what fsspec reads, shard by shard, of which copies are kept in the folder `local_cache`."""
+    """A folder, or a URL that fsspec reads shard by shard."""
     local_cache: str
+    """Folder for copies of a remote cache's shards."""
     arrays: Mapping[str, Tensor]
     facts: Mapping[str, Any]
 
@@ -45,7 +49,7 @@ class Index:
 
     @cached_property
     def starts(self) -> np.ndarray:
-        """(K, 2): number of the first sample to train on, and of the first one held out."""
+        """(K, 2): number of the first training sample, and of the first held-out one."""
         return (self.counts.ravel().cumsum() - self.counts.ravel()).reshape(-1, 2)
 
     @cached_property
@@ -62,26 +66,30 @@ class Index:
 
     def latents(self, samples: np.ndarray, views: np.ndarray) -> Tensor:
         """(B, C, h, w) float32, as the VAE encoded them."""
-        shards, rows = (self.arrays[name].numpy()[samples, views] for name in ("view_shard", "view_row"))
+        shards = self.arrays["view_shard"].numpy()[samples, views]
+        rows = self.arrays["view_row"].numpy()[samples, views]
         return self._read("latent", self.facts["latents"], shards, rows)
 
     def masks(self, samples: np.ndarray, views: np.ndarray) -> Tensor:
         """(B, 1, h, w) float32 in [0, 1]."""
-        shards, rows = (self.arrays[name].numpy()[samples, views] for name in ("mask_shard", "mask_row"))
+        shards = self.arrays["mask_shard"].numpy()[samples, views]
+        rows = self.arrays["mask_row"].numpy()[samples, views]
         return self._read("mask", self.facts["masks"], shards, rows).float() / 255
 
     def texts(self, numbers: np.ndarray) -> dict[str, Tensor]:
-        """These texts' embeddings, float32, or their tokens, int32."""
-        shards, rows = (self.arrays[name].numpy()[numbers] for name in ("text_shard", "text_row"))
+        """The texts' embeddings, float32, or their tokens, int32."""
+        shards = self.arrays["text_shard"].numpy()[numbers]
+        rows = self.arrays["text_row"].numpy()[numbers]
         return {name: self._read(name, self.facts["texts"], shards, rows) for name in self._text_tensors}
 
     def text_numbers(self, samples: np.ndarray, draws: np.ndarray) -> np.ndarray:
-        """Of each sample the text that a draw in [0, 1) chooses."""
-        starts, counts = (self.arrays[name].numpy()[samples] for name in ("text_start", "text_count"))
+        """The number of one text for each sample, chosen by a draw in [0, 1)."""
+        starts = self.arrays["text_start"].numpy()[samples]
+        counts = self.arrays["text_count"].numpy()[samples]
         return self.arrays["text"].numpy()[starts + (draws * counts).astype(np.int64)]
 
     def _read(self, name: str, paths: list[str], shards: np.ndarray, rows: np.ndarray) -> Tensor:
-        """Floating-point rows become float32 one by one: within autocast on a CPU, float16 cannot be stacked."""
+        """Reads one row at a time. Converts before stacking, since autocast on a CPU cannot stack float16."""
         values = []
         for shard, row in zip(shards, rows, strict=True):
             value = _open_shard(self.cache, self.local_cache, paths[shard]).get_slice(name)[int(row)]
@@ -90,7 +98,7 @@ class Index:
 
     @cached_property
     def _text_tensors(self) -> list[str]:
-        """Names of what a shard of texts holds for each: text and pooled, or tokens."""
+        """Names of the tensors in a shard of texts: text and pooled, or tokens."""
         first = _open_shard(self.cache, self.local_cache, self.facts["texts"][0])
         return sorted(name for name in first.keys() if name != "key")  # noqa: SIM118 (it is not iterable)
 
@@ -100,11 +108,11 @@ def _open_shard(cache: str, local_cache: str, path: str) -> safe_open:
     try:
         return open_tensors(local_copy(f"{cache}/{path}", local_cache))
     except CheckpointError as error:
-        raise CacheError(f"{error}. data.refresh=true makes it again.") from error
+        raise CacheError(f"{error}. data.refresh=true rebuilds it.") from error
 
 
 def open_index(cache: str, local_cache: str, name: str) -> Index:
-    """Maps it into memory; what is not asked for is not read. Raises CacheError."""
+    """Opens the index by memory map. Raises CacheError."""
     path = local_copy(f"{cache}/{name}", local_cache)
     if not path.is_file():
         raise CacheError(f"data.cache={cache} has no index of these images and settings. data.refresh=true makes it.")

@@ -31,9 +31,10 @@ class Split:
 
 @dataclass(frozen=True, kw_only=True)
 class LabelledImages(Part):
-    """`label_dropout` is the share of training samples whose label is replaced by `null_label`, for guidance.
+    """Labelled images in memory; a subclass defines `images`.
 
-    `held_out` is the share that is never trained on: an image's own bytes decide, so it is the same for every run.
+    `label_dropout` is the share of training samples whose label is replaced by `null_label`, for guidance. `held_out`
+    is the share that is never trained on: a hash of each image decides, so every run holds out the same images.
     """
 
     shape: tuple[checks.Count, checks.Count, checks.Count]
@@ -44,10 +45,10 @@ class LabelledImages(Part):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        object.__setattr__(self, "shape", tuple(self.shape))  # comparable to an array's
+        object.__setattr__(self, "shape", tuple(self.shape))  # a list in YAML; an array's shape is a tuple
 
     def images(self) -> tuple[np.ndarray, np.ndarray]:
-        """(N, C, H, W) in [0, 1] and their labels (N,) in [0, classes)."""
+        """Images (N, C, H, W) in [0, 1] and their labels (N,) in [0, classes)."""
         raise NotImplementedError
 
     @property
@@ -55,7 +56,7 @@ class LabelledImages(Part):
         return self.classes
 
     def prepare(self) -> None:
-        """Loads the images. Raises ConfigError where `shape` or `classes` do not fit them."""
+        """Loads the images. Raises ConfigError if `shape` or `classes` do not match them."""
         _ = self._splits
 
     @property
@@ -67,7 +68,7 @@ class LabelledImages(Part):
         return self._splits[1]
 
     def batch(self, step: int, rows: range, batch_size: int) -> Batch:
-        """These rows of a training step's whole batch: x0 (len(rows), C, H, W) and their conditions."""
+        """Some rows of a step's full batch: x0 (len(rows), C, H, W) and their labels."""
         start = step * batch_size
         index = order(self.seed, range(start + rows.start, start + rows.stop), len(self.train))
         is_dropped = uniform(self.seed, "label_dropout", step, rows, batch_size) < self.label_dropout
@@ -78,11 +79,11 @@ class LabelledImages(Part):
         return {batch_size}
 
     def size(self, step: int, batch_size: int) -> int:
-        """Samples in this step's whole batch; here always as many as are asked for."""
+        """Samples in this step's full batch: always `batch_size`."""
         return batch_size
 
     def held_out_batches(self, samples: int, batch_size: int) -> Iterator[HeldOutBatch]:
-        """At most `samples` held-out samples, in parts of one shape."""
+        """Yields the first `samples` held-out samples, `batch_size` at a time."""
         total = min(samples, len(self.validation))
         for start in range(0, total, batch_size):
             rows = range(start, min(start + batch_size, total))
@@ -90,16 +91,16 @@ class LabelledImages(Part):
             yield HeldOutBatch(rows, self.validation.x0[part], {"label": self.validation.label[part]})
 
     def write_report(self, folder: Path) -> list[Path]:
-        """Writes nothing: the run's config says all there is to say of these images."""
+        """Writes nothing: the run's config describes these images completely."""
         return []
 
     @property
     def facts(self) -> dict:
-        """What decoding x0 needs to know: of pixels, nothing."""
+        """Empty: pixels need no decoding."""
         return {}
 
     def with_statistics_from(self, state_facts: Mapping[str, Any]) -> Self:
-        """Itself: pixels have one scale."""
+        """Returns itself: the scale of pixels is fixed."""
         return self
 
     @cached_property
@@ -116,7 +117,7 @@ class LabelledImages(Part):
 
 
 def _fraction(image: np.ndarray) -> float:
-    """A number in [0, 1) that depends only on an image's content."""
+    """A number in [0, 1) that depends only on the image's content."""
     pixels = (image * 255).round().astype(np.uint8).tobytes()
     return int.from_bytes(content_hash(pixels, size=8), "big") / 2**64
 

@@ -1,4 +1,4 @@
-"""Which bucket a step trains, and which of its samples: index arithmetic, whatever the number of images."""
+"""Selects the bucket and the samples of a step by arithmetic, without a list of all images."""
 
 from dataclasses import dataclass
 from typing import Literal, get_args
@@ -9,14 +9,16 @@ from ztsnr.core.errors import ConfigError
 from ztsnr.data.permutation import permuted
 
 Leftovers = Literal["merge", "repeat", "partial", "drop"]
-"""What happens to a bucket's samples that fill no complete batch: they come first in its next epoch (and buckets
-smaller than a batch were merged into others); their batch is filled up with the bucket's first; it stays smaller;
-they are left out."""
+"""What happens to a bucket's samples that do not fill a batch.
+
+merge: the bucket's next epoch begins with them, and buckets smaller than a batch are merged into others.
+repeat: the bucket's first samples fill their batch. partial: their batch is smaller. drop: they are not trained.
+"""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Order:
-    """An endless sequence of batches, each of one bucket. `counts` and `batches`: samples and batch size of each."""
+    """An endless sequence of batches, each from one bucket. `counts`, `batches`: samples and batch size by bucket."""
 
     counts: tuple[int, ...]
     batches: tuple[int, ...]
@@ -38,8 +40,9 @@ class Order:
 
     def mean_steps(self) -> np.ndarray:
         """Batches of each bucket in an epoch, (K,) float64; fractions where samples are carried over."""
-        counts, sizes = np.array(self.counts), np.array(self.batches)
-        return counts / sizes if self.leftovers == "merge" else self.steps(0).astype(np.float64)
+        if self.leftovers == "merge":
+            return np.array(self.counts) / np.array(self.batches)
+        return self.steps(0).astype(np.float64)
 
     def shown(self) -> np.ndarray:
         """How often an epoch shows a sample of each bucket, on average, (K,) float64."""
@@ -48,15 +51,14 @@ class Order:
         return self.mean_steps() * self.batches / np.maximum(self.counts, 1)
 
     def sizes(self) -> set[int]:
-        """Of all batches."""
+        """Sizes that occur among all batches."""
         sizes = set()
         for count, size in zip(self.counts, self.batches, strict=True):
             full, rest = divmod(count, size)
-            if self.leftovers == "partial":
-                sizes |= {size} if full else set()
-                sizes |= {rest} if rest else set()
-            elif full or (rest and self.leftovers != "drop"):
+            if full or (rest and self.leftovers in ("merge", "repeat")):
                 sizes.add(size)
+            if rest and self.leftovers == "partial":
+                sizes.add(rest)
         return sizes
 
     def size(self, step: int) -> int:
@@ -65,15 +67,17 @@ class Order:
         return self._size(bucket, number)
 
     def batch(self, step: int, rows: range) -> tuple[int, np.ndarray]:
-        """The step's bucket, and which of its samples, [0, count), these rows hold: (len(rows),) int64."""
+        """The step's bucket, and the samples of these rows, numbers in [0, count): (len(rows),) int64."""
         epoch, bucket, number = self._slot(step)
-        if self.leftovers == "merge":  # a bucket's own epochs continue across those of the whole
+        if self.leftovers == "merge":
+            # a bucket's own epochs do not end with those of the data set
             number += int(self._before(epoch)[bucket])
         positions = number * self.batches[bucket] + np.arange(rows.start, rows.stop)
         epochs, positions = np.divmod(positions, self.counts[bucket])
         if self.leftovers != "merge":
             epochs = np.full_like(epochs, epoch)
 
+        # each of the bucket's epochs has its own shuffle
         samples = np.empty_like(positions)
         for own_epoch in np.unique(epochs):
             these = epochs == own_epoch
@@ -88,25 +92,28 @@ class Order:
 
     def _before(self, epoch: int) -> np.ndarray:
         """Batches of each bucket in all epochs before this one, (K,) int64."""
-        counts, sizes = np.array(self.counts, dtype=np.int64), np.array(self.batches, dtype=np.int64)
+        counts = np.array(self.counts, dtype=np.int64)
+        sizes = np.array(self.batches, dtype=np.int64)
         if self.leftovers == "merge":
             return epoch * counts // sizes
-        return epoch * (counts // sizes if self.leftovers == "drop" else -(-counts // sizes))
+        if self.leftovers == "drop":
+            return epoch * (counts // sizes)
+        return epoch * -(-counts // sizes)
 
     def _slot(self, step: int) -> tuple[int, int, int]:
-        """The step's epoch, its bucket, and which of the bucket's batches in that epoch it is."""
-        # the epoch: estimated from its mean number of steps, then corrected
+        """The step's epoch, its bucket, and the number of its batch among the bucket's in that epoch."""
+        # estimate the epoch from the mean number of steps, then correct it
         if self.leftovers == "merge":
             mean = sum(count / size for count, size in zip(self.counts, self.batches, strict=True))
         else:
             mean = self.steps(0).sum()
-        epoch = int(step / mean)  # or, where batches are carried over, a little later
+        epoch = int(step / mean)
         while self._before(epoch).sum() > step:
             epoch -= 1
         while (end := self._before(epoch + 1).sum()) <= step:
             epoch += 1
 
-        # which of the epoch's shuffled batches the step is, and whose
+        # look up the step in the epoch's shuffled batches
         ends = self.steps(epoch).cumsum()
         slot = int(permuted(self.seed, "buckets", epoch, np.array([step - end + ends[-1]]), int(ends[-1]))[0])
         bucket = int(np.searchsorted(ends, slot, side="right"))
@@ -122,14 +129,14 @@ def order_of(
     leftovers: Leftovers,
     seed: int,
 ) -> Order:
-    """The order of buckets of sizes (K, 2) with counts (K,) samples to train on.
+    """The order for buckets of sizes (K, 2) with counts (K,) training samples.
 
-    With a `batch_size_step`, a bucket's batch is the multiple of it, but at least `batch_size`, that has no more pixels
-    than the largest bucket's.
+    With a `batch_size_step`, a bucket's batch size is the largest multiple of it whose batch has no more pixels than
+    the largest bucket's, and at least `batch_size`.
     """
     batches = [batch_size] * len(sizes)
     if batch_size_step is not None:
         areas = sizes.astype(np.int64).prod(1)
-        most = (batch_size * areas.max(initial=1) // areas).tolist()
-        batches = [max(batch_size, size // batch_size_step * batch_size_step) for size in most]
+        limits = (batch_size * areas.max(initial=1) // areas).tolist()
+        batches = [max(batch_size, limit // batch_size_step * batch_size_step) for limit in limits]
     return Order(counts=tuple(counts.tolist()), batches=tuple(batches), leftovers=leftovers, seed=seed)

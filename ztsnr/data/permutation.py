@@ -1,4 +1,4 @@
-"""A permutation of any size as arithmetic."""
+"""A pseudorandom permutation of any size that needs no list."""
 
 import numpy as np
 import torch
@@ -7,10 +7,10 @@ from ztsnr.core.randomness import generator
 
 
 def permuted(seed: int, stream: str, epoch: int, positions: np.ndarray, size: int) -> np.ndarray:
-    """Which of `size` items are at these positions of a shuffled epoch, (len(positions),) int64; makes no list of all.
+    """The items in [0, size) at these positions of a shuffled epoch, (len(positions),) int64.
 
-    A Feistel network of six rounds over the next even power of two, walked until it comes back below `size`
-    (Black and Rogaway, Ciphers with arbitrary finite domains, 2002).
+    A Feistel network of six rounds permutes the next even power of two; values outside [0, size) go through it again
+    until they are inside (cycle walking; Black and Rogaway, Ciphers with arbitrary finite domains, 2002).
     """
     bits = max(1, -(-(size - 1).bit_length() // 2))
     low = np.uint64(2**bits - 1)
@@ -18,7 +18,8 @@ def permuted(seed: int, stream: str, epoch: int, positions: np.ndarray, size: in
     keys = torch.randint(2**62, (6,), generator=generator(seed, stream, epoch)).numpy().astype(np.uint64)
 
     def walk(value: np.ndarray) -> np.ndarray:
-        left, right = value >> shift, value & low
+        left = value >> shift
+        right = value & low
         for key in keys:
             left, right = right, left ^ (_mixed(right ^ key) & low)
         return left << shift | right
@@ -30,7 +31,7 @@ def permuted(seed: int, stream: str, epoch: int, positions: np.ndarray, size: in
 
 
 def _mixed(value: np.ndarray) -> np.ndarray:
-    """MurmurHash3's finalizer: each bit of a uint64 changes about half of the others."""
+    """MurmurHash3's finalizer of a uint64: changing one bit changes about half of all bits."""
     for factor in (0xFF51AFD7ED558CCD, 0xC4CEB9FE1A85EC53):
         value = (value ^ value >> np.uint64(33)) * np.uint64(factor)
     return value ^ value >> np.uint64(33)

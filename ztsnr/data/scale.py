@@ -1,4 +1,4 @@
-"""How x0 is made of latents: latent = x0 * std + mean, by channel."""
+"""The scale between latents and x0: latent = x0 * std + mean, by channel."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -22,12 +22,12 @@ def to_latents(x0: Tensor, scale: Mapping[str, list[float]]) -> Tensor:
 
 
 def check_statistics(normalisation: str, statistics: Mapping[str, Any] | None) -> None:
-    """Of a constructor's field `statistics`. Raises ConfigError."""
+    """Checks a constructor's field `statistics`. Raises ConfigError."""
     if statistics is None:
         return
     if normalisation == "none":
         needed = f"{key('latent_normalisation')}=channel or scalar"
-        raise ConfigError(f"{key('statistics')} replaces measured ones: it needs {needed}")
+        raise ConfigError(f"{key('statistics')} replaces the measured statistics, which needs {needed}")
     if set(statistics) != {"mean", "std"} or len(statistics["mean"]) != len(statistics["std"]):
         raise ConfigError(f"{key('statistics')} must be a mean and a std of each channel, got {statistics!r}")
     checks.numbers("statistics.mean", statistics["mean"])
@@ -35,11 +35,11 @@ def check_statistics(normalisation: str, statistics: Mapping[str, Any] | None) -
 
 
 def latent_scale(normalisation: str, statistics: Mapping[str, Any] | None, measured: Mapping[str, Any]) -> Scale:
-    """`measured` is what an index says of its latents; `statistics`, unless None, replace it."""
+    """The scale of a normalisation. measured: facts of an index; `statistics`, unless None, replace them."""
     channels = len(measured["mean"])
     if statistics is not None:
         if len(statistics["mean"]) != channels:
-            raise ConfigError(f"data.statistics must be of the VAE's {channels} channels, got {statistics}")
+            raise ConfigError(f"data.statistics must have the VAE's {channels} channels, got {statistics}")
         return dict(statistics)
     if normalisation == "channel":
         return {"mean": measured["mean"], "std": measured["std"]}
