@@ -42,7 +42,7 @@ def train(option, steps, one_by_one):
 def test_per_parameter_steps_equal_the_common_step_or_are_refused(option):
     settings = {"param_dtype": "bfloat16" if option == "adamw_flash" else "float32", "rounding": "nearest"}
     if option == "prodigy":
-        with pytest.raises(ConfigError, match=r"update each parameter by itself, and what Prodigy .* on the others"):
+        with pytest.raises(ConfigError, match=r"update each parameter separately, but .* Prodigy depend on each other"):
             try_optimizer(made(option), in_backward=True, **settings)
     else:
         try_optimizer(made(option), in_backward=True, **settings)

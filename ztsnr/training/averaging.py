@@ -12,13 +12,13 @@ from torch import Tensor, nn
 class Average:
     """A moving average of a network's trained parameters; `module` is a copy of the network that holds it.
 
-    It is float32 whatever the network is: bfloat16 cannot express a change of 1 - decay. It stays on the device where
-    the network was when the average was created. The first update takes the weights as they are. Buffers are the
-    network's, frozen parameters stay as they were.
+    The average is always float32, since bfloat16 cannot express a change of 1 - decay. It stays on the device where the
+    network was when the average was created. The first update copies the weights. Buffers follow the network's, frozen
+    parameters never change.
     """
 
     def __init__(self, network: nn.Module, weight_at: Callable[[int], float]) -> None:
-        """weight_at(n): in [0, 1], that of the newest weights after n updates."""
+        """weight_at(n): the weight of the newest parameters after n updates, in [0, 1]."""
         self.module = deepcopy(network)
         self.weight_at = weight_at
         self.n_averaged = torch.tensor(0)
@@ -34,13 +34,13 @@ class Average:
 
     @torch.no_grad()
     def update_parameters(self, network: nn.Module) -> None:
-        """After a step of the network, the one that it was created from."""
+        """To be called after a step of `network`, from which the average was created."""
         weight = self.weight_at(int(self.n_averaged))
         if self.n_averaged == 0:
             torch._foreach_copy_(self.averaged, self._currents)  # pyright: ignore[reportPrivateImportUsage]
         elif self._same_dtype_and_device:
             torch._foreach_lerp_(self.averaged, self._currents, weight)  # pyright: ignore[reportPrivateImportUsage]
-        else:  # one by one: copies of all would need as much memory as the average
+        else:  # one at a time: copies of all weights would need as much memory as the average
             for average, current in zip(self.averaged, self._currents, strict=True):
                 average.lerp_(current.to(average), weight)
 
@@ -51,13 +51,15 @@ class Average:
 
     @cached_property
     def _same_dtype_and_device(self) -> bool:
-        """Whether the weights are float32, where the averages are."""
-        pairs = zip(self.averaged, self._currents, strict=True)
-        return all(average.dtype == current.dtype and average.device == current.device for average, current in pairs)
+        """Whether the weights are float32 and on the device of the averages."""
+        for average, current in zip(self.averaged, self._currents, strict=True):
+            if (current.dtype, current.device) != (average.dtype, average.device):
+                return False
+        return True
 
     @contextmanager
     def on_device(self, device: torch.device) -> Iterator[None]:
-        """Inside, the averages are on this device."""
+        """A context in which the averages are on this device."""
         home = self.averaged[0].device
         self.module.to(device)
         try:
@@ -68,10 +70,10 @@ class Average:
 
 
 def make_ema(network: nn.Module, decay: float, every: int = 1) -> Average:
-    """An exponential average, to be updated after every `every` steps; `decay` is that of one step.
+    """An exponential average, updated after every `every` steps; `decay` applies to one step.
 
-    Early on the decay is lower, (1 + n) / (10 + n), so that the average forgets the random weights that it started
-    with (as in TensorFlow's ExponentialMovingAverage).
+    Early on the decay is lower, (1 + n) / (10 + n), so that the average forgets the random initial weights (as in
+    TensorFlow's ExponentialMovingAverage).
     """
 
     def weight_at(updates: int) -> float:

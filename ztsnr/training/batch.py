@@ -1,4 +1,4 @@
-"""What one process trains in one step."""
+"""The batch that one process trains on in one step."""
 
 from typing import NamedTuple
 
@@ -12,14 +12,14 @@ class Batch(NamedTuple):
     x0: Tensor
     """(B, ...)"""
     cond: dict[str, Tensor]
-    """The network's conditions, each (B, ...), and what `Data.batch` allows among them: weight and mask."""
+    """The network's conditions, each (B, ...); besides them, weight and mask of `Data.batch`."""
     noise: Tensor
-    """Like x0."""
+    """The shape of x0."""
     u: Tensor
-    """(B,) float64 in [0, 1): the quantiles of the noise levels; in host memory, where coefficients cost least."""
+    """(B,) float64 in [0, 1): quantiles of the noise levels, in host memory, where coefficients are cheapest."""
 
     def part(self, rows: slice, device: torch.device) -> "Batch":
-        """These rows, with all but u on the device."""
+        """These rows; all tensors but u move to the device."""
         cond = {name: value[rows].to(device, non_blocking=True) for name, value in self.cond.items()}
         x0 = self.x0[rows].to(device, non_blocking=True)
         noise = self.noise[rows].to(device, non_blocking=True)
@@ -27,6 +27,6 @@ class Batch(NamedTuple):
 
 
 def parts_of(count: int, accumulation_steps: int) -> list[slice]:
-    """The rows [0, count) in equal parts, each of which goes through the network by itself."""
+    """The rows [0, count) in equal parts, one for each pass through the network."""
     size = count // accumulation_steps
     return [slice(start, start + size) for start in range(0, count, size)]

@@ -1,4 +1,4 @@
-"""Learning-rate schedules: the factor on the optimizer's rate, as a function of only the step, hence without state."""
+"""Learning-rate schedules: factors on the optimizer's rate. They depend only on the step, so they have no state."""
 
 import math
 from dataclasses import dataclass
@@ -9,20 +9,20 @@ from ztsnr.core.checks import Bounds, Count, Fraction, Index, Part, Positive
 
 @dataclass(frozen=True, kw_only=True)
 class LRSchedule(Part):
-    """A shape, times a linear rise over the first `warmup` steps."""
+    """A shape multiplied by a linear warm-up over the first `warmup` steps."""
 
     warmup: Index
 
     def factor(self, step: int, steps: int) -> float:
-        """For step in [0, steps) -> [0, 1]."""
+        """step in [0, steps) -> [0, 1]."""
         return min(1.0, (step + 1) / (self.warmup + 1)) * self.shape(step, steps)
 
     def shape(self, step: int, steps: int) -> float:
-        """For step in [0, steps) -> [0, 1]; a shape that starts after the rise is 1 until then."""
+        """step in [0, steps) -> [0, 1], without the warm-up."""
         raise NotImplementedError
 
     def progress(self, step: int, steps: int) -> float:
-        """From 0 at the rise's end to 1 at `steps`, which no step reaches."""
+        """From 0 at the end of the warm-up to 1 at `steps`, which no step reaches."""
         return max(0, step - self.warmup) / max(1, steps - self.warmup)
 
 
@@ -33,7 +33,7 @@ class Constant(LRSchedule):
 
 @dataclass(frozen=True, kw_only=True)
 class Cosine(LRSchedule):
-    """Half a cosine from 1 to `final`, `cycles` times with as many steps each (arXiv 1608.03983)."""
+    """`cycles` half cosines of equal length, each from 1 to `final` (arXiv 1608.03983)."""
 
     cycles: Count
     final: Fraction
@@ -56,9 +56,9 @@ class Polynomial(LRSchedule):
 
 @dataclass(frozen=True, kw_only=True)
 class WarmupStableDecay(LRSchedule):
-    """1 until the last `decay` of the steps, there 1 - x^power to `final` (arXiv 2404.06395).
+    """1 until the last fraction `decay` of the steps, then 1 - x^power down to `final` (arXiv 2404.06395).
 
-    Power 1 is linear, 1/2 the 1 - sqrt that arXiv 2405.18392 found best.
+    Power 1 is linear; 1/2 is the 1 - sqrt that works best in arXiv 2405.18392.
     """
 
     decay: Annotated[float, Bounds(above=0, at_most=1)]
@@ -72,7 +72,7 @@ class WarmupStableDecay(LRSchedule):
 
 @dataclass(frozen=True, kw_only=True)
 class InverseSqrt(LRSchedule):
-    """1 for `reference` steps, then sqrt(reference / step): EDM2's (arXiv 2312.02696), which needs no end."""
+    """1 for `reference` steps, then sqrt(reference / step), as in EDM2 (arXiv 2312.02696); it needs no final step."""
 
     reference: Count
 

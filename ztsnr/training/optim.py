@@ -1,4 +1,4 @@
-"""Optimizers are a library's; here is what a trainer must know of them."""
+"""Creates optimizers, which are other libraries', with parameter groups, and switches them for evaluation."""
 
 import math
 from collections import defaultdict
@@ -23,7 +23,7 @@ PARAMETER_KINDS = ("vectors", "embeddings", "matrices")
 
 
 class GroupSettings(NamedTuple):
-    """Parameters with the same ones are a group of the optimizer's."""
+    """Parameters with the same settings form one group of the optimizer."""
 
     lr_factor: float
     decay: bool
@@ -34,15 +34,17 @@ class GroupSettings(NamedTuple):
 
 @dataclass(frozen=True, kw_only=True)
 class ParamGroups(Part):
-    """Which parameters are trained at which rate and decay, by patterns.
+    """Sets learning rates and weight decay of parameters by patterns.
 
-    A pattern is a parameter's name as fnmatch has it, or a module's, for all below it, or a kind: `vectors` have fewer
-    than two dimensions, as norms and biases do; `embeddings` are nn.Embedding's; `matrices` are the rest.
-    no_decay: no weight decay. Embeddings too, since decay comes in every step and a row's gradient only in those where
-    its entry occurs: the rare ones would shrink.
-    adamw: what Muon leaves to AdamW, namely all but the hidden matrices (kellerjordan.github.io/posts/muon). It lists
-    the input and output layers of several networks, of which one must match.
-    lr: pairs of a pattern and a factor on the optimizer's rate; the factors of all that match are multiplied.
+    A pattern is one of three things. It is the name of a parameter, with the wildcards of fnmatch. It is the name of a
+    module, for all its parameters. Or it is a kind: `vectors` have fewer than two dimensions, as norms and biases do;
+    `embeddings` belong to nn.Embedding; `matrices` are the rest.
+
+    no_decay: parameters without weight decay. Embeddings belong here: decay applies in every step, but a row has a
+    gradient only in steps where its token occurs, so the rows of rare tokens would shrink.
+    adamw: parameters that Muon leaves to AdamW, all but the hidden matrices (kellerjordan.github.io/posts/muon). The
+    list names the input and output layers of several networks; at least one must match.
+    lr: pairs of a pattern and a factor on the optimizer's rate. If several match, their factors are multiplied.
     """
 
     no_decay: list[str]
@@ -57,7 +59,10 @@ class ParamGroups(Part):
             checks.finite(f"lr's factor for {entry[0]}", entry[1], at_least=0)
 
     def split(self, network: nn.Module, muon: bool) -> dict[GroupSettings, list[nn.Parameter]]:
-        """The parameters that require a gradient, in the network's order. Raises ConfigError for idle patterns."""
+        """Groups the parameters that require a gradient, in the network's order.
+
+        Raises ConfigError for patterns that match nothing.
+        """
         kinds = _kinds(network)
         parameters = {name: p for name, p in network.named_parameters() if p.requires_grad}
         self._refuse_idle_patterns(list(parameters), muon)
@@ -65,14 +70,17 @@ class ParamGroups(Part):
         groups = defaultdict(list)
         for name, p in parameters.items():
             kind = kinds[p]
-            lr_factor = math.prod(factor for pattern, factor in self.lr if _matches(name, kind, [pattern]))
-            decay = not _matches(name, kind, self.no_decay)
-            by_muon = muon and not _matches(name, kind, self.adamw)
-            groups[GroupSettings(lr_factor, decay, by_muon)].append(p)
+            settings = GroupSettings(
+                lr_factor=math.prod(factor for pattern, factor in self.lr if _matches(name, kind, [pattern])),
+                decay=not _matches(name, kind, self.no_decay),
+                muon=muon and not _matches(name, kind, self.adamw),
+            )
+            groups[settings].append(p)
         return groups
 
     def _refuse_idle_patterns(self, names: list[str], muon: bool) -> None:
-        for field, patterns in (("no_decay", self.no_decay), ("lr", [pattern for pattern, _ in self.lr])):
+        lr_patterns = [pattern for pattern, _ in self.lr]
+        for field, patterns in (("no_decay", self.no_decay), ("lr", lr_patterns)):
             for pattern in _idle(patterns, names):
                 near = " or ".join(_similar(pattern, names)) or ", ".join(names)
                 raise ConfigError(
@@ -90,13 +98,19 @@ class ParamGroups(Part):
 
 def _idle(patterns: Iterable[str], names: list[str]) -> list[str]:
     """The patterns that match none of the parameters."""
-    return [p for p in patterns if p not in PARAMETER_KINDS and not any(_matches(name, "", [p]) for name in names)]
+    idle = []
+    for pattern in patterns:
+        if pattern not in PARAMETER_KINDS and not any(_matches(name, "", [pattern]) for name in names):
+            idle.append(pattern)
+    return idle
 
 
 def _similar(pattern: str, names: list[str]) -> list[str]:
-    """Modules and parameters whose names are like the pattern."""
-    modules = {part for name in names for part in accumulate(name.split("."), "{}.{}".format)}
-    return get_close_matches(pattern.rstrip(".*"), modules, cutoff=0.3)
+    """Names of modules and parameters that are close to the pattern."""
+    candidates: set[str] = set()
+    for name in names:
+        candidates.update(accumulate(name.split("."), "{}.{}".format))  # a, a.b, a.b.c
+    return get_close_matches(pattern.rstrip(".*"), candidates, cutoff=0.3)
 
 
 def _kinds(network: nn.Module) -> dict[nn.Parameter, str]:
@@ -114,9 +128,12 @@ def _matches(name: str, kind: str, patterns: Iterable[str]) -> bool:
 def make_optimizer(
     make: MakeOptimizer, network: nn.Module, groups: ParamGroups, extra: Iterable[nn.Parameter] = ()
 ) -> Optimizer:
-    """The first group is at optimizer.lr, if any is. `extra` are trained parameters besides the network's, as of a
-    learned weighting: the last group, without decay. Raises ConfigError."""
-    muon = "adamw_lr" in getattr(make, "keywords", {})  # two optimizers in one; a group's use_muon chooses
+    """Creates the optimizer. Its first group has the rate optimizer.lr, if any group has.
+
+    extra: parameters that do not belong to the network, such as those of a learned weighting: the last group, without
+    decay. Raises ConfigError.
+    """
+    muon = "adamw_lr" in getattr(make, "keywords", {})  # two optimizers in one: use_muon chooses for each group
     parts = list(groups.split(network, muon).items())
     parts.sort(key=lambda part: (part[0].lr_factor != 1, not part[0].muon))
     if extra := list(extra):
@@ -143,14 +160,14 @@ def optimizer_name(make: MakeOptimizer) -> str:
 
 
 def describe_optimizer(make: MakeOptimizer) -> str:
-    """With its settings, by their keys."""
+    """Its name and its settings with their keys."""
     settings = ", ".join(f"optimizer.{name}={value}" for name, value in getattr(make, "keywords", {}).items())
     return f"{optimizer_name(make)} with {settings}"
 
 
 @contextmanager
 def explain_refusal(make: MakeOptimizer, hint: str = "") -> Iterator[None]:
-    """Raises ConfigError for whatever a library raises for a learning rate of 'abc' or -1, some of them in a step."""
+    """Turns a library's errors, as for a learning rate of 'abc', into ConfigError. Some come only in a step."""
     try:
         yield
     except Exception as error:
@@ -158,7 +175,7 @@ def explain_refusal(make: MakeOptimizer, hint: str = "") -> Iterator[None]:
 
 
 def set_training(training: bool, optimizer: Optimizer, *networks: nn.Module) -> None:
-    """Switches networks, and those optimizers that train on other weights than they evaluate (ScheduleFree)."""
+    """Switches the networks, and optimizers such as ScheduleFree, which evaluate with other weights than they train."""
     switch = getattr(optimizer, "train" if training else "eval", None)
     if callable(switch):
         switch()
@@ -168,13 +185,14 @@ def set_training(training: bool, optimizer: Optimizer, *networks: nn.Module) -> 
 
 @contextmanager
 def evaluating(optimizer: Optimizer, *networks: nn.Module) -> Iterator[None]:
-    """Inside, the weights are those to validate, sample and save with; afterwards training continues undisturbed.
+    """A context with the weights to validate, sample and save with. It leaves no trace in the training.
 
-    An optimizer that switches weights computes them back with rounding errors: they are restored to the bit.
+    An optimizer that switches weights switches back with rounding errors, so copies restore them to the bit.
     """
     switched = []
     if hasattr(optimizer, "eval"):
-        switched = [p for group in optimizer.param_groups for p in group["params"]]
+        for group in optimizer.param_groups:
+            switched += group["params"]
     training_weights = [p.detach().clone() for p in switched]
     set_training(False, optimizer, *networks)
     try:

@@ -1,4 +1,4 @@
-"""What a finished run writes into its folder, with a copy in its record."""
+"""Writes the results of a finished run to its folder and to its record."""
 
 from pathlib import Path
 
@@ -35,7 +35,7 @@ def write_outputs(
 
 
 def write_images(result: TrainingResult, parts: TrainingParts, title: str, folder: Path) -> list[str]:
-    """Samples, the objective and its errors as images; returns their names, the most interesting first."""
+    """Saves samples, the objective and its errors as images; returns their names, the most interesting first."""
     summary = Summary(objective=parts.objective, steps=parts.samples.steps)
     objective_figure({title: summary}).savefig(folder / "objective.png", dpi=90)
     figure = validation_figure(result.errors, f"{title}: score {result.score:.4f}")

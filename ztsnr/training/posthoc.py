@@ -26,7 +26,7 @@ MAX_STD = 0.28
 
 @dataclass(frozen=True, kw_only=True)
 class PosthocEMA(Part):
-    """stds: relative lengths of the averages to track, or none. every: steps between snapshots."""
+    """stds: the relative lengths of two averages to track, or an empty list. every: steps between snapshots."""
 
     stds: list[float]
     every: Count
@@ -39,7 +39,7 @@ class PosthocEMA(Part):
             raise ConfigError(f"{key('stds')} must be two different lengths or none, got {self.stds}")
 
     def track(self, network: nn.Module) -> dict[str, Average]:
-        """Averages to be updated after every step; their names say their lengths."""
+        """Averages to update after every step, named by their lengths."""
         return {f"std_{std:g}": make_power_average(network, gamma_of(std)) for std in self.stds}
 
 
@@ -50,9 +50,9 @@ class PosthocAverage(NamedTuple):
     config: dict
     """Of the run."""
     step: int
-    """Of the last snapshot, up to which it averages."""
+    """The step of the last snapshot that it includes."""
     facts: dict
-    """What the checkpoint says of it, besides the run's own: its std and the number of snapshots."""
+    """For the checkpoint: the run's facts, its std and the number of snapshots."""
 
 
 def average_snapshots(folder: Path, std: float, step: int | None = None) -> PosthocAverage:
@@ -68,7 +68,8 @@ def average_snapshots(folder: Path, std: float, step: int | None = None) -> Post
     if not snapshots:
         raise CheckpointError(f"{folder} has no snapshots: train with trainer.posthoc_ema.stds=[0.05,0.1]")
 
-    states, times_and_gammas = [], []
+    states = []
+    times_and_gammas = []
     for snapshot in snapshots:
         for name in snapshot.names:
             states.append(snapshot.state(name))
@@ -83,18 +84,18 @@ def average_snapshots(folder: Path, std: float, step: int | None = None) -> Post
 
 
 def make_power_average(network: nn.Module, gamma: float) -> Average:
-    """The average with density ~ t^gamma: after t steps it keeps (1 - 1 / t)^(gamma + 1) of itself."""
+    """The average with density ~ t^gamma: at step t its decay is (1 - 1 / t)^(gamma + 1)."""
     return Average(network, lambda updates: 1 - (1 - 1 / (updates + 1)) ** (gamma + 1))
 
 
 def gamma_of(std: float) -> float:
-    """That of the relative length std: the largest root of (gamma + 2)² (gamma + 3) = (gamma + 1) / std²."""
+    """The gamma of the relative length std: the largest root of (gamma + 2)² (gamma + 3) = (gamma + 1) / std²."""
     inverse = std**-2
     return float(np.roots([1, 7, 16 - inverse, 12 - inverse]).real.max())
 
 
 def overlap(one: np.ndarray, other: np.ndarray) -> np.ndarray:
-    """Integral of the product of the densities of two averages, each (time, gamma), (..., 2), (..., 2) -> (...)."""
+    """Integral of the product of two averages' densities; each is (time, gamma). (..., 2), (..., 2) -> (...)."""
     time, gamma = np.moveaxis(one, -1, 0)
     other_time, other_gamma = np.moveaxis(other, -1, 0)
     shared = np.minimum(time, other_time)
@@ -104,7 +105,7 @@ def overlap(one: np.ndarray, other: np.ndarray) -> np.ndarray:
 
 
 def combination(averages: Sequence[tuple[float, float]], wanted: tuple[float, float]) -> np.ndarray:
-    """How much of each average (time, gamma) makes the wanted one; (N,)."""
+    """The coefficients (N,) of the averages, each (time, gamma), that add up to the wanted one."""
     sources = np.asarray(averages, dtype=np.float64)
     target = np.asarray(wanted, dtype=np.float64)
     products = overlap(sources[:, None], sources[None])
@@ -112,7 +113,7 @@ def combination(averages: Sequence[tuple[float, float]], wanted: tuple[float, fl
 
 
 def combine(states: Sequence[Mapping[str, Tensor]], shares: Sequence[float] | np.ndarray) -> dict[str, Tensor]:
-    """The sum of the states' floating-point tensors by these shares, in their type; the rest is the last state's."""
+    """The weighted sum of the states' floating-point tensors, in their dtype; other tensors are the last state's."""
     combined = {}
     for name, last in states[-1].items():
         if last.is_floating_point():

@@ -1,4 +1,4 @@
-"""The record of a run: opened before its first step, and closed with what became of it."""
+"""The record of a run: opened before its first step, closed with its outcome."""
 
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -19,12 +19,14 @@ def open_record(
     state: State | None,
     config: dict,
 ) -> Iterator[TrackedRun]:
-    """state: what the run in `folder` resumes from, and `config` its result config now."""
-    step, changed = 0, []
+    """state: the state that the run in `folder` resumes from; config: the run's present result config."""
+    step = 0
+    changed: list[str] = []
     if state is not None:
-        step, changed = state.step, changes(state, config)
-        is_another_run = state.path.parent.parent.absolute() != folder.absolute()
-        if is_another_run:
+        step = state.step
+        changed = changes(state, config)
+        is_of_different_run = state.path.parent.parent.absolute() != folder.absolute()
+        if is_of_different_run:
             tags = {**tags, "ztsnr.resumed_from": str(state.facts.get("record") or state.path)}
             if changed:
                 tags[f"ztsnr.changed.{step}"] = "\n".join(changed)

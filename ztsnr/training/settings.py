@@ -14,14 +14,14 @@ from ztsnr.training.trial import try_optimizer
 
 @dataclass(frozen=True, kw_only=True)
 class StepSettings(Part):
-    """What one step reads of them.
+    """Those that one step reads.
 
     batch_size: of one optimizer step, over all processes and gradient_accumulation_steps.
-    max_grad_norm: gradients of a larger norm are scaled down to it; null: never.
+    max_grad_norm: gradients with a larger norm are scaled down to it; null: never.
     param_dtype: of the trained parameters and their gradients; averages are always float32.
-    rounding: of updated bfloat16 parameters, to the nearest or stochastic.
-    optimizer_in_backward: updates each parameter as soon as its gradient is there, and then frees that.
-    ema: decay of the averaged weights, or null; ema_every: steps between its updates; ema_on_cpu: in host memory.
+    rounding: how updated bfloat16 parameters are rounded.
+    optimizer_in_backward: updates each parameter as soon as its gradient is computed, then frees the gradient.
+    ema: decay of the averaged weights, or null; ema_every: steps between updates; ema_on_cpu: keeps it in host memory.
     """
 
     batch_size: Count
@@ -74,7 +74,7 @@ class StepSettings(Part):
             )
 
     def try_optimizer(self, make: MakeOptimizer) -> None:
-        """Raises ConfigError for one that does not fit these settings."""
+        """Raises ConfigError for an optimizer that does not fit these settings."""
         try_optimizer(
             make,
             param_dtype=self.param_dtype,

@@ -1,4 +1,4 @@
-"""Signals that ask a run to stop: the first is noted and answered after the step, a second one ends the process."""
+"""Signals that stop a run: the first takes effect after the current step, a second one kills the process."""
 
 import os
 import signal
@@ -14,13 +14,13 @@ STOP_SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1)
 """A scheduler's, Ctrl-C's, and SLURM's warning before its time limit."""
 
 SAME_SIGNAL_SECONDS = 1.0
-"""Signals within it count as one: Ctrl-C reaches a launcher and its processes, and the launcher passes it on."""
+"""Repeats within this time count as one signal: Ctrl-C reaches a process directly and through its launcher."""
 
 Handler = Callable[[int, FrameType | None], object] | int | None
 
 
 class StopSignals:
-    """Notes the first of STOP_SIGNALS. Use it as a context: before and after, signals do what they did."""
+    """Catches STOP_SIGNALS. Use it as a context, which restores the previous handlers at its end."""
 
     def __init__(self) -> None:
         self.name = ""
@@ -36,7 +36,7 @@ class StopSignals:
         self.restore()
 
     def install(self) -> None:
-        """Outside the main thread nothing: Python allows handlers only there."""
+        """Does nothing outside the main thread: Python allows handlers only there."""
         if threading.current_thread() is threading.main_thread():
             for number in STOP_SIGNALS:
                 self._previous[number] = signal.signal(number, self._receive)

@@ -1,4 +1,4 @@
-"""A trial of an optimizer before there is a model: a few steps on tensors of 64 and 8 elements, or refusal."""
+"""Tries an optimizer before the model is built: a few steps on tensors of 64 and 8 elements."""
 
 from collections.abc import Callable, Iterable
 from functools import partial
@@ -27,11 +27,11 @@ STEPS = 32
 def try_optimizer(
     make: MakeOptimizer, *, param_dtype: str, rounding: str, in_backward: bool, groups: ParamGroups | None = None
 ) -> None:
-    """With the trainer's settings of these names. Raises ConfigError.
+    """Raises ConfigError for an optimizer that does not fit the trainer's settings of these names.
 
-    Weights in bfloat16 need an optimizer that carries what rounding takes, or stochastic rounding: from a parameter of
-    1024 times the largest step, each step is below half of the spacing of bfloat16 (2^-8 to 2^-7), and must still
-    take effect. Parameters that are updated one by one must go where they go together.
+    It must not diverge. With bfloat16 parameters its small updates must take effect, by compensation of the rounding
+    error or by stochastic rounding: for a parameter 1024 times larger than the largest step, each step is below half of
+    the spacing of bfloat16 (2^-8 to 2^-7). Updating parameters one at a time must give the same result as together.
     """
     device = compute_device()
     dtype = getattr(torch, param_dtype)
@@ -59,13 +59,14 @@ def _refuse_dependent_updates(make: MakeOptimizer, starts: list[Tensor], per_par
     one_by_one = _walk(make, starts, STEPS, per_parameter=per_parameter)
     if not all(torch.allclose(a, b, rtol=1e-4) for a, b in zip(together, one_by_one, strict=True)):
         raise ConfigError(
-            f"trainer.optimizer_in_backward=true and trainer.rounding=stochastic update each parameter by itself, and "
-            f"what {optimizer_name(make)} does to one depends on the others. Use another optimizer, such as adamw8bit."
+            f"trainer.optimizer_in_backward=true and trainer.rounding=stochastic update each parameter separately, "
+            f"but the updates of {optimizer_name(make)} depend on each other. Use a different optimizer, such as "
+            f"adamw8bit."
         )
 
 
 def _refuse_lost_updates(make: MakeOptimizer, paths: list[Tensor], per_parameter: MakePerParameter | None) -> None:
-    """paths: from 0, where no step is lost."""
+    """paths: walks that start at 0, where rounding loses no step."""
     starts = []
     for path in paths:
         largest_step = path.diff(dim=0).abs().max().item()
@@ -85,7 +86,7 @@ def _refuse_ignored_rates(make: MakeOptimizer, zeros: list[Tensor], groups: Para
     if _length(path) > 0:
         raise ConfigError(
             f"trainer.groups.lr={groups.lr} has no effect on {optimizer_name(make)}, which has one rate for all. "
-            f"Use another optimizer or trainer.groups.lr=[]."
+            f"Use a different optimizer or trainer.groups.lr=[]."
         )
 
 
@@ -96,7 +97,7 @@ def _walk(
     lr: Iterable = (),
     per_parameter: MakePerParameter | None = None,
 ) -> list[Tensor]:
-    """For each start (...), its path against a gradient of constant direction, (steps + 1, ...) float32."""
+    """The path of each start (...) under gradients of constant direction: (steps + 1, ...) float32."""
     network = nn.ParameterList(nn.Parameter(start.clone()) for start in starts)
     optimizer = make_optimizer(make, network, ParamGroups(no_decay=[], adamw=["vectors"], lr=list(lr)))
     paths = [[start.float()] for start in starts]

@@ -1,4 +1,4 @@
-"""How gradients change weights: all once the backward pass is over, or each parameter as soon as its own is there."""
+"""Updates of the weights: all after the backward pass, or each parameter during it, when its gradient is complete."""
 
 import torch
 from accelerate.optimizer import AcceleratedOptimizer
@@ -7,20 +7,23 @@ from torch.nn.utils import clip_grads_with_norm_, get_total_norm
 from torch.optim import Optimizer
 
 BF16_ULP = 1 << 16
-"""Of the 32 bits of a float32 bfloat16 keeps the upper 16: as integers, neighbours in bfloat16 are this far apart."""
+"""bfloat16 keeps the upper 16 bits of a float32, so as integers two neighbours are this far apart."""
 
 
 class PerParameterOptimizer:
-    """Steps an optimizer one parameter at a time, for optimizers that update each by its own gradient only.
+    """Steps an optimizer one parameter at a time, if it updates each parameter only by the parameter's own gradient.
 
-    What an update changes of the parameter's group, such as a count of steps, takes effect in `finish`.
-    stochastic: a bfloat16 parameter is float32 while it is updated, as are its states, and is rounded stochastically.
+    Changes that an update makes to the parameter's group, such as a count of steps, take effect in `finish`.
+    stochastic: converts a bfloat16 parameter to float32 for its update, so that its states are float32 too, and then
+    rounds it stochastically.
     """
 
     def __init__(self, optimizer: Optimizer, stochastic: bool) -> None:
         self.optimizer = optimizer
         self.stochastic = stochastic
-        self.groups = {p: group for group in optimizer.param_groups for p in group["params"]}
+        self.groups: dict[nn.Parameter, dict] = {}
+        for group in optimizer.param_groups:
+            self.groups |= dict.fromkeys(group["params"], group)
         self._updated_groups: dict[int, tuple[dict, dict]] = {}
 
     def step(self) -> None:
@@ -31,7 +34,7 @@ class PerParameterOptimizer:
         self.finish()
 
     def update(self, p: nn.Parameter) -> None:
-        """Frees the gradient."""
+        """Updates one parameter and frees its gradient."""
         group = self.groups[p]
         own_group = group | {"params": [p]}
         all_groups = self.optimizer.param_groups
@@ -52,14 +55,14 @@ class PerParameterOptimizer:
         self._updated_groups[id(group)] = group, own_group
 
     def finish(self) -> None:
-        """After the last parameter of a step."""
+        """To be called after the last parameter of a step."""
         for group, updated in self._updated_groups.values():
             group |= updated | {"params": group["params"]}
         self._updated_groups.clear()
 
 
 class StepAfterBackward:
-    """All gradients are held until the last is there, so that their common norm can be limited to max_grad_norm."""
+    """Keeps all gradients until the backward pass ends, so that max_grad_norm can limit their common norm."""
 
     def __init__(
         self,
@@ -72,7 +75,7 @@ class StepAfterBackward:
         self.max_grad_norm = max_grad_norm
 
     def norm(self) -> Tensor:
-        """Of the network's gradient, before clipping; ()."""
+        """The norm of the network's gradient before clipping; ()."""
         return get_total_norm([p.grad for p in self.trainable if p.grad is not None])
 
     def apply(self, norm: Tensor) -> None:
@@ -86,8 +89,10 @@ class StepAfterBackward:
 
 
 class StepInBackward:
-    """A parameter is updated during the backward pass, so that no two gradients are in memory (LOMO's idea,
-    arXiv 2306.09782, with any optimizer). When the norm of all is known it is too late to limit it."""
+    """Updates each parameter during the backward pass, so that memory holds one gradient at a time.
+
+    This is LOMO's idea (arXiv 2306.09782) with any optimizer. The norm of all gradients is known too late to limit it.
+    """
 
     def __init__(self, optimizer: PerParameterOptimizer, trainable: list[nn.Parameter]) -> None:
         self.optimizer = optimizer
@@ -96,9 +101,10 @@ class StepInBackward:
         self._hooks = [p.register_post_accumulate_grad_hook(self._update) for p in optimizer.groups]
 
     def norm(self) -> Tensor:
-        """Of the network's gradient in the last backward pass; ()."""
-        norms, self._norms = self._norms, []
-        return torch.linalg.vector_norm(torch.stack(norms))
+        """The norm of the network's gradient in the last backward pass; ()."""
+        norm = torch.linalg.vector_norm(torch.stack(self._norms))
+        self._norms = []
+        return norm
 
     def apply(self, norm: Tensor) -> None:
         self.optimizer.finish()
@@ -115,7 +121,7 @@ class StepInBackward:
 
 
 def stochastic_round(x: Tensor) -> Tensor:
-    """float32 -> bfloat16, up or down, each with the probability that makes the mean x (arXiv 2010.06192)."""
+    """float32 -> bfloat16: rounds up or down at random, so that the mean is x (arXiv 2010.06192)."""
     bits = x.view(torch.int32)
     below_ulp = torch.randint_like(bits, BF16_ULP)
     return ((bits + below_ulp) & -BF16_ULP).view(torch.float32).bfloat16()
