@@ -1,1 +1,1 @@
-"""Weights and training states as files: saved, found, and loaded."""
+"""Saves, finds and loads files of weights and of training states."""

@@ -1,4 +1,4 @@
-"""Writing tensors to files while training continues."""
+"""Writes tensors to files while training continues."""
 
 import threading
 from collections.abc import Callable, Mapping
@@ -11,7 +11,7 @@ Write = Callable[[Mapping[str, Tensor]], None]
 
 
 class BackgroundWriter:
-    """Writes from a copy in host memory, in a thread, one write at a time."""
+    """Copies tensors to host memory and writes the copies in a thread, one write at a time."""
 
     def __init__(self) -> None:
         self._buffers: dict[str, dict[str, Tensor]] = {}
@@ -19,7 +19,7 @@ class BackgroundWriter:
         self._error: Exception | None = None
 
     def start(self, kind: str, tensors: Mapping[str, Tensor], write: Write) -> None:
-        """Copies the tensors, then calls `write` with the copies in a thread. Writes of one kind share their memory."""
+        """Copies the tensors, then calls `write` with the copies in a thread. Writes of one kind share a buffer."""
         self.wait()
         self._buffers[kind] = copy_to_host(tensors, self._buffers.get(kind, {}))
         self._thread = threading.Thread(
@@ -28,24 +28,25 @@ class BackgroundWriter:
         self._thread.start()
 
     def wait(self) -> None:
-        """Until nothing is being written."""
+        """Returns when the current write has ended."""
         if self._thread is not None:
             self._thread.join()
 
     def take_error(self) -> Exception | None:
-        """What went wrong in the last write, once."""
-        error, self._error = self._error, None
+        """The error of the last write, if it failed; a second call returns None."""
+        error = self._error
+        self._error = None
         return error
 
     def _run(self, write: Write, tensors: Mapping[str, Tensor]) -> None:
         try:
             write(tensors)
-        except Exception as error:  # the disk's, whatever it is: the training's thread raises or logs it
+        except Exception as error:  # of any kind: the training thread raises or logs it
             self._error = error
 
 
 def copy_to_host(tensors: Mapping[str, Tensor], buffers: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Copies in host memory, in that of `buffers` where it fits: new memory costs more time than the copy."""
+    """Copies in host memory. Reuses `buffers` that fit, since allocating takes longer than copying."""
     copies = {}
     for name, tensor in tensors.items():
         buffer = buffers.get(name)
@@ -53,7 +54,7 @@ def copy_to_host(tensors: Mapping[str, Tensor], buffers: Mapping[str, Tensor]) -
             buffer = torch.empty(tensor.shape, dtype=tensor.dtype, pin_memory=tensor.is_cuda)
         if tensor.is_cuda:
             buffer.copy_(tensor, non_blocking=True)
-        else:  # by numpy, in one thread: on a busy machine torch's threads wait for each other longer than they copy
+        else:  # numpy copies in one thread; on a busy machine torch's threads spend longer waiting for each other
             _bytes(buffer)[:] = _bytes(tensor)
         copies[name] = buffer
     if torch.cuda.is_available():

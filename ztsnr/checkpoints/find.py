@@ -1,4 +1,4 @@
-"""The state that a run resumes from: the newest in its own folder or in another run's, or a file."""
+"""Finds the state that a run resumes from: a file, or the newest one in a run's folder."""
 
 import json
 import sys
@@ -16,11 +16,11 @@ if TYPE_CHECKING:
 def find_state(
     resume: str, allow_changes: bool, folder: Path, config: dict, digests: Collection[str]
 ) -> "State | None":
-    """What the run in `folder` resumes from; None: it starts from scratch.
+    """The state that the run in `folder` resumes from; None: it starts from scratch.
 
     resume: auto, the newest valid state in `folder`; never; a run's folder; a state's file.
     config, digests: this run's, as a state's file holds it, and the hashes by which its record may know it.
-    A broken state is renamed, and the one before it is taken. Raises CheckpointError, and ConfigError where the state's
+    A broken state is renamed, and the previous one is tried. Raises CheckpointError, and ConfigError if the state's
     config differs and `allow_changes` is false.
     """
     from ztsnr.checkpoints.state_file import read_state
@@ -32,7 +32,7 @@ def find_state(
     if resume == "auto":
         state = _newest_valid(folder)
         if state is None and _record_digest(folder) not in (None, *digests):
-            _set_aside(folder / "tracking")  # a different run's
+            _set_aside(folder / "tracking")  # it belongs to a different run
     elif Path(resume).is_dir():
         state = _newest_valid(Path(resume))
         if state is None:
@@ -45,7 +45,7 @@ def find_state(
 
 
 def changes(state: "State", config: dict) -> list[str]:
-    """What differs between the config of a state and this one, a line each."""
+    """The differences between the state's config and `config`, one line each."""
     return differences(state.facts["config"], json.loads(json.dumps(config)))
 
 
@@ -75,7 +75,7 @@ def _newest_valid(run_folder: Path) -> "State | None":
 
 
 def _record_digest(folder: Path) -> str | None:
-    """Of the config with which the record in this folder was started; None: there is no record."""
+    """The hash of the config with which this folder's record was started; None: there is no record."""
     try:
         with open(folder / "tracking" / "events.jsonl") as file:
             return json.loads(file.readline())["tags"].get("ztsnr.config", "")
@@ -84,7 +84,7 @@ def _record_digest(folder: Path) -> str | None:
 
 
 def _set_aside(folder: Path) -> None:
-    """Renames an earlier run's folder, which after that only ztsnr.sync finds."""
+    """Renames an earlier run's folder. Only ztsnr.sync finds it then."""
     if not folder.exists():
         return
     number = 1

@@ -1,4 +1,4 @@
-"""A trained model from its file: final.safetensors of a run, or what ztsnr.ema wrote."""
+"""Loads a trained model from its file: a run's final.safetensors, or one that ztsnr.ema wrote."""
 
 from collections.abc import Mapping
 from pathlib import Path
@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from ztsnr.core.objective import Objective
 
 NEEDED = ("schedule", "target", "weighting", "distance", "model")
-"""Groups of the recorded config without which no model can be built."""
+"""The groups of the recorded config that a model is built from."""
 
 
 class LoadedModel(NamedTuple):
@@ -25,18 +25,18 @@ class LoadedModel(NamedTuple):
     network: "nn.Module"
     """In eval mode, frozen, on the best device."""
     facts: "Checkpoint"
-    """What the file says of itself: config, step, score, statistics of latents."""
+    """The file's metadata: config, step, score, statistics of latents."""
 
 
 def load_model(
     path: str | Path, weights: str = "best", pretrained: str | None = None, base: str | None = None
 ) -> LoadedModel:
-    """Builds what a checkpoint describes and fills it with the checkpoint's weights.
+    """Builds the model that a checkpoint describes, with the checkpoint's weights.
 
-    weights: "raw", "ema", or "best", which is ema where the file has one.
-    pretrained: where the weights that were not trained are; None is where training had them.
-    base: the type of the weights below a LoRA; None is that of training.
-    Raises CheckpointError for a file that is none of ours, broken, or names classes outside the registry.
+    weights: "raw", "ema", or "best", which means ema if the file has it.
+    pretrained: the path of the pretrained weights; None: the path that training used.
+    base: the type of the weights below a LoRA; None: the type that training used.
+    Raises CheckpointError for a file that ztsnr did not write, that is broken, or that names unregistered classes.
     """
     import torch
 
@@ -66,7 +66,10 @@ def load_model(
 
 
 def without_lora_start(model: Mapping, base: str | None) -> dict:
-    """A model's config whose LoRAs do not load what they started from; `base` None keeps their type of weights."""
+    """A model's config whose LoRAs do not load the file that training started from.
+
+    base: the type of the weights below a LoRA; None keeps it.
+    """
     changed = dict(model)
     for key in ("train", "train_text"):
         lora = model.get(key) or {}

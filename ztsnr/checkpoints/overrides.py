@@ -1,4 +1,4 @@
-"""The command line of a resumed run: the overrides that it was started with, then the new ones, which win."""
+"""The command line of a resumed run: its recorded overrides, then the new ones, which take precedence."""
 
 from pathlib import Path
 
@@ -8,11 +8,11 @@ from ztsnr.config.arguments import quoted
 from ztsnr.core.errors import CheckpointError
 
 RESUME_KEYS = ("resume=", "allow_changes=", "sweep.resume=")
-"""How a run continues an earlier one; not recorded."""
+"""Overrides that say how to resume; they are not recorded."""
 
 
 def with_recorded_overrides(overrides: list[str]) -> list[str]:
-    """For resume=PATH: the overrides that the run there was started with, before the new ones.
+    """For resume=PATH, prepends the overrides that the run at PATH was started with.
 
     If PATH is a run's folder, the run continues in it.
     """
@@ -30,7 +30,7 @@ def with_recorded_overrides(overrides: list[str]) -> list[str]:
         try:
             _, facts, _ = read_facts(file)
         except CheckpointError:
-            continue  # find_state reports it
+            continue  # find_state reports the error
         same_folder = [f"hydra.run.dir={quoted(str(path))}"] if files else []
         return [*(facts.get("overrides") or []), *overrides, *same_folder]
     return overrides

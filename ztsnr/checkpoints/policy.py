@@ -1,4 +1,4 @@
-"""When a run saves its state, and which of the saved states it keeps."""
+"""When a run saves its state, and which saved states it keeps."""
 
 import re
 from dataclasses import dataclass
@@ -15,9 +15,10 @@ INTERVAL = re.compile(r"(\d+)(s|min|h)")
 @dataclass(frozen=True, kw_only=True)
 class SavePolicy(Part):
     """every: a number of steps, or a time such as 10min; null saves only when a signal stops the run.
-    keep: how many of the newest states stay. keep_every: states of multiples of so many steps stay too; null: none.
-    keep_best: the state of the best validation stays too, and is saved whenever the score improves.
-    on_save_error: stop, or continue without that state.
+    keep: the number of newest states to keep.
+    keep_every: also keeps the states at multiples of this number of steps; null: none.
+    keep_best: also saves a state whenever the validation score improves, and keeps the best one.
+    on_save_error: stop the run, or continue without that state.
     """
 
     every: int | str | None
@@ -46,7 +47,7 @@ class SavePolicy(Part):
         return seconds >= int(number) * SECONDS[unit]
 
     def steps_to_keep(self, steps: list[int], best: int | None) -> set[int]:
-        """Of these saved steps, ascending; `best` is that of the best validation."""
+        """steps: the saved ones, ascending. best: the step of the best validation."""
         kept = set(steps[-self.keep :])
         if best is not None:
             kept.add(best)

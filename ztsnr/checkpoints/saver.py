@@ -1,4 +1,4 @@
-"""A run's training states and snapshots: saved while it trains, and restored when it resumes.
+"""Saves a run's training states and snapshots while it trains, and restores a state when it resumes.
 
 index.json in RUN/checkpoints names the newest state and the best. Files are written in a thread, from a copy in host
 memory, one at a time.
@@ -33,27 +33,27 @@ class Stateful(Protocol):
 
 
 class Best(NamedTuple):
-    """The best validation so far."""
+    """The step and score of the best validation so far."""
 
     step: int | None = None
     score: float | None = None
 
 
 class Checkpointer:
-    """Saves nothing; the base of that which does."""
+    """The interface of the training loop to checkpoints. This base saves nothing."""
 
     def resume(self, parts: Mapping[str, Stateful]) -> int:
-        """Before the first step: fills the parts with the state to resume from; returns how many steps that has."""
+        """Called before the first step: restores the parts' state; returns the number of steps already trained."""
         return 0
 
     def after_step(self, step: int) -> None:
-        """After `step` steps, before anything is measured: saves when it is time."""
+        """Called after `step` steps, before the evaluation: saves if a save is due."""
 
     def save_now(self, step: int) -> None:
-        """Returns once the state is on the disk. Every process must call it."""
+        """Returns when the state is on the disk. Every process must call it."""
 
     def validated(self, step: int, score: float) -> None:
-        """After a validation in the main process; a lower score is better."""
+        """Called after a validation in the main process; a lower score is better."""
 
     def snapshot(self, step: int, averages: Mapping[str, nn.Module]) -> None:
         """Saves averages of the weights, to be combined after training."""
@@ -62,8 +62,8 @@ class Checkpointer:
 class DiskCheckpointer(Checkpointer):
     """Saves into a run's folder; use it as a context, which waits for the last file.
 
-    folder: RUN/checkpoints. facts: what each file says of the run. resume_state: what `resume` restores, if anything.
-    before_write: called in the writer's thread before each file, to bring to the disk what must not be older than it.
+    folder: RUN/checkpoints. facts: the metadata of each file. resume_state: the state that `resume` restores.
+    before_write: called in the writer's thread before each file, to flush what must not be older than the file.
     """
 
     def __init__(
@@ -88,7 +88,7 @@ class DiskCheckpointer(Checkpointer):
 
     def __enter__(self) -> Self:
         if self._processes.is_main_process:
-            for leftover in self.folder.glob(".step_*"):  # of a process that was killed while it wrote
+            for leftover in self.folder.glob(".step_*"):  # of a process that was killed while writing
                 leftover.unlink()
         return self
 
@@ -150,14 +150,14 @@ class DiskCheckpointer(Checkpointer):
         self._writer.start("state", tensors, lambda copies: self._write_state(step, tree, copies))
         self._last_save = time.monotonic()
 
-    # In the writer's thread
+    # These two run in the writer's thread.
 
     def _write_state(self, step: int, tree: object, tensors: Mapping[str, Tensor]) -> None:
         self._before_write()
         self.folder.mkdir(parents=True, exist_ok=True)
         write_state(file_of(self.folder, step), step, self._facts, tree, tensors)
 
-        best = self._best  # once: a validation may end while this thread writes
+        best = self._best  # read it only once: a validation may change it while this thread writes
         index = json.dumps({"newest": step, "best": best.step, "score": best.score})
         write_text_atomically(self.folder / "index.json", index)
 
@@ -178,7 +178,7 @@ class DiskCheckpointer(Checkpointer):
         write_checkpoint(file_of(folder, step), states, self._facts["config"], step, math.nan, facts)
 
     def _report_error(self) -> None:
-        """Raises, or with on_save_error=continue logs, what went wrong in the thread."""
+        """Raises the writer's error, or logs it with on_save_error=continue."""
         error = self._writer.take_error()
         if error is None:
             return
@@ -192,7 +192,7 @@ class DiskCheckpointer(Checkpointer):
 
 
 def read_best(folder: Path) -> Best:
-    """From index.json; where it cannot be read, the next validation is the best."""
+    """From index.json; if that cannot be read, the next validation counts as the best."""
     try:
         index = json.loads((folder / "index.json").read_text())
         return Best(index["best"], index["score"])

@@ -1,4 +1,4 @@
-"""What a training state holds of networks and optimizers, and how it is put back."""
+"""The state of networks and optimizers, and its restoration."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -31,16 +31,17 @@ OPTIMIZER_NAMES = {
 
 
 def name_in_file(optimizer: Optimizer) -> str:
-    """From OPTIMIZER_NAMES; a plug-in's is its import path, which must not change while its states are to be read."""
+    """Its name in OPTIMIZER_NAMES. A plug-in's name is its import path: a moved plug-in cannot read its old states."""
     kind = type(optimizer)
     package = kind.__module__.partition(".")[0]
     return OPTIMIZER_NAMES.get((package, kind.__name__), f"{kind.__module__}.{kind.__qualname__}")
 
 
 def trained_state(network: nn.Module, average: nn.Module | None = None) -> dict[str, Tensor]:
-    """What training changes: the state, of the network or of an average of it, without its frozen parameters."""
+    """What training changes: the state dict of the network, or of its average, without frozen parameters."""
     frozen = {name for name, p in network.named_parameters() if not p.requires_grad}
-    return {name: value for name, value in (average or network).state_dict().items() if name not in frozen}
+    state = (average or network).state_dict()
+    return {name: value for name, value in state.items() if name not in frozen}
 
 
 @torch.no_grad()
@@ -62,14 +63,18 @@ def _describe(value: object) -> str:
 
 
 def settings_of(optimizer: Optimizer) -> list[dict]:
-    """Each group without its parameters."""
-    return [{key: value for key, value in group.items() if key != "params"} for group in optimizer.param_groups]
+    """Each parameter group without its parameters."""
+    settings = []
+    for group in optimizer.param_groups:
+        settings.append({key: value for key, value in group.items() if key != "params"})
+    return settings
 
 
 def optimizer_state(optimizer: Optimizer, initial_settings: list[dict]) -> dict:
-    """What any optimizer holds of its groups and parameters; `initial_settings`: its settings_of when it was new.
+    """The settings of an optimizer's groups and the states of its parameters.
 
-    Not its own state_dict, since torch's load_state_dict casts states to their parameter's type.
+    initial_settings: settings_of(optimizer) when it was new. This is not the optimizer's own state_dict, since torch's
+    load_state_dict casts states to the type of their parameter.
     """
     states = [dict(optimizer.state.get(p, {})) for p in _parameters(optimizer)]
     return {
@@ -81,23 +86,28 @@ def optimizer_state(optimizer: Optimizer, initial_settings: list[dict]) -> dict:
 
 
 def restore_optimizer(optimizer: Optimizer, saved: Any) -> None:
-    """Fills the optimizer with what optimizer_state returned. Raises CheckpointError where it does not fit.
+    """Restores what optimizer_state returned. Raises CheckpointError if it does not fit.
 
-    What a step changed in a group comes from the state; a setting that the config has changed keeps its new value.
+    Group settings that steps have changed come from the state; those that the config has changed keep their new value.
     """
     try:
-        groups, initial_groups, states = saved["groups"], saved["begun"], saved["states"]
+        groups = saved["groups"]
+        initial_groups = saved["begun"]
+        states = saved["states"]
         _check_fit(optimizer, saved["class"], groups, initial_groups, states)
 
+        # settings: only those that the config has not changed
         for group, initial, last in zip(optimizer.param_groups, initial_groups, groups, strict=True):
             for key, value in last.items():
                 if not _differs(group.get(key), initial.get(key)):
                     group[key] = value
 
-        counts_on_device = [_counts_on_device(group) for group in optimizer.param_groups for _ in group["params"]]
-        for p, state, on_device in zip(_parameters(optimizer), states, counts_on_device, strict=True):
-            if state:
-                optimizer.state[p] = {key: _place_beside(value, p, on_device) for key, value in state.items()}
+        # states: on the device of their parameter
+        remaining_states = iter(states)
+        for group in optimizer.param_groups:
+            for p in group["params"]:
+                if state := next(remaining_states):
+                    optimizer.state[p] = _place_beside(dict(state), p, _counts_on_device(group))
     except (KeyError, TypeError, AttributeError, ValueError, RuntimeError) as error:
         raise CheckpointError(f"its optimizer's state is broken: {error!r}") from error
 
@@ -105,7 +115,7 @@ def restore_optimizer(optimizer: Optimizer, saved: Any) -> None:
 def _check_fit(optimizer: Optimizer, name: str, groups: list, initial_groups: list, states: list) -> None:
     own_name = name_in_file(optimizer)
     is_plugin = "." in own_name
-    if name != own_name and not (is_plugin and name == type(optimizer).__name__):  # as 0de1f9a wrote a plug-in's
+    if name != own_name and not (is_plugin and name == type(optimizer).__name__):  # 0de1f9a wrote a plug-in's class
         raise CheckpointError(f"it holds the state of {name}, not of {own_name}")
     count = len(optimizer.param_groups)
     if (len(groups), len(initial_groups), len(states)) != (count, count, len(_parameters(optimizer))):
@@ -113,11 +123,14 @@ def _check_fit(optimizer: Optimizer, name: str, groups: list, initial_groups: li
 
 
 def _parameters(optimizer: Optimizer) -> list[nn.Parameter]:
-    return [p for group in optimizer.param_groups for p in group["params"]]
+    parameters = []
+    for group in optimizer.param_groups:
+        parameters += group["params"]
+    return parameters
 
 
 def _differs(now: object, before: object) -> bool:
-    """Of two settings; tensors count as equal, since a step may have made them."""
+    """Whether two settings differ. Tensors count as equal, since a step may have created them."""
     return not isinstance(now, Tensor) and not isinstance(before, Tensor) and now != before
 
 
@@ -126,7 +139,7 @@ def _counts_on_device(group: dict) -> bool:
 
 
 def _place_beside(value: Any, p: Tensor, counts_on_device: bool) -> Any:
-    """A copy on the parameter's device; a count, a tensor without dimensions, only there if `counts_on_device`."""
+    """A copy of a state on the device of `p`. Counts, which are 0-d tensors, move only if `counts_on_device`."""
     if isinstance(value, Tensor):
         device = p.device if value.ndim or counts_on_device else value.device
         return value.to(device, copy=True)  # with torch's own alignment

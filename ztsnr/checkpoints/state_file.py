@@ -23,9 +23,9 @@ class State:
     path: Path
     step: int
     facts: dict
-    """Of the run: its resolved config, its overrides, its record's id, its data's facts."""
+    """The run's resolved config, overrides, record id, and the facts of its data."""
     parts: dict
-    """What each part of a run, by its name, restores itself from."""
+    """The state of each part of a run, by the part's name."""
 
 
 def file_of(folder: Path, step: int) -> Path:
@@ -39,14 +39,14 @@ def saved_steps(folder: Path) -> list[int]:
 
 
 def write_state(path: Path, step: int, facts: Mapping, tree: object, tensors: Mapping[str, Tensor]) -> None:
-    """Raises CheckpointError where the disk does."""
+    """Raises CheckpointError if the disk refuses."""
     texts = {"ztsnr.step": str(step), "ztsnr.facts": json.dumps(facts), "ztsnr.tree": json.dumps(tree)}
     metadata = {"ztsnr.format": STATE_FORMAT, **texts, "ztsnr.checksum": checksum(tensors, *texts.values())}
     write_tensors(path, tensors, metadata)
 
 
 def read_facts(path: Path) -> tuple[int, dict, dict[str, str]]:
-    """What a state's file says of itself, not yet verified: its step, its facts in today's names, all its metadata."""
+    """Reads a state's metadata without verifying it: its step, its facts with today's names, and all metadata."""
     with open_tensors(path) as file:
         metadata = file.metadata() or {}
     found_format = metadata.get("ztsnr.format")
@@ -69,7 +69,7 @@ def read_facts(path: Path) -> tuple[int, dict, dict[str, str]]:
 
 
 def read_state(path: Path) -> State:
-    """All of it, verified. Raises CheckpointError."""
+    """Reads and verifies a state. Raises CheckpointError."""
     step, facts, metadata = read_facts(path)
     with open_tensors(path) as file:
         tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (it is not iterable)

@@ -1,7 +1,7 @@
-"""Values of a state as named tensors and JSON, without pickles: written and read back to the bit.
+"""Encodes a state as named tensors and JSON, without pickles, and decodes it to the bit.
 
 A tree holds None, bools, numbers, texts, lists, and objects: {"dict": {...}}, {"tuple": [...]}, {"dtype": "float32"}
-and {"tensor": NAME, "order": [...]}, whose order, where there is one, says how its dimensions lie in memory.
+and {"tensor": NAME, "order": [...]}, whose optional order says how the tensor's dimensions are laid out in memory.
 """
 
 from collections.abc import Mapping
@@ -18,9 +18,9 @@ JSON_TYPES = (bool, int, float, str, type(None))
 
 
 def pack(value: object, name: str) -> tuple[object, dict[str, Tensor]]:
-    """The tree of a value and its tensors, contiguous views where possible; `name` is the beginning of their names.
+    """The tree of a value, and its tensors, which are contiguous views where possible.
 
-    Raises CheckpointError for a value of any other type.
+    name: the prefix of the tensors' names. Raises CheckpointError for a value of any other type.
     """
     tensors: dict[str, Tensor] = {}
 
@@ -32,7 +32,7 @@ def pack(value: object, name: str) -> tuple[object, dict[str, Tensor]]:
             return {"tensor": name, "order": order} if order else {"tensor": name}
         if isinstance(value, torch.dtype):
             return {"dtype": str(value).removeprefix("torch.")}
-        if isinstance(value, list | tuple) and type(value) in (list, tuple):  # no named tuple
+        if isinstance(value, list | tuple) and type(value) in (list, tuple):  # but no named tuple
             entries = [walk(entry, f"{name}.{i}") for i, entry in enumerate(value)]
             return {"tuple": entries} if isinstance(value, tuple) else entries
         if isinstance(value, Mapping) and all(isinstance(key, str) for key in value):
@@ -43,7 +43,7 @@ def pack(value: object, name: str) -> tuple[object, dict[str, Tensor]]:
 
 
 def unpack(tree: object, tensors: Mapping[str, Tensor]) -> object:
-    """The value that was packed. Raises CheckpointError for a tree that pack does not make."""
+    """The value that was packed. Raises CheckpointError for a tree that pack does not produce."""
     if type(tree) in JSON_TYPES:
         return tree
     if isinstance(tree, list):
@@ -67,7 +67,10 @@ def unpack(tree: object, tensors: Mapping[str, Tensor]) -> object:
 
 
 def _in_memory_order(tensor: Tensor) -> tuple[Tensor, list[int] | None]:
-    """A contiguous view, and the order of dimensions that makes it: with other strides sums may round differently."""
+    """A contiguous view, and the order of dimensions that yields it; None: the tensor's own order.
+
+    The order is kept because sums over other strides may round differently.
+    """
     if tensor.is_contiguous():
         return tensor, None
     order = sorted(range(tensor.ndim), key=lambda dim: -tensor.stride(dim))

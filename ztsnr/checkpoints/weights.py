@@ -1,4 +1,4 @@
-"""Checkpoints of weights: safetensors files that say what they are, and never anything that can run."""
+"""Checkpoints of weights: safetensors files with metadata that describes them. Nothing in them is executable."""
 
 import json
 import math
@@ -20,24 +20,24 @@ NO_FACTS: Mapping = MappingProxyType({})
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """What a file says of itself; the weights stay on the disk until they are loaded."""
+    """A file's metadata; the weights stay on the disk until they are loaded."""
 
     path: Path
     config: dict
     """The resolved config of the run: schedule, target, weighting, distance, model, data, ..."""
     step: int
     score: float
-    """Of the last validation; nan where there was none."""
+    """Of the last validation; nan without one."""
     names: tuple[str, ...]
-    """Of the networks in the file: "raw", and "ema" where there is one."""
+    """The networks in the file: "raw", and "ema" if the run averaged."""
     facts: dict
-    """What else is known, as the statistics of latents."""
+    """Other facts, such as the statistics of latents."""
     checksums: dict
 
     def load_into(self, network: nn.Module, name: str) -> None:
         """Fills the network with the weights called `name`.
 
-        Raises CheckpointError where one of its tensors is missing, does not fit, or is not as it was written.
+        Raises CheckpointError if one of its tensors is missing, does not fit or is corrupted.
         """
         self._require(name)
         expected = network.state_dict()
@@ -53,7 +53,7 @@ class Checkpoint:
         network.load_state_dict(tensors)
 
     def state(self, name: str) -> dict[str, Tensor]:
-        """All weights called `name`, whatever the network. Raises CheckpointError."""
+        """All weights called `name`, without a network to fill. Raises CheckpointError."""
         self._require(name)
         tensors = {}
         with open_tensors(self.path) as file:
@@ -87,9 +87,9 @@ def save_checkpoint(
     score: float = math.nan,
     facts: Mapping = NO_FACTS,
 ) -> None:
-    """Writes the file completely or not at all. Raises CheckpointError where the disk does.
+    """Writes the file completely or not at all. Raises CheckpointError if the disk refuses.
 
-    config, facts: what JSON can hold.
+    config, facts: values that JSON can hold.
     """
     states = {name: _state(network) for name, network in networks.items()}
     write_checkpoint(path, states, config, step, score, facts)
@@ -103,7 +103,7 @@ def write_checkpoint(
     score: float = math.nan,
     facts: Mapping = NO_FACTS,
 ) -> None:
-    """Like save_checkpoint, of states in host memory, contiguous and each with its own memory."""
+    """Like save_checkpoint, for contiguous tensors in host memory that share no memory."""
     checksums = {name: checksum(state) for name, state in states.items()}
     metadata = {
         "ztsnr.format": CHECKPOINT_FORMAT,
@@ -150,7 +150,7 @@ def read_checkpoint(path: str | Path) -> Checkpoint:
 
 
 def _state(network: nn.Module) -> dict[str, Tensor]:
-    """Tensors with their own memory each, which those of tied weights have not: safetensors refuses them."""
+    """The state dict in host memory. Tied weights are copied, since safetensors refuses shared memory."""
     tensors = {key: value.detach().cpu().contiguous() for key, value in network.state_dict().items()}
     addresses: set[int] = set()
     for key, value in tensors.items():
