@@ -282,7 +282,7 @@ def test_compare_needs_only_the_record(swept, tmp_path, monkeypatch, capsys):
     ("arguments", "message"),
     [
         (["filter=tags.loss = 'no_such'"], "has no run with tags.loss = 'no_such'"),
-        (["filter=nonsense"], "filter is not one that MLflow understands"),
+        (["filter=nonsense"], "filter was rejected by MLflow"),
         (["sweep=no_such"], "has no run with sweep=no_such"),
         (["baseline=no_such"], "baseline must be one of the options that finished"),
         (["rank_by=beauty"], "rank_by must be one of score, frechet"),

@@ -1,7 +1,7 @@
-"""From the spool to MLflow: a spool's events in their order, once or in the background of a run.
+"""Delivers a spool's events to MLflow in order, either once or in the background of a run.
 
-Every call can be made twice without a trace: a run is found by its tag before it is created, values and files carry
-their time and name in the spool. So a delivery that broke off anywhere starts again from the last saved cursor.
+Every call is idempotent: a run is searched by its tag before it is created, and values and files keep their time and
+name from the spool. So a delivery that was interrupted anywhere starts again from the last saved cursor.
 """
 
 import tempfile
@@ -18,9 +18,11 @@ if TYPE_CHECKING:
     from mlflow import MlflowClient
     from mlflow.entities import Metric
 
-METRICS_PER_CALL, PARAMS_PER_CALL = 1000, 100  # MLflow's limits
+METRICS_PER_CALL = 1000
+PARAMS_PER_CALL = 100
+"""MLflow's limits."""
 MAX_RETRY_SECONDS = 15.0
-"""Between two attempts to reach a store that fails."""
+"""The longest pause between two attempts to reach a store that fails."""
 
 
 class Delivery:
@@ -32,11 +34,13 @@ class Delivery:
         self._client: MlflowClient | None = None
 
     def deliver(self) -> None:
-        """All events that wait. Raises whatever MLflow, its database or its server does; what has arrived is saved in
-        the cursor."""
+        """Delivers all waiting events, and saves in the cursor how far it came.
+
+        Raises any error of MLflow, its database or its server.
+        """
         client = self._connect()
         cursor = self.spool.read_cursor()
-        metrics: list[Metric] = []  # of consecutive events, which go into one call
+        metrics: list[Metric] = []  # of consecutive events, sent in one call
         for end, event in self.spool.read(cursor.position):
             if event["kind"] == "metrics":
                 new = _metrics_of(event)
@@ -100,7 +104,7 @@ class Delivery:
 
     def _resume(self, client: "MlflowClient", event: dict, run_id: str) -> None:
         client.update_run(run_id, status="RUNNING")
-        if "ztsnr.outcome" in client.get_run(run_id).data.tags:  # it was not the end after all
+        if "ztsnr.outcome" in client.get_run(run_id).data.tags:  # the run goes on, so its outcome is open
             client.delete_tag(run_id, "ztsnr.outcome")
         client.set_tag(run_id, "ztsnr.resumed", f"after steps {event['steps']}")
         if event["changes"]:
@@ -134,7 +138,7 @@ class Delivery:
 
 
 class BackgroundDelivery:
-    """A thread that delivers what is new every `flush_seconds`, and what fails again and again, ever less often."""
+    """A thread that delivers new events every `flush_seconds`, and retries after failures with growing pauses."""
 
     def __init__(self, spool: Spool, uri: str, flush_seconds: float) -> None:
         self.error: Exception | None = None
@@ -147,7 +151,7 @@ class BackgroundDelivery:
         self._thread.start()
 
     def finish(self, seconds: float) -> None:
-        """Delivers the rest and ends the thread; what still fails after `seconds` is left in the spool."""
+        """Delivers the rest and ends the thread; events that still fail after `seconds` stay in the spool."""
         self._deadline = time.monotonic() + seconds
         self._finishing.set()
         self._thread.join()
@@ -155,12 +159,12 @@ class BackgroundDelivery:
     def _run(self) -> None:
         pause = self._flush_seconds
         while True:
-            finishing = self._finishing.is_set()  # before the attempt: the last one begins after the last event
+            finishing = self._finishing.is_set()  # read first, so that the last attempt covers the last event
             try:
                 self._delivery.deliver()
                 self.error = None
                 pause = self._flush_seconds
-            except Exception as error:  # of MLflow, its database or its server: whatever it is, the run continues
+            except Exception as error:  # any error of MLflow, its database or its server; the run continues
                 self.error = error
                 pause = min(2 * pause, MAX_RETRY_SECONDS)
 

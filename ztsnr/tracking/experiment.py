@@ -1,13 +1,16 @@
-"""Reads the runs of an MLflow experiment, and adds reports to them."""
+"""Reads the runs of an MLflow experiment, and attaches reports to them."""
 
 import tempfile
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 from ztsnr.core.errors import ConfigError, TrackingError
 from ztsnr.tracking.mlflow_tracker import MLflowTracker
+
+if TYPE_CHECKING:
+    from mlflow.entities import Run as MlflowRun
 
 
 @dataclass(frozen=True)
@@ -21,7 +24,7 @@ class RecordedRun:
     tags: Mapping[str, str]
     params: Mapping[str, str]
     metrics: Mapping[str, float]
-    """The last values."""
+    """The last value of each."""
 
 
 class MetricPoint(NamedTuple):
@@ -32,7 +35,7 @@ class MetricPoint(NamedTuple):
 
 
 class Experiment:
-    """The one that a tracker writes to. Raises TrackingError where there is none."""
+    """The experiment that a tracker writes to. Raises TrackingError if it does not exist."""
 
     def __init__(self, tracker: MLflowTracker) -> None:
         tracker.check()
@@ -45,30 +48,20 @@ class Experiment:
         return f"experiment {self.name!r} in {self.uri}"
 
     def search(self, where: str) -> list[RecordedRun]:
-        """Those that MLflow's filter `where` lets through. Raises ConfigError where it is not one that MLflow
-        understands."""
+        """The runs that match MLflow's filter `where`. Raises ConfigError for an invalid filter."""
         from mlflow.exceptions import MlflowException
 
-        runs, token = [], None
+        runs = []
+        token = None
         while token != "":
             try:
                 page = self._client.search_runs([self._id], where, page_token=token)
             except MlflowException as error:
                 if error.error_code == "INVALID_PARAMETER_VALUE":
-                    raise ConfigError(f"filter is not one that MLflow understands: {error.message}") from error
+                    raise ConfigError(f"filter was rejected by MLflow: {error.message}") from error
                 raise TrackingError(f"{self.uri} cannot be read: {error.message}") from error
             for run in page:
-                info, data = run.info, run.data
-                recorded = RecordedRun(
-                    id=info.run_id,
-                    name=info.run_name or "",
-                    status=info.status,
-                    start_time=info.start_time,
-                    tags=data.tags,
-                    params=data.params,
-                    metrics=data.metrics,
-                )
-                runs.append(recorded)
+                runs.append(_recorded_run(run))
             token = page.token or ""
         return runs
 
@@ -81,7 +74,7 @@ class Experiment:
         return {file.path for file in self._client.list_artifacts(run_id)}
 
     def download(self, run_id: str, name: str, folder: Path) -> Path | None:
-        """One of the run's files, in `folder`; None where the run has no such file."""
+        """Downloads one of the run's files to `folder`; None if the run has no such file."""
         if name not in self.files(run_id):
             return None
         with tempfile.TemporaryDirectory(dir=folder) as temporary:
@@ -89,6 +82,18 @@ class Experiment:
             return Path(path).replace(folder / f"{run_id}-{name}")
 
     def attach(self, run_id: str, folder: Path, artifact_folder: str, text: str) -> None:
-        """Adds the files in `folder` to a run's artifacts, and `text`, Markdown, where it is seen first."""
+        """Adds the files in `folder` to a run's artifacts, and sets the Markdown `text` as its description."""
         self._client.log_artifacts(run_id, str(folder), artifact_folder)
         self._client.set_tag(run_id, "mlflow.note.content", text)
+
+
+def _recorded_run(run: "MlflowRun") -> RecordedRun:
+    return RecordedRun(
+        id=run.info.run_id,
+        name=run.info.run_name or "",
+        status=run.info.status,
+        start_time=run.info.start_time,
+        tags=run.data.tags,
+        params=run.data.params,
+        metrics=run.data.metrics,
+    )

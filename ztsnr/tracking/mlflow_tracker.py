@@ -1,4 +1,4 @@
-"""Runs and sweeps in MLflow. What a run logs goes to the spool in its folder, and from there to the store."""
+"""Runs and sweeps in MLflow."""
 
 import logging
 import os
@@ -7,25 +7,22 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from PIL.Image import Image
-
 from ztsnr.core import checks
 from ztsnr.core.errors import TrackingError
 from ztsnr.tracking.code_version import code_version
-from ztsnr.tracking.delivery import BackgroundDelivery
+from ztsnr.tracking.mlflow_run import MLflowRun
 from ztsnr.tracking.spool import Spool
 from ztsnr.tracking.store import (
     charts_url,
     check_store,
     create_store,
     find_or_create_experiment,
-    first_line,
     is_server,
     make_client,
     redact_credentials,
     sqlite_path,
 )
-from ztsnr.tracking.tracker import TrackedRun, Tracker
+from ztsnr.tracking.tracker import Tracker
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
@@ -33,10 +30,13 @@ if TYPE_CHECKING:
 
 
 class MLflowTracker(Tracker):
-    """uri: a tracking URI; null means MLFLOW_TRACKING_URI, and failing that a SQLite database in `folder`, with the
-    artifacts beside it. New events are sent every `flush_seconds`. `require_server` refuses, before any work, a server
-    that does not answer; without it a run begins all the same. Failed deliveries are tried again until the run ends,
-    and then for `final_flush_seconds`.
+    """Starts and ends the records of runs and sweeps in MLflow.
+
+    uri: a tracking URI; null means MLFLOW_TRACKING_URI if it is set, else a SQLite database in `folder`, with the
+    artifacts next to it.
+    flush_seconds: the time between two deliveries of new events. Failed deliveries are retried until the run ends.
+    require_server: refuses to start a run if the server does not answer; false starts it anyway.
+    final_flush_seconds: how long the end of a run retries failed deliveries.
     """
 
     def __init__(
@@ -98,7 +98,7 @@ class MLflowTracker(Tracker):
         }
         spool = Spool(folder / "tracking")
         record_id = spool.start_or_resume(start, step, changes)
-        self._run = MLflowRun(record_id, spool, self)
+        self._run = MLflowRun(record_id, spool, self.uri, self.flush_seconds, self.final_flush_seconds)
         return self._run
 
     def open_hint(self, sweep: str = "") -> str:
@@ -140,7 +140,7 @@ class MLflowTracker(Tracker):
             self._experiment_id = client.get_run(run_id).info.experiment_id
             client.set_tag(run_id, "mlflow.note.content", text)
             client.set_terminated(run_id, "FINISHED")
-        except Exception as error:  # as above
+        except Exception as error:  # of MLflow, its database or its server
             raise TrackingError(f"The sweep's summary run in {self.uri} could not be ended: {error}") from error
 
     def close_orphans(self, sweep: str) -> None:
@@ -151,15 +151,14 @@ class MLflowTracker(Tracker):
             client.set_terminated(run.info.run_id, "KILLED")
 
     def charts_url(self, server: str, sweep: str = "") -> str:
-        """Where a browser finds the experiment on `server`."""
+        """The address of the experiment's charts on `server`."""
         _, experiment = self.open_experiment()
         return charts_url(server, experiment.experiment_id, sweep)
 
     def open_experiment(self) -> "tuple[MlflowClient, Experiment]":
-        """A client of the store and the experiment in it. Raises TrackingError where there is none: it creates
-        nothing."""
+        """A client of the store, and the experiment in it. Raises TrackingError if either is missing."""
         database = sqlite_path(self.uri)
-        if database is None or database.is_file():  # a client would create the file
+        if database is None or database.is_file():  # a client would create a missing database
             client = make_client(self.uri)
             experiment = client.get_experiment_by_name(self.experiment)
             if experiment is not None:
@@ -170,60 +169,7 @@ class MLflowTracker(Tracker):
         )
 
     def _connect(self) -> "MlflowClient":
-        """Creates the experiment where there is none."""
+        """A client of the store. Creates the experiment if it does not exist."""
         client = create_store(self.uri)
         self._experiment_id = find_or_create_experiment(client, self.uri, self.experiment, self.artifacts)
         return client
-
-
-class MLflowRun(TrackedRun):
-    """Appends to its spool; a thread delivers what is new in it."""
-
-    def __init__(self, record_id: str, spool: Spool, tracker: MLflowTracker) -> None:
-        self.id = record_id
-        self.experiment_id = ""
-        self._spool = spool
-        self._public_uri = tracker.public_uri
-        self._final_flush_seconds = tracker.final_flush_seconds
-        self._undelivered_count = 0
-        self._delivery = BackgroundDelivery(spool, tracker.uri, tracker.flush_seconds)
-
-    def log_metrics(self, values: Mapping[str, float], step: int) -> None:
-        self._spool.add_metrics({name: float(value) for name, value in values.items()}, step)
-
-    def log_image(self, name: str, image: Image, step: int) -> None:
-        self._spool.add_image(name, image, step)
-
-    def log_file(self, path: Path, folder: str | None = None) -> None:
-        path, run_folder = path.absolute(), self._spool.run_folder.absolute()
-        if path.is_relative_to(run_folder):  # so that the run's folder can be moved before it is delivered
-            path = path.relative_to(run_folder)
-        self._spool.append("file", path=str(path), folder=folder)
-
-    def describe(self, text: str, images: Sequence[str] = ()) -> None:
-        self._spool.append("describe", text=text, images=list(images))
-
-    def flush(self) -> None:
-        self._spool.flush()
-
-    def finish(self, status: str, reason: str = "") -> None:
-        if reason:
-            self.describe(reason)
-        self._spool.append("finish", status=status)
-        self._spool.flush()
-        self._delivery.finish(self._final_flush_seconds)
-        self._undelivered_count = self._spool.undelivered_count()
-        self.experiment_id = self._spool.read_cursor().experiment_id
-        self._spool.close()
-
-    def undelivered(self) -> str:
-        messages = []
-        if self._spool.write_error:
-            messages.append(f"{self._spool.folder} could not be written: {self._spool.write_error}.")
-        if self._undelivered_count:
-            messages.append(
-                f"{self._undelivered_count} events of the record wait, since "
-                f"tracking.uri={self._public_uri} failed: {first_line(self._delivery.error)} "
-                f"To deliver them: python -m ztsnr.sync {self._spool.run_folder}"
-            )
-        return " ".join(messages)

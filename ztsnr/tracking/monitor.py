@@ -1,4 +1,4 @@
-"""What a run reports while it trains: a line or a bar in the terminal, and metrics and images to its record."""
+"""Reports a run's progress: a bar or lines in the terminal, metrics and images in its record."""
 
 import math
 import time
@@ -15,18 +15,21 @@ from ztsnr.analysis.summary import Summary
 from ztsnr.devices.memory import peak_gib, reset_peak
 from ztsnr.tracking.tracker import TrackedRun
 
-BAR_SECONDS, LINE_SECONDS = 0.5, 5.0
-"""At least so long between two updates of the bar or, where the output is not a terminal, between two lines."""
+BAR_SECONDS = 0.5
+"""The least time between two updates of the bar."""
+LINE_SECONDS = 5.0
+"""The least time between two lines, if the output is not a terminal."""
 
 
 class Monitor:
-    """Is called with all that happens. This base does nothing with it."""
+    """Its methods are called as a run trains. This base ignores them."""
 
     def state(self) -> dict:
-        """What it needs after a resume to continue as if the run had not been interrupted."""
+        """The state that lets a resumed run report as if it had not been interrupted."""
         return {}
 
-    def load(self, state: dict) -> None: ...
+    def load(self, state: dict) -> None:
+        """Restores what `state` returned."""
 
     def stepped(self, step: int, loss: float, norm: float, lr: float) -> None:
         """After each step: mean weighted loss of the batch, gradient norm before clipping, learning rate."""
@@ -41,11 +44,11 @@ class Monitor:
         """images: guidance scale -> one image."""
 
     def measured(self, step: int, metrics: Mapping[str, float]) -> None:
-        """What is measured on samples, by the names of the metrics."""
+        """metrics: measured on samples, by name."""
 
 
 class RunMonitor(Monitor):
-    """The monitor of the commands. Means over `log_every` steps go to the record; use it as a context."""
+    """The monitor of the commands. It records means over `log_every` steps; use it as a context."""
 
     def __init__(self, record: TrackedRun, console: Console, steps: int, batch_size: int, log_every: int) -> None:
         self.record = record
@@ -67,7 +70,7 @@ class RunMonitor(Monitor):
             TextColumn("left"),
             TimeRemainingColumn(elapsed_when_finished=True),
             console=console,
-            auto_refresh=False,  # a thread that draws would hold up the network's threads
+            auto_refresh=False,  # a drawing thread would slow down the network's threads
             disable=not console.is_terminal,
         )
         self._task = self._bar.add_task("train", total=steps, status="")
@@ -126,7 +129,7 @@ class RunMonitor(Monitor):
             self.console.print(f"step {step}/{self.steps}  {self._status}")
 
     def validated(self, step: int, errors: Mapping[str, Mapping[float, float]], score: float) -> None:
-        metrics = {"error/score": score}  # MLflow shows sections by the alphabet: this one first
+        metrics = {"error/score": score}  # MLflow sorts sections by name, so this one comes first
         for name, by_sigma in errors.items():
             for sigma, error in by_sigma.items():
                 metrics[f"error_{name}/sigma_{_sortable(sigma)}"] = error
@@ -134,7 +137,7 @@ class RunMonitor(Monitor):
 
         self._score = f"  score {score:.4f}"
         self.console.print(f"step {step}/{self.steps}  validation score {score:.4f}")
-        self._window_start = time.perf_counter()  # the time of a validation is not one of training
+        self._window_start = time.perf_counter()  # validation does not count as training time
 
     def adapted(self, step: int, summary: Summary) -> None:
         self.record.log_image("objective", objective_image({f"after step {step}": summary}), step)
@@ -150,5 +153,5 @@ class RunMonitor(Monitor):
 
 
 def _sortable(sigma: float) -> str:
-    """By the alphabet as by value."""
+    """Text whose alphabetical order is the order of the values."""
     return "inf" if sigma == math.inf else f"{sigma:06.2f}"

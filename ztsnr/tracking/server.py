@@ -1,4 +1,4 @@
-"""MLflow's own server, which shows the runs of a local database in a browser."""
+"""Starts MLflow's server, which shows the runs of a local database in a browser."""
 
 import os
 import signal
@@ -19,16 +19,16 @@ START_SECONDS = 60
 
 
 def show_runs(tracker: Tracker, port: int, sweep: str) -> None:
-    """Prints where a browser finds the runs of `tracker`, of a sweep if one is named.
+    """Prints the address of the runs of `tracker`, or of one sweep if it is named.
 
-    A local database needs a server: one runs on loopback until Ctrl-C or SIGTERM. Raises ConfigError for a port in
-    use, TrackingError where there are no runs or the server does not start.
+    For a local database it starts a server on loopback, which runs until Ctrl-C or SIGTERM. Raises ConfigError if the
+    port is in use, TrackingError if there are no runs or the server does not start.
     """
     if not isinstance(tracker, MLflowTracker):
         raise ConfigError("The UI shows runs that MLflow recorded, so tracking must be mlflow.")
     checks.integer("port", port, at_least=1)
     tracker.check()
-    if is_server(tracker.uri):  # a server that runs already
+    if is_server(tracker.uri):  # it runs already
         print(tracker.charts_url(tracker.uri, sweep))
         return
 
@@ -47,14 +47,15 @@ def show_runs(tracker: Tracker, port: int, sweep: str) -> None:
 
 
 def start_server(database_uri: str, port: int, log: Path, *options: str, new_session: bool = False) -> subprocess.Popen:
-    """It does not answer yet: see wait_for_server.
+    """Starts the server, which does not answer at once: see wait_for_server.
 
-    options: more arguments of `mlflow server`; new_session: so that its workers can be killed with it, as a group.
+    options: more arguments of `mlflow server`.
+    new_session: makes the server and its workers a process group, which can be killed together.
     """
     command = [sys.executable, "-m", "mlflow", "server", "--backend-store-uri", database_uri]
     command += ["--host", "127.0.0.1", "--port", str(port), "--workers", "1", *options]
     environment = MLFLOW_ENVIRONMENT | dict(os.environ)
-    environment["MLFLOW_SERVER_ENABLE_JOB_EXECUTION"] = "false"  # jobs would be 12 more processes
+    environment["MLFLOW_SERVER_ENABLE_JOB_EXECUTION"] = "false"  # jobs would start 12 more processes
     with open(log, "wb") as output:
         return subprocess.Popen(
             command, env=environment, stdout=output, stderr=subprocess.STDOUT, start_new_session=new_session
@@ -72,7 +73,7 @@ def require_free_port(port: int) -> None:
 
 
 def wait_for_server(server: subprocess.Popen, port: int, log: Path) -> None:
-    """Returns when the server accepts connections. Raises TrackingError if it ends, or takes far too long."""
+    """Returns when the server accepts connections. Raises TrackingError if it ends first or takes too long."""
     start = time.monotonic()
     while time.monotonic() < start + _start_seconds():
         if server.poll() is not None:

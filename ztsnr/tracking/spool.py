@@ -1,8 +1,8 @@
-"""A run's record on the disk, before anything is sent to MLflow.
+"""A run's record on the disk, before it is delivered to MLflow.
 
-RUN/tracking/events.jsonl: the events, a JSON object a line; lines are only appended
-RUN/tracking/delivered.json: the cursor, up to which byte the events have arrived
-RUN/tracking/files/: the images that wait
+RUN/tracking/events.jsonl: the events, one JSON object per line; lines are only appended
+RUN/tracking/delivered.json: the cursor, the byte up to which events have been delivered
+RUN/tracking/files/: images that wait for delivery
 RUN/tracking/lock: held by the process that trains or delivers
 """
 
@@ -23,25 +23,25 @@ from ztsnr.core.errors import TrackingError
 from ztsnr.io.atomic import write_text_atomically
 
 LOCK_SECONDS = 5.0
-"""How long to wait for a process that is just ending."""
+"""How long to wait for a process that is about to end."""
 
 
 @dataclass
 class Cursor:
-    """What has been delivered."""
+    """How far the events have been delivered."""
 
     position: int = 0
     """Bytes of events.jsonl."""
     run_id: str = ""
-    """MLflow's, once there is a run."""
+    """MLflow's id of the run; empty before the run exists."""
     experiment_id: str = ""
 
 
 class Spool:
-    """Of one run, and only of one process at a time. After a kill it continues behind the last complete line.
+    """The events of one run. Only one process can open it; after a kill it continues after the last complete line.
 
-    What was recorded once is not recorded again when a resumed run repeats the steps since its checkpoint.
-    Writing never raises: what a full disk does not take waits in memory, and `write_error` says why.
+    When a resumed run repeats the steps since its checkpoint, their events are not recorded twice.
+    Writing never raises: events that a full disk refuses wait in memory, and `write_error` has the reason.
     """
 
     def __init__(self, folder: Path) -> None:
@@ -50,7 +50,7 @@ class Spool:
         self.events = folder / "events.jsonl"
         self.write_error: OSError | None = None
         self.start_event: dict | None = None
-        """What the run was started with; None for a new one."""
+        """The event that started the run; None for a new run."""
         self._resume_steps: list[int] = []
         self._unwritten = b""
         self._last_step: dict[str, int] = {}  # of each metric and image
@@ -87,8 +87,10 @@ class Spool:
                 self._last_step[event["name"]] = event["step"]
 
     def start_or_resume(self, start: Mapping[str, Any], step: int, changes: Sequence[str]) -> str:
-        """start: what a new run is created with; a run that was started before resumes after `step` instead, with
-        `changes` in its config. Returns the record's id."""
+        """Starts a new run with the fields of `start`, or resumes an earlier one after `step`; returns the record's id.
+
+        changes: the differences in a resumed run's config.
+        """
         if self.start_event is None:
             self.append("start", **start)
             return start["id"]
@@ -126,7 +128,7 @@ class Spool:
         self.append("image", name=name, step=step, file=file)
 
     def read(self, position: int) -> Iterator[tuple[int, dict]]:
-        """The complete lines from this byte on, each with where it ends."""
+        """The complete lines from this byte on, each with the position of its end."""
         with open(self.events, "rb") as file:
             file.seek(position)
             for line in file:
@@ -145,7 +147,7 @@ class Spool:
         try:
             return Cursor(**json.loads((self.folder / "delivered.json").read_text()))
         except (OSError, ValueError, TypeError):
-            return Cursor()  # all is delivered again, which changes nothing
+            return Cursor()  # delivers everything again, which changes nothing
 
     def save_cursor(self, cursor: Cursor) -> None:
         text = json.dumps(asdict(cursor))
@@ -155,8 +157,8 @@ class Spool:
         return sum(1 for _ in self.read(self.read_cursor().position))
 
     def flush(self) -> None:
-        """To the disk itself, so that it survives a loss of power."""
-        with contextlib.suppress(OSError):  # append has noted it, or will
+        """Writes to the disk itself, so that events survive a loss of power."""
+        with contextlib.suppress(OSError):  # append reports it
             os.fsync(self._file)
 
     def close(self) -> None:

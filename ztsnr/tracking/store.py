@@ -1,4 +1,4 @@
-"""The MLflow store that a URI names: whether it can be used, a client of it, and addresses in it."""
+"""The MLflow store at a URI: checks, clients and addresses."""
 
 import logging
 import os
@@ -20,11 +20,11 @@ DATABASES = ("sqlite", "postgresql", "mysql", "mssql")
 MLFLOW_ENVIRONMENT = {
     "MLFLOW_DISABLE_TELEMETRY": "true",
     "MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR": "false",
-    "MLFLOW_LOGGING_LEVEL": "WARNING",  # information lines would break the progress bar
-    "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "1",  # deliveries are tried again anyway, and can be asked to end
+    "MLFLOW_LOGGING_LEVEL": "WARNING",  # info lines would break the progress bar
+    "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "1",  # deliveries have their own retries, which can be stopped
     "MLFLOW_HTTP_REQUEST_TIMEOUT": "30",  # seconds
 }
-"""How we run MLflow, where the user's environment does not say otherwise."""
+"""MLflow's settings, unless the user's environment overrides them."""
 
 
 def make_client(uri: str) -> "MlflowClient":
@@ -37,7 +37,7 @@ def make_client(uri: str) -> "MlflowClient":
 
 
 def create_store(uri: str) -> "MlflowClient":
-    """A client like make_client's, which creates the database where there is none."""
+    """A client; creates the database if it does not exist."""
     with _creation_lock(uri):
         return make_client(uri)
 
@@ -51,7 +51,7 @@ def sqlite_path(uri: str) -> Path | None:
 
 
 def check_store(uri: str, require_server: bool) -> None:
-    """Raises TrackingError where runs cannot be recorded at `uri`."""
+    """Raises TrackingError if runs cannot be recorded at `uri`."""
     if is_server(uri):
         if require_server:
             _require_answer(uri)
@@ -65,18 +65,20 @@ def check_store(uri: str, require_server: bool) -> None:
 
 
 def find_or_create_experiment(client: "MlflowClient", uri: str, name: str, artifacts: str | None) -> str:
-    """Its id; `artifacts` is where a new one keeps its files, null for the store's own choice."""
+    """The experiment's id. artifacts: where a new one stores its files; None: where the store chooses."""
     with _creation_lock(uri):
         experiment = client.get_experiment_by_name(name)
         if experiment is None:
             return client.create_experiment(name, artifact_location=artifacts)
     if experiment.lifecycle_stage == "deleted":
-        raise TrackingError(f"tracking.experiment={name} was deleted in this store: restore it, or choose another name")
+        raise TrackingError(
+            f"tracking.experiment={name} was deleted in this store: restore it, or choose a different name"
+        )
     return experiment.experiment_id
 
 
 def charts_url(server: str, experiment_id: str, sweep: str = "") -> str:
-    """The experiment's charts, of all runs or of those of a sweep."""
+    """The address of the experiment's charts, of all runs or of one sweep."""
     query = "workflowType=machine_learning&compareRunsMode=CHART"
     if sweep:
         query += "&searchFilter=" + quote(f'tags."ztsnr.sweep" = "{sweep}" and tags."ztsnr.role" = "run"')
@@ -84,24 +86,24 @@ def charts_url(server: str, experiment_id: str, sweep: str = "") -> str:
 
 
 def redact_credentials(uri: str) -> str:
-    """The URI as it may be written to a file: without a user's name and password."""
+    """The URI without a user's name and password, so that it may be written to a file."""
     return re.sub(r"//[^/@]*@", "//", uri)
 
 
 def first_line(error: Exception | None) -> str:
-    """Of an error's text: SQLAlchemy's are hundreds of characters long and begin with the cause."""
+    """The first line of an error's text. SQLAlchemy's texts are long and begin with the cause."""
     lines = str(error).splitlines() or [repr(error)]
     return f"{lines[0][:200].rstrip('.')}."
 
 
 def _creation_lock(uri: str) -> AbstractContextManager:
-    """Two processes that create the same SQLite database at once would leave it broken."""
+    """Prevents two processes from creating the same SQLite database at once, which would break it."""
     path = sqlite_path(uri)
     return FileLock(path.with_name(f"{path.name}.lock")) if path else nullcontext()
 
 
 def _scheme(uri: str) -> str:
-    """http, sqlite, postgresql, ..., without the name of a driver."""
+    """http, sqlite, postgresql, ..., without the driver's name."""
     return urlsplit(uri).scheme.split("+")[0]
 
 
@@ -112,7 +114,7 @@ def _require_answer(uri: str) -> None:
         requests.get(f"{uri.rstrip('/')}/health", timeout=3)
     except requests.RequestException as error:
         raise TrackingError(
-            f"tracking.uri={uri} does not answer ({type(error).__name__}). Start that server, or use another "
+            f"tracking.uri={uri} does not answer ({type(error).__name__}). Start that server, or use a different "
             f"tracking.uri, or tracking=none."
         ) from error
 
@@ -124,4 +126,4 @@ def _require_writable(folder: Path) -> None:
     except OSError as error:
         raise TrackingError(f"The folder of the record, {folder}, cannot be created: {error.strerror}") from error
     if not writable:
-        raise TrackingError(f"The folder of the record, {folder}, is not writable. Choose another tracking.folder.")
+        raise TrackingError(f"The folder of the record, {folder}, is not writable. Choose a different tracking.folder.")

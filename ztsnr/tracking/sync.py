@@ -1,4 +1,4 @@
-"""Delivery of what runs left in their spools."""
+"""Delivers the events that runs left in their spools."""
 
 import os
 from pathlib import Path
@@ -12,7 +12,7 @@ from ztsnr.tracking.store import first_line, redact_credentials
 def deliver_all(folder: Path, uri: str | None) -> None:
     """Delivers the spools of all runs in `folder` or below it, and prints a line for each.
 
-    Raises TrackingError where there is none, or, after all were tried, for those that could not be delivered.
+    Raises TrackingError if there is none, or, after trying all, if some could not be delivered.
     """
     spools = sorted({file.parent for file in folder.rglob("events.jsonl")})
     if not spools:
@@ -28,7 +28,7 @@ def deliver_all(folder: Path, uri: str | None) -> None:
 
 
 def deliver_spool(folder: Path, uri: str | None) -> str:
-    """Delivers a run's spool, to `uri` or to where the run began; returns what happened, in a few words."""
+    """Delivers a run's spool to `uri` or to the store where the run started; returns the outcome in a few words."""
     spool = Spool(folder)
     try:
         count = spool.undelivered_count()
