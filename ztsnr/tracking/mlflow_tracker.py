@@ -86,7 +86,7 @@ class MLflowTracker(Tracker):
         *,
         step: int = 0,
         changes: Sequence[str] = (),
-    ) -> "MLflowRun":
+    ) -> MLflowRun:
         start = {
             "id": uuid.uuid4().hex,
             "name": name,
