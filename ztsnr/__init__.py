@@ -7,7 +7,7 @@
     ztsnr.make("weighting", "min_snr", gamma=3.0)
     ztsnr.build(ztsnr.compose("schedule=sdxl", "loss=eps"), "objective")
 
-What is not used is not imported: `ztsnr.core` needs torch only.
+Each function's module is imported at its first use: `ztsnr.core` needs only torch.
 """
 
 from importlib import import_module

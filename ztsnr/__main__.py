@@ -1,4 +1,4 @@
-"""Lists the commands, or runs one: python -m ztsnr [COMMAND ...], or ztsnr [COMMAND ...] once it is installed."""
+"""Lists the commands, or runs one: python -m ztsnr [COMMAND ...], or ztsnr [COMMAND ...] if it is installed."""
 
 import ast
 import sys

@@ -1,6 +1,6 @@
 """Samples a grid of images from a checkpoint: python -m ztsnr.sample checkpoint=runs/.../final.safetensors
 
-Of classes it needs only the checkpoint, of prompts also the pretrained model that was trained on.
+For classes it needs only the checkpoint, for prompts also the pretrained model that training started from.
 """
 
 import sys
@@ -25,7 +25,7 @@ def main(composed: DictConfig) -> None:
 
 
 class CallableModule(ModuleType):
-    """An import of this module hides the function ztsnr.sample behind it: calling it calls that."""
+    """Importing this module hides the function `ztsnr.sample`, so calling the module calls that function."""
 
     def __call__(self, *arguments: Any, **options: Any) -> Any:
         from ztsnr.evaluation.from_checkpoint import sample

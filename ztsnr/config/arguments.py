@@ -28,7 +28,7 @@ def unchanged(overrides: list[str]) -> list[str]:
 
 @dataclass(frozen=True)
 class Grammar:
-    """What is particular to one command."""
+    """How one command reads its arguments."""
 
     config: str
     """conf/NAME.yaml."""
@@ -43,7 +43,7 @@ class Grammar:
 
 
 def parse(arguments: Sequence[str], grammar: Grammar) -> argparse.Namespace:
-    """Hydra's own arguments for what the user wrote; flags stand anywhere. Raises ConfigError for an old key."""
+    """Translates a user's words to Hydra's arguments; flags may come anywhere. Raises ConfigError for an old key."""
     parsed = get_args_parser().parse_intermixed_args(list(arguments))
     if parsed.experimental_rerun is not None:
         raise ConfigError("--experimental-rerun is not supported. To continue a run, use resume=RUN_FOLDER")
@@ -76,7 +76,7 @@ def quoted(text: str) -> str:
 
 
 def _is_override(word: str, config: str) -> bool:
-    """A file's name may hold an = too: where its beginning is no key, and the file is there."""
+    """False for an existing file whose name holds an =, unless the part before it is a key."""
     key, equals, _ = word.partition("=")
     if not equals:
         return False

@@ -1,4 +1,4 @@
-"""All combinations of what is swept, in one run of ztsnr.preview: schedule=a,b loss=c,d is four configs."""
+"""All combinations of swept values in one run of ztsnr.preview: schedule=a,b loss=c,d is four configs."""
 
 from itertools import product
 
@@ -38,7 +38,7 @@ def _as_list(words: tuple[str, ...]) -> str:
 
 
 def combinations_of(composed: DictConfig) -> dict[str, DictConfig]:
-    """Each combination's config by what is swept, or by its schedule and loss where nothing is."""
+    """Each combination's config by its swept words; without a sweep, the one config by its schedule and loss."""
     if not composed.swept:
         chosen = chosen_options(("schedule", "loss"))
         return {f"schedule={chosen['schedule']} loss={chosen['loss']}": composed}

@@ -1,4 +1,4 @@
-"""What the commands share: Hydra's command line, exit codes, and errors that a user can mend as one message."""
+"""The frame of all commands: Hydra's command line, exit codes, and a message for each error that a user can fix."""
 
 import difflib
 import functools
@@ -27,7 +27,10 @@ from ztsnr.config.registry import HYDRA_VERSION, compose, conf_folder
 from ztsnr.core.errors import Interrupted, ZtsnrError
 from ztsnr.devices.processes import is_main
 
-USER_ERROR, SAVED, INTERRUPTED, BROKEN_PIPE = 2, 75, 130, 141  # 75 is EX_TEMPFAIL: try again
+USER_ERROR = 2
+SAVED = 75  # EX_TEMPFAIL: try again
+INTERRUPTED = 130
+BROKEN_PIPE = 141
 
 
 def command(
@@ -38,7 +41,7 @@ def command(
     expand: Callable[[list[str]], list[str]] = unchanged,
     multirun: bool = True,
 ) -> Callable[[Callable[[DictConfig], object]], Callable[..., None]]:
-    """Makes a function of a resolved config a program: python -m ztsnr.NAME. `Grammar` has its arguments."""
+    """Turns a function of a resolved config into a program, python -m ztsnr.NAME. For arguments see `Grammar`."""
     grammar = Grammar(config, positional, text_keys, expand, multirun)
 
     def decorate(task: Callable[[DictConfig], object]) -> Callable[..., None]:
@@ -46,7 +49,7 @@ def command(
         def job(composed: DictConfig) -> object:
             in_sweep = HydraConfig.get().mode == RunMode.MULTIRUN
             try:
-                if not in_sweep:  # there, what refers to nothing is for the run to fail, not for the sweep
+                if not in_sweep:  # in a sweep, a broken interpolation fails only its run
                     OmegaConf.to_container(composed, resolve=True)
                 return task(composed)
             except (ZtsnrError, OmegaConfBaseException) as error:
@@ -73,7 +76,7 @@ def command(
 
 @contextmanager
 def _exit_codes(config: str) -> Iterator[None]:
-    """Ends the process with the code and the message that an error stands for."""
+    """Ends the process with the exit code and the message of an error."""
     try:
         yield
     except (ZtsnrError, HydraException, OmegaConfBaseException) as error:
@@ -90,7 +93,7 @@ def _exit_codes(config: str) -> Iterator[None]:
 
 
 def print_error(error: Exception, config: str) -> int:
-    """Prints what the user can do about it; returns the exit code."""
+    """Prints what happened and what the user can do about it; returns the exit code."""
     from ztsnr.io.console import make_console
 
     make_console(sys.stderr, wrap=False).print("[bold red]error:[/] ", end="")

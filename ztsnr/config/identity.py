@@ -1,4 +1,4 @@
-"""What of a run's config identifies its result, and how that is stored and compared."""
+"""The part of a run's config that determines its result, and how it is stored and compared."""
 
 import json
 from collections.abc import Iterable, Iterator
@@ -16,7 +16,7 @@ PARAMETER_GROUPS = (*RESULT_GROUPS, "quality")
 TAGGED_GROUPS = ("schedule", "loss", "target", "weighting", "distance", "model", "data", "optimizer", "lr_schedule")
 """Groups whose chosen options are tags of a run."""
 SEED_KEYS = ("seed", "data.seed", "trainer.noise_seed")
-"""Settings that make another sample of the same option."""
+"""Settings in which repetitions of one option differ."""
 NON_RESULT_KEYS = ("log_every", "checkpoint")
 """Keys of the trainer that change no result."""
 PATH_KEYS = ("cache", "local_cache")
@@ -31,19 +31,19 @@ def result_config(config: DictConfig) -> dict:
 
 
 def without_paths(config: dict) -> dict:
-    """Of a `result_config` the part that goes with the weights to others: not where images and their cache are."""
+    """A `result_config` without the paths of images and their cache: the part that is published with the weights."""
     return config | {"data": _without(("root", *PATH_KEYS), config["data"])}
 
 
 def identity_config(config: dict) -> dict:
-    """Of a `result_config` only what changes the result: equal for runs that would be the same."""
+    """The part of a `result_config` that changes the result: equal for runs that would be the same."""
     trainer = _without(NON_RESULT_KEYS, config["trainer"])
     data = _without(PATH_KEYS, config["data"])
     return config | {"trainer": trainer, "data": data}
 
 
 def config_digest(config: dict) -> str:
-    """Of a `result_config`: equal for runs that would be the same, whatever the paths of classes."""
+    """The digest of a `result_config`: equal for runs that would be the same, whatever the paths of classes."""
     return _digest(identity_config(config))
 
 
@@ -57,7 +57,7 @@ def _digest(config: dict) -> str:
 
 
 def differences(then: dict, now: dict) -> list[str]:
-    """What changes the result and differs between two result configs, a line each. One of a file must be upgraded."""
+    """The differences between two result configs that change the result, a line each. Upgrade a file's config first."""
     old = dict(_leaves(identity_config(then)))
     new = dict(_leaves(identity_config(now)))
     lines = []
@@ -80,9 +80,9 @@ def _leaves(node: Any, prefix: str = "") -> Iterator[tuple[str, object]]:
 
 
 def tracked_parameters(config: DictConfig) -> dict[str, object]:
-    """The values of a run's settings, and how quality is measured, under dotted names, each once.
+    """A run's settings by dotted key, those of the quality measure included.
 
-    What refers to another node is left out. A node's class is recorded under the node's own key, by its name in files
+    A reference to another node is left out. A node's class is recorded under the node's own key, by its name in files
     without the group.
     """
     parameters: dict[str, object] = {}

@@ -1,4 +1,4 @@
-"""What Hydra knows of the job that is running: the options chosen, its words and its folder."""
+"""The running job: its chosen options, its overrides and its folder, from Hydra."""
 
 from collections.abc import Iterable
 from pathlib import Path
@@ -12,7 +12,7 @@ def chosen_options(groups: Iterable[str]) -> dict[str, str]:
 
 
 def task_overrides() -> list[str]:
-    """The overrides of the job's config, Hydra's own left out."""
+    """The overrides of the job's config, without Hydra's own."""
     return list(HydraConfig.get().overrides.task)
 
 

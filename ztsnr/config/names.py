@@ -1,7 +1,7 @@
 """Names of classes in our files: a table that belongs to the format, so that a class can be renamed or moved.
 
 A config in memory names a class by its import path, under `_target_`. A config in a file (final.safetensors, training
-states, config.yaml, what is exported) names it by the table below, under `_class_`. Rename a class: change its path
+states, config.yaml, exported files) names it by the table below, under `_class_`. Rename a class: change its path
 here, never its name. Older files, of 0de1f9a, hold import paths of that commit, which OLD_PATHS knows.
 
 The class of a plug-in is in no table: its `_target_` stays in files as it is, and must stay importable.

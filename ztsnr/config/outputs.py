@@ -1,4 +1,4 @@
-"""Where a command writes: refused before any work where it cannot."""
+"""Checks of a command's output path, before any work begins."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -7,7 +7,7 @@ from ztsnr.core.errors import ConfigError
 
 
 def output_file(value: object, suffixes: Sequence[str]) -> Path:
-    """The file that output=VALUE names, of one of these types and in a folder that exists. Raises ConfigError."""
+    """The file of output=VALUE. Raises ConfigError unless it is of one of these types and its folder exists."""
     path = Path(str(value))
     if path.suffix.lower() not in suffixes or not path.parent.is_dir():
         *others, last = suffixes
@@ -17,7 +17,7 @@ def output_file(value: object, suffixes: Sequence[str]) -> Path:
 
 
 def new_folder(value: object) -> Path:
-    """The folder that output=VALUE names, which must not exist yet, in one that does. Raises ConfigError."""
+    """The new folder of output=VALUE. Raises ConfigError if it exists, or if its parent does not."""
     path = Path(str(value))
     if not path.parent.is_dir():
         raise ConfigError(f"output must be the name of a new folder in an existing one, got {str(value)!r}")

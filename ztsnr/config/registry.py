@@ -55,7 +55,8 @@ def compose(*overrides: str, config: str = "train", config_dir: str | Path | Non
 
 def make(group: str, option: str, config_dir: str | Path | None = None, **fields: object) -> Any:
     """One object of the registry; `fields` replace values of its YAML."""
-    config, key = compose(f"{group}={option}", config_dir=config_dir), group.replace("/", ".")
+    config = compose(f"{group}={option}", config_dir=config_dir)
+    key = group.replace("/", ".")
     node = OmegaConf.select(config, key)
     for name, value in fields.items():
         if name not in node:
@@ -104,7 +105,7 @@ def _build(node: Any, key: str) -> Any:
 
 
 def _references(node: DictConfig | dict) -> dict[str, str]:
-    """Which entries stand for another node, as `table: ${schedule.table}` does, and that node's key."""
+    """Each entry that refers to another node, such as `table: ${schedule.table}`, with that node's key."""
     if not isinstance(node, DictConfig):
         return {}
     references = {}
@@ -147,8 +148,11 @@ def known_targets() -> set[str]:
     """Every class that an option of the search path names."""
     with _hydra(None) as loader:
         paths = [entry.path for entry in loader.get_search_path().get_path() if entry.provider != "hydra"]
-    texts = [file.read_text() for path in paths for file in _yaml_files(path)]
-    return {target for text in texts for target in re.findall(r"^\s*_target_:\s*([\w.]+)", text, re.MULTILINE)}
+    targets = set()
+    for path in paths:
+        for file in _yaml_files(path):
+            targets.update(re.findall(r"^\s*_target_:\s*([\w.]+)", file.read_text(), re.MULTILINE))
+    return targets
 
 
 def _yaml_files(path: str) -> Iterator[Path | Traversable]:

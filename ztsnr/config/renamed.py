@@ -1,4 +1,4 @@
-"""Keys, options and values renamed since 0de1f9a: old ones are refused with the new name, older files upgraded by it.
+"""Keys, options and values renamed since 0de1f9a. The commands refuse an old name with the new one; files are upgraded.
 
 Add a line here with every public rename. Class paths are in ztsnr.config.names.
 """

@@ -1,4 +1,4 @@
-"""What written files call targets and timesteps: part of their format, so never rename an entry.
+"""Names of targets and timesteps in files. They are part of the format, so never rename one.
 
 Exports write these names; doctor and the ComfyUI nodes read them. The classes may be renamed or moved.
 """
@@ -23,10 +23,10 @@ TIMESTEP_PARAMETERS: Mapping[str, tuple[str, ...]] = {
     "logsigma": ("scale",),
     "flowtime": ("scale",),
 }
-"""What a file holds besides the name. The table of `tableindex` is not repeated: the file lists its sigmas."""
+"""A file's parameters besides the name. The table of `tableindex` is not repeated: the file lists its sigmas."""
 
 CUSTOM = "custom"
-"""What a file calls the target or the timesteps of a plug-in, which no other program could read."""
+"""The name in files of a plug-in's target or timesteps, which no other program can read."""
 
 
 def target_name(target: Target) -> str:
@@ -40,7 +40,7 @@ def encode_timesteps(timesteps: TimestepMap) -> dict[str, Any]:
 
 
 def decode_timesteps(encoded: Mapping[str, Any], table: SigmaTable) -> TimestepMap:
-    """The inverse of `encode_timesteps`; `table` is the file's. Raises ConfigError for what is not of the format."""
+    """The inverse of `encode_timesteps`; `table` is the file's. Raises ConfigError for an unknown name or parameter."""
     name = encoded.get("name", "")
     checks.one_of("ztsnr.timesteps", name, TIMESTEP_NAMES.values())
     parameters = {key: value for key, value in encoded.items() if key != "name"}
@@ -50,4 +50,6 @@ def decode_timesteps(encoded: Mapping[str, Any], table: SigmaTable) -> TimestepM
 
     if name == TIMESTEP_NAMES[TableIndex]:
         return TableIndex(table=table, **parameters)
-    return LogSigma(**parameters) if name == TIMESTEP_NAMES[LogSigma] else FlowTime(**parameters)
+    if name == TIMESTEP_NAMES[LogSigma]:
+        return LogSigma(**parameters)
+    return FlowTime(**parameters)

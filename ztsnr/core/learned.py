@@ -16,7 +16,7 @@ from ztsnr.core.target import X0, Target
 from ztsnr.core.weighting import Weighting
 
 PRIOR_COUNT = 1e-6
-"""How many observations the error of Gaussian data counts for: any real one outweighs it."""
+"""The weight of the error of Gaussian data, in observations: any real observation outweighs it."""
 
 
 def modules_in(part: object) -> list[nn.Module]:
@@ -90,8 +90,8 @@ class InfoNoise(Density, nn.Module):
 
     mmse is the running squared error of x0 in each of `bins` equal intervals of ln sigma, w the weighting on that
     error, gate = sigma^order / (sigma^order + cutoff^order). For its first `warmup` steps it draws from `prior`, then
-    from its own estimate, which it updates every `refresh` steps. `decay` multiplies a bin's record in each step. A bin
-    without a record has the error of Gaussian data of variance 1, sigma² / (1 + sigma²).
+    from its own estimate, which it updates every `refresh` steps. `decay` multiplies all records in each step. A bin
+    without records takes the error of Gaussian data of variance 1, sigma² / (1 + sigma²).
     """
 
     error: Tensor
@@ -167,11 +167,13 @@ class InfoNoise(Density, nn.Module):
         return max(self.prior.highest, self.edges[-1].exp().item())
 
     def observe(self, sigma: PerSample, error: PerSample) -> None:
-        """After each step: its levels and the squared errors of x0 at them, the same on all processes."""
+        """Records a step's levels and the squared errors of x0 at them. All processes must pass the same values."""
         index = torch.bucketize(sigma.log(), self.edges, right=True) - 1
         inside = (index >= 0) & (index < len(self.error))
-        for record, new in ((self.error, error), (self.count, torch.ones_like(error))):
-            record.mul_(self.decay).index_add_(0, index[inside], new[inside].to(record))
+        bins = index[inside]
+        errors = error[inside].to(self.error)
+        self.error.mul_(self.decay).index_add_(0, bins, errors)
+        self.count.mul_(self.decay).index_add_(0, bins, torch.ones_like(errors))
         self.steps += 1
         if (self.steps - self.warmup) % self.refresh == 0:
             self._update_quantiles()

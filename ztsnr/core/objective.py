@@ -1,4 +1,4 @@
-"""The objective: what a network is trained to minimise, and how it denoises once trained."""
+"""The objective: what a network is trained to minimise, and how the trained network denoises."""
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -24,7 +24,7 @@ Network = Callable[..., Tensor]
 
 
 class Terms(NamedTuple):
-    """What one evaluation of the network on a batch gives; a function of its arguments only."""
+    """The result of one evaluation of the network on a batch; it depends only on the arguments of `terms`."""
 
     loss: PerSample
     """Weighted, not reduced."""
@@ -74,7 +74,7 @@ class Objective(Part):
             raise ConfigError(f"{key('normalise_weight')}=true needs a weighting and a density that are not learned")
         few = self.weighting(self.draws(2**12), self.target).mean().item()
         many = self.weighting(self.draws(2**16), self.target).mean().item()
-        if not abs(few - many) < 0.1 * many:  # nor with 0, inf or nan
+        if not abs(few - many) < 0.1 * many:  # true also where one is 0, inf or nan
             raise ConfigError(
                 f"{key('normalise_weight')}=true needs a weight with a finite mean above 0, but over 4096 draws it is "
                 f"{few:.4g} and over 65536 {many:.4g}. Use {key('normalise_weight')}=false."
@@ -89,7 +89,7 @@ class Objective(Part):
         cond: Mapping[str, Tensor],
         mask: Tensor | None = None,
     ) -> Terms:
-        """`u`, float64 in [0, 1): at which quantiles of the density to train. `mask`: the distance's, (B, ...)."""
+        """`u`: the quantiles of the density to train at, float64 in [0, 1). `mask`, (B, ...): see Distance."""
         sigma = self.schedule.density.sigma(u)
         output = self.output(network, add_noise(x0, noise, sigma), sigma, cond)
         ideal = self.target.output(x0, noise, sigma)

@@ -20,14 +20,15 @@ def generator(seed: int, stream: str, *index: int) -> torch.Generator:
 
 
 def seed_torch(seed: int, stream: str, *index: int) -> None:
-    """Seeds torch's own generators, on every device: dropout and stochastic rounding take no other."""
+    """Seeds torch's own generators, on every device: which dropout and stochastic rounding use."""
     torch.manual_seed(generator(seed, stream, *index).initial_seed())
 
 
 def normal(seed: int, stream: str, step: int, rows: range, shape: tuple[int, ...]) -> Tensor:
     """N(0, 1), (len(rows), *shape) float32."""
     size = max(1, BLOCK // torch.Size(shape).numel())
-    first, last = rows.start // size, -(-rows.stop // size)
+    first = rows.start // size
+    last = -(-rows.stop // size)  # rounded up
     blocks = [torch.randn(size, *shape, generator=generator(seed, stream, step, i)) for i in range(first, last)]
     return torch.cat(blocks)[rows.start - first * size :][: len(rows)]
 

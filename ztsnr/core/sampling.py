@@ -77,7 +77,8 @@ class Heun(Sampler):
 class DPMpp2M(Sampler):
     """Second order with one evaluation a step: multistep DPM-Solver++ (arXiv 2211.01095, Algorithm 2).
 
-    After a step from sigma = inf the correction is 0 by itself; the last step, to 0, is first order.
+    After a step from sigma = inf the correction is 0, since that step's width is infinite. The last
+    step, to 0, is first order.
     """
 
     def __call__(self, denoise: Denoise, z: Samples, sigmas: Tensor, on_step: OnStep = no_op) -> Samples:
@@ -89,7 +90,8 @@ class DPMpp2M(Sampler):
             if previous is not None and last_width is not None and sigma_next > 0:
                 extrapolated = denoised + expand(width / (2 * last_width), z) * (denoised - previous)
             z = step_to(extrapolated, z, sigma, sigma_next)
-            previous, last_width = denoised, width
+            previous = denoised
+            last_width = width
             on_step(i, denoised)
         return z
 
@@ -118,7 +120,7 @@ class Guidance(Part):
     rescale: Fraction
 
     def combine(self, positive: Samples, negative: Samples, z: Samples, sigma: Tensor) -> Samples:
-        """The guided estimate of x0 from two of them. The rescale acts on v, as published; sigma > 0."""
+        """The guided estimate of x0 from the conditional and the negative one. The rescale acts on v; sigma > 0."""
         guided = negative + self.scale * (positive - negative)
         if self.rescale == 0:
             return guided

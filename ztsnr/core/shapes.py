@@ -1,4 +1,4 @@
-"""Shapes as types: plain tensors, but in the tests of the core, which check them in every call (tests/conftest.py).
+"""Types of tensors by shape. They are plain tensors, except in tests of the core, which check shapes in every call.
 
 PerSample: (B,) floating, one number for each sample of a batch.
 Samples: (B, ...) floating, the samples themselves.

@@ -36,7 +36,7 @@ class Weighting(Part):
         return weight if target == self.base else weight * self.base.gain(sigma) / target.gain(sigma)
 
     def penalty(self, sigma: PerSample) -> PerSample:
-        """What is added to the weighted distance: 0 unless the weighting is learned."""
+        """The term that is added to the weighted distance: 0 unless the weighting is learned."""
         return torch.zeros_like(sigma)
 
 

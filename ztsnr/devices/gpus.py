@@ -1,4 +1,4 @@
-"""Which of a machine's GPUs a process takes, where a launcher starts several runs of a sweep at a time."""
+"""Shares a machine's GPUs among the processes of a launcher that starts several runs of a sweep at a time."""
 
 import os
 from pathlib import Path
@@ -10,10 +10,10 @@ _held_locks: list[FileLock] = []
 
 
 def take_gpu(folder: Path, count: int) -> None:
-    """Makes only one of `count` GPUs visible to this process, one that no other process holds that uses this folder.
+    """Makes only one of `count` GPUs visible to this process: one that no other process with this folder holds.
 
-    Where all are held, they are shared in turn. Call it before CUDA is used; nothing happens in a process that has its
-    GPU already.
+    If all are held, processes share them. Call it before CUDA is used; it does nothing in a process that already has
+    its GPU.
     """
     if count < 2 or _held_locks:
         return

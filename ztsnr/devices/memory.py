@@ -1,4 +1,4 @@
-"""The most memory that a run has used: the GPU's where there is one, else this process's."""
+"""The peak memory of a run: the GPU's, or without a GPU this process's."""
 
 import resource
 import sys
@@ -22,7 +22,7 @@ TRAINING_ADVICE = (
 
 @contextmanager
 def explain_oom(advice: str = TRAINING_ADVICE) -> Iterator[None]:
-    """Raises OutOfMemory, with what needs less memory, for torch's own error."""
+    """Replaces torch's error by OutOfMemory, which says how to use less memory."""
     try:
         yield
     except torch.OutOfMemoryError as error:

@@ -31,13 +31,15 @@ def local_device() -> "torch.device":
 
 
 def join_processes() -> "PartialState":
-    """Joins the processes that torchrun or accelerate started; without them, the state of this one. Raises ConfigError
-    where accelerate finds another number of processes."""
+    """Joins the processes that torchrun or accelerate started; without them, the state of this one.
+
+    Raises ConfigError if accelerate joins a different number of processes.
+    """
     import torch
     from accelerate import PartialState
 
     started = int(os.environ.get("WORLD_SIZE", "1"))
-    # By default accelerate takes several processes on CPUs for so many independent ones.
+    # By default accelerate treats several processes on CPUs as independent ones.
     state = PartialState(cpu=True) if started > 1 and not torch.cuda.is_available() else PartialState()
     if state.num_processes != started:
         raise ConfigError(f"{started} processes were started, but accelerate joins {state.num_processes} of them")
@@ -45,7 +47,7 @@ def join_processes() -> "PartialState":
 
 
 def compute_device() -> "torch.device":
-    """That on which accelerate computes in this process."""
+    """The device on which accelerate computes in this process."""
     device = join_processes().device
     if device is None:
         raise RuntimeError("accelerate has not chosen a device")
@@ -53,7 +55,7 @@ def compute_device() -> "torch.device":
 
 
 def any_process(flag: bool) -> bool:
-    """Whether the flag is true in one of the joined processes; all of them must ask."""
+    """Whether the flag is true in one of the joined processes; all of them must call this."""
     import torch
 
     processes = join_processes()

@@ -12,15 +12,15 @@ from rich.progress import Progress as Bar
 from rich.table import Table
 
 WIDTH = 120
-"""Of the output where it is not a terminal."""
+"""Width of output that does not go to a terminal."""
 QUIET_SECONDS = 1.0
-"""Work that takes less leaves no line."""
+"""Work that takes less time prints no line."""
 Report = Callable[..., None]
-"""report(more): so many more are done; report(0, total): so many there are to do."""
+"""report(more): `more` items are done; report(0, total): there are `total` items."""
 
 
 def make_console(stream: TextIO, *, wrap: bool = True, quiet: bool = False) -> Console:
-    """wrap: break long lines and table cells at the width; without it, what a user may copy stays in one line."""
+    """wrap: break long lines and table cells at the width; without it, text that a user may copy stays in one line."""
     width = None if stream.isatty() else WIDTH
     return Console(file=stream, width=width, soft_wrap=not wrap, quiet=quiet, highlight=False)
 

@@ -1,10 +1,10 @@
-"""Hashes by which contents are recognised: in names of files, in keys of caches, in splits of data."""
+"""Hashes of contents, for file names, cache keys and splits of data."""
 
 import hashlib
 
 
 def content_hash(*parts: bytes, size: int) -> bytes:
-    """BLAKE2b of the parts one after the other; `size` bytes."""
+    """BLAKE2b of the concatenated parts, `size` bytes long."""
     state = hashlib.blake2b(digest_size=size)
     for part in parts:
         state.update(part)

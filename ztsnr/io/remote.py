@@ -19,7 +19,7 @@ def open_file(path: str) -> IO[bytes]:
 
 
 def read_part(path: str, start: int = 0, size: int = -1) -> bytes:
-    """`size` bytes from `start`; -1 is all that follow. Raises OSError."""
+    """`size` bytes from `start`; -1 reads to the end. Raises OSError."""
     with open_file(path) as file:
         try:
             file.seek(start)
@@ -29,7 +29,7 @@ def read_part(path: str, start: int = 0, size: int = -1) -> bytes:
 
 
 def matching_files(pattern: str) -> dict[str, tuple]:
-    """Files that a pattern names, by path, each with what changes when it does. Raises ConfigError."""
+    """The files that match, by path, each with values that change when the file does. Raises ConfigError."""
     if is_remote(pattern):
         files, _ = _filesystem(pattern)
         return {files.unstrip_protocol(path): (files.ukey(path),) for path in sorted(files.glob(pattern))}
@@ -44,7 +44,7 @@ def matching_files(pattern: str) -> dict[str, tuple]:
 
 
 def local_copy(path: str, folder: str) -> Path:
-    """A local file itself; of a remote one a copy in `folder`, downloaded when first needed. Raises CacheError."""
+    """A local file's path; for a remote file, a copy in `folder`, downloaded at first use. Raises CacheError."""
     if not is_remote(path):
         return Path(path)
     import fsspec

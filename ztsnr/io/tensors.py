@@ -15,7 +15,7 @@ from ztsnr.io.atomic import write_atomically
 
 
 def write_tensors(path: Path, tensors: Mapping[str, Tensor], metadata: Mapping[str, str]) -> None:
-    """Of contiguous tensors in host memory. Raises CheckpointError, which says how much space is needed and free."""
+    """The tensors must be contiguous, in host memory. Raises CheckpointError, with the needed and the free space."""
     try:
         write_atomically(path, lambda temporary: save_file(dict(tensors), temporary, dict(metadata)))
     except (OSError, SafetensorError) as error:

@@ -1,1 +1,1 @@
-"""Multirun: one record of all runs, in which what goes wrong in a run stays in it."""
+"""Sweeps, Hydra's multirun: one record of all runs, in which a failing run does not stop the others."""

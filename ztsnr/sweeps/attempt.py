@@ -1,4 +1,4 @@
-"""One run of a sweep: what goes wrong in it stays in it, and what has finished is not run again."""
+"""One run of a sweep: its failure does not stop the sweep, and a finished run is not repeated."""
 
 import json
 import logging
@@ -37,7 +37,7 @@ JOBLIB_LAUNCHER = "hydra_plugins.hydra_joblib_launcher.joblib_launcher.JoblibLau
 def run_in_sweep(
     composed: DictConfig, sweep: dict[str, Any], tracker: Tracker, tags: dict[str, str], train: Train
 ) -> float:
-    """The run's score; nan where it fails, or where its parts cannot be trained together."""
+    """The run's score; nan if it fails or its parts cannot be trained together."""
     folder = Path(HydraConfig.get().runtime.output_dir)
     values = axis_values(sweep["axes"])
     title = run_title(values)
@@ -75,7 +75,7 @@ def run_in_sweep(
             write_json(folder / "result.json", result | {"config": digest, "seconds": seconds})
             tracker.update_sweep_progress(sweep["run_id"], count_outcomes(folder.parent))
 
-    if not tracker.started:  # it was refused before there was anything to record but this
+    if not tracker.started:  # it was refused before training opened its record
         record = tracker.start(title, parameters, tags | {"ztsnr.outcome": result["outcome"]}, folder)
         record.finish("FINISHED" if result["outcome"] == INCOMPATIBLE else "FAILED", result["message"])
     return _score(result)

@@ -1,4 +1,4 @@
-"""What a sweep varies, and where one of its runs stands on that."""
+"""The axes of a sweep, and a run's values on them."""
 
 from collections.abc import Iterable, Mapping
 
@@ -10,7 +10,7 @@ from ztsnr.config.job import task_overrides
 
 
 def swept_axes(overrides: Iterable[str]) -> dict[str, list[str]]:
-    """What is swept, and over which values; of words on one key the last holds. Ranges have no list of values."""
+    """Each swept key with its values; the last override of a key counts. A range has an empty list."""
     axes: dict[str, list[str]] = {}
     for override in OverridesParser.create().parse_overrides(list(overrides)):
         key = override.get_key_element()
@@ -34,12 +34,12 @@ def axis_values(axes: Mapping[str, list[str]]) -> dict[str, str]:
 
 
 def run_title(values: Mapping[str, str]) -> str:
-    """A run's name: what is swept and nothing else, options by their names only."""
+    """A run's name: its swept values, each with its key unless it is an option."""
     options = HydraConfig.get().runtime.choices
     words = [value if key in options else f"{key}={value}" for key, value in values.items()]
     return " ".join(words) or f"run {HydraConfig.get().job.num}"
 
 
 def option_title(values: Mapping[str, str]) -> str:
-    """The same for all seeds of an option."""
+    """A run's name without its seeds: the same for all repetitions of an option."""
     return run_title({key: value for key, value in values.items() if key not in SEED_KEYS})

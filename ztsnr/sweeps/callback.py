@@ -1,4 +1,4 @@
-"""Hydra's hook around a multirun: one record of all its runs, opened before the first, compared after the last."""
+"""Hydra's hook around a multirun: it opens the sweep's record before the first run and compares the runs at the end."""
 
 import json
 import sys

@@ -1,4 +1,4 @@
-"""Densities made of others."""
+"""Densities that combine or change other densities."""
 
 import math
 from dataclasses import dataclass
@@ -125,7 +125,9 @@ class Mixture(Density):
     def sigma(self, u: PerSample) -> PerSample:
         """The first float whose cdf exceeds u, by bisection between the parts' quantiles over floats as integers."""
         quantiles = torch.stack([density.sigma(u) for density in self.densities.values()])
-        low, high = (edge.view(torch.int64) for edge in torch.aminmax(quantiles, dim=0))
+        lowest, highest = torch.aminmax(quantiles, dim=0)
+        low = lowest.view(torch.int64)
+        high = highest.view(torch.int64)
         while (low < high).any():
             middle = low + (high - low) // 2
             reached = self.cdf(middle.view(torch.float64)) > u

@@ -24,7 +24,8 @@ class Density(Part):
 
     def cdf(self, sigma: PerSample) -> PerSample:
         """Share of draws up to and including sigma, in [0, 1]; by bisection unless a density has a formula."""
-        low, high = torch.zeros_like(sigma), torch.ones_like(sigma)
+        low = torch.zeros_like(sigma)
+        high = torch.ones_like(sigma)
         for _ in range(54):
             middle = (low + high) / 2
             below = self.sigma(middle.clamp(max=LAST_U)) <= sigma

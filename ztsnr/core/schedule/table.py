@@ -37,8 +37,10 @@ class SigmaTable(Part):
     def at(self, index: Tensor) -> Tensor:
         """The inverse: index (B,) in [0, T - 1] -> sigma (B,)."""
         left = index.long().clamp(max=len(self.sigmas) - 2)
-        angles, sigmas = self.angles.to(index.device), self.sigmas.to(index.device)
-        low, high = sigmas[left], sigmas[left + 1]
+        angles = self.angles.to(index.device)
+        sigmas = self.sigmas.to(index.device)
+        low = sigmas[left]
+        high = sigmas[left + 1]
         between = torch.lerp(angles[left], angles[left + 1], index - left).tan().clamp(low, high)
         return torch.where(index == left, low, torch.where(index == left + 1, high, between))
 
