@@ -65,11 +65,11 @@ ARCHITECTURES: dict[str, dict[str, dict[str, Any]]] = {
         "text_encoder": CLIP_L,
     },
 }
-"""Family -> part -> config; what it leaves out is diffusers' and transformers' default."""
+"""Family -> part -> config. Absent keys have the defaults of diffusers and transformers."""
 
 
 def serialisable_config(network: nn.Module) -> dict[str, Any]:
-    """A part's config, as plain values from which the part can be built."""
+    """A part's config as plain values that suffice to rebuild it."""
     config = cast("Any", network.config)
     if hasattr(config, "to_diff_dict"):  # of transformers
         return {name: getattr(config, name) for name in CLIP_L}

@@ -1,4 +1,4 @@
-"""What the export command does: a checkpoint is loaded and written as other programs read it."""
+"""The export command: converts a checkpoint to a file that other programs read."""
 
 from pathlib import Path
 from typing import cast
@@ -17,8 +17,8 @@ def export_checkpoint(
 ) -> Path:
     """Writes a checkpoint to `output`, a new folder for format="diffusers", else a file; returns its path.
 
-    format: one of FORMATS. weights: "best", "raw" or "ema". dtype: one of EXPORT_DTYPES. pretrained: where the other
-    parts are; None is where training had them. Raises ConfigError, before a network is loaded, and CheckpointError.
+    format: one of FORMATS. weights: "best", "raw" or "ema". dtype: one of EXPORT_DTYPES. pretrained: location of the
+    other parts; None uses the location from training. Raises ConfigError and CheckpointError.
     """
     checks.one_of("format", format, FORMATS)
     checks.one_of("dtype", dtype, EXPORT_DTYPES)

@@ -1,4 +1,4 @@
-"""Trained networks written as other programs read them."""
+"""Exports a trained network in the formats that other programs read."""
 
 import json
 import shutil
@@ -35,11 +35,11 @@ KOHYA_BASES = {"sdxl": "sdxl_base_v1-0", "sd15": "sd_v1"}
 
 
 class Exporter:
-    """Writes a trained network, with the parts it was trained on, in any of FORMATS.
+    """Writes a trained network, with the other parts of its pretrained model, in any of FORMATS.
 
-    config: the run's, as files hold it; model.pretrained is where the other parts are, samples.steps the length of the
-    sampling grid that the metadata lists. latents: {"mean": [...], "std": [...]} by channel, of what the VAE encodes,
-    x0 * std + mean; None is the VAE's own factor.
+    config: the run's config, encoded for a file. Its model.pretrained is the location of the other parts, and its
+    samples.steps the length of the sampling grid in the metadata. latents: {"mean": [...], "std": [...]} by channel:
+    the VAE's latent is x0 * std + mean. None is the VAE's own factor.
     """
 
     def __init__(
@@ -71,7 +71,7 @@ class Exporter:
         write_tensors(output, tensors | markers(self.objective), metadata)
 
     def write_unet(self, output: Path) -> None:
-        """Without the prefix of single files, with which ComfyUI's loader of U-Nets would drop the markers."""
+        """Omits the prefix of single files, because with it ComfyUI's U-Net loader would drop the markers."""
         network = self.merged_parts["unet"]
         architecture = {"unet": serialisable_config(network)}
         metadata = self._metadata() | self._latent_metadata() | {keys.ARCHITECTURE: json.dumps(architecture)}
@@ -79,7 +79,7 @@ class Exporter:
         write_tensors(output, tensors | markers(self.objective), metadata)
 
     def write_diffusers(self, output: Path) -> None:
-        """Written beside `output`, and moved there when it is complete."""
+        """Writes to a temporary folder and renames it when it is complete."""
         if type(self.objective.target) not in PREDICTION_TYPES:
             raise CheckpointError(
                 f"format=diffusers has no scheduler for target={target_name(self.objective.target)}. "
@@ -129,7 +129,7 @@ class Exporter:
         write_tensors(output, tensors, self._metadata("/lora") | self._latent_metadata())
 
     def lora_updates(self) -> lora.LoRAUpdates:
-        """The updates of a LoRA, in float32. Raises ConfigError where the network's own weights were trained."""
+        """The updates of a LoRA, in float32. Raises ConfigError if the network's own weights were trained."""
         alphas = {}
         for part, (_, selection) in self.network.parts().items():
             if not isinstance(selection, LoRA):
@@ -147,13 +147,13 @@ class Exporter:
 
     @cached_property
     def merged_parts(self) -> dict[str, nn.Module]:
-        """The parts of which something was trained, LoRAs merged, in the written type."""
+        """The trained parts, with LoRAs merged, in the exported type."""
         return {part: to_dtype(network, self.dtype) for part, network in self.network.merged().items()}
 
     def _all_parts(self) -> dict[str, nn.Module]:
-        """All parts, each in its final type before the next is loaded: SDXL is 14 GB in float32.
+        """All parts. Converts each before it loads the next, since SDXL has 14 GB in float32.
 
-        A VAE is changed to encode and decode x0, where that is not its own latent.
+        Folds normalised latents into the VAE, so that it encodes and decodes x0.
         """
         networks = dict(self.merged_parts)
         for part in ARCHITECTURES[self.network.family]:
@@ -169,7 +169,7 @@ class Exporter:
         return networks
 
     def _latent_metadata(self) -> dict[str, str]:
-        """For files without a VAE, into which the statistics could be folded."""
+        """The latents' statistics, for files without a VAE to fold them into."""
         vae_config = find_source(self.pretrained).config("vae")
         if not self.latents or is_default_normalisation(self.latents, vae_config):
             return {}

@@ -27,7 +27,7 @@ class Block(nn.Module):
 
 
 class MLP(nn.Module):
-    """A residual multilayer perceptron over all pixels at once: the fastest network for images of 8 x 8.
+    """A residual multilayer perceptron over all pixels, the fastest network for images of 8 x 8.
 
     Names of submodules are part of the checkpoint format: never rename them.
     """

@@ -1,4 +1,4 @@
-"""Networks of which only a part is trained."""
+"""Networks that train only some of their parameters."""
 
 from copy import deepcopy
 from typing import TYPE_CHECKING, Any, Self
@@ -12,15 +12,15 @@ if TYPE_CHECKING:
 
 
 class PartiallyTrained(nn.Module):
-    """Base of networks of which only a part is trained. Only that part is in their state; the rest is in its source.
+    """Base class whose state_dict has only the trained parameters; the others are reloaded from their source.
 
-    A copy, as of an average of the weights, shares what is not trained.
+    A deep copy, such as a weight average, shares the frozen parameters.
     """
 
     trainable_names: frozenset[str]
 
     def save_trainable_only(self) -> None:
-        """To be called once the parameters to be trained are those that require a gradient."""
+        """Call this after requires_grad is set: it selects the parameters that the state contains."""
         self.trainable_names = frozenset(name for name, p in self.named_parameters() if p.requires_grad)
         self.register_state_dict_post_hook(_drop_frozen)
         self.register_load_state_dict_post_hook(_ignore_missing_frozen)

@@ -1,4 +1,4 @@
-"""The U-Nets of Stable Diffusion XL and 1.5, and their text encoders where those are trained."""
+"""The U-Nets of Stable Diffusion XL and 1.5, and their text encoders if they are trained."""
 
 from collections import defaultdict
 from pathlib import Path
@@ -19,11 +19,12 @@ from ztsnr.models.trainable import TrainableSelection, layers_of, merge
 
 
 class PretrainedUNet(PartiallyTrained):
-    """pretrained: a diffusers folder, its name on the hub, or a single .safetensors file.
+    """A pretrained U-Net, and its text encoders if they are trained.
 
-    unet: where the U-Net is, if not there: any of these, or a folder with only a U-Net. train: what of the U-Net is
-    trained; train_text: what of the text encoders, which are loaded only then. Names of submodules are part of the
-    checkpoint format: never rename them.
+    pretrained: a diffusers folder, its name on the hub, or a single .safetensors file. unet: loads the U-Net from
+    elsewhere: any of these, or a folder with only a U-Net. train: selects the U-Net's trained parameters. train_text:
+    selects those of the text encoders; None does not load them. Names of submodules are part of the checkpoint format:
+    never rename them.
     """
 
     family: ClassVar[str]
@@ -61,7 +62,7 @@ class PretrainedUNet(PartiallyTrained):
             self.unet.enable_gradient_checkpointing()
 
     def parts(self) -> dict[str, tuple[nn.Module, TrainableSelection]]:
-        """The networks of which something is trained, by diffusers' names, and what of each."""
+        """The trained networks, under diffusers' names, and the selection of parameters of each."""
         parts: dict[str, tuple[nn.Module, TrainableSelection]] = {"unet": (self.unet, self.unet_selection)}
         if self.text_encoders is not None and self.text_selection is not None:
             for part, network in self.text_encoders.parts.items():
@@ -76,7 +77,7 @@ class PretrainedUNet(PartiallyTrained):
             if selection.start is not None:
                 parts_of_start[selection.start].append(part)
 
-        # A file is read once for all parts that start from it, so that a tensor of no part is noticed.
+        # Read each file for all its parts at the same time: this detects a tensor that belongs to none of them.
         for start, parts in parts_of_start.items():
             config_key = self.parts()[parts[0]][1].config_key
             modules = {part: self.layers[part] for part in parts}
@@ -89,16 +90,16 @@ class PretrainedUNet(PartiallyTrained):
 
     @property
     def image_size(self) -> int:
-        """Side in pixels of the images that it was trained on."""
+        """Side in pixels of the images in pretraining."""
         return 8 * self.unet.config["sample_size"]
 
     @property
     def weight_dtype(self) -> torch.dtype:
-        """diffusers' own property walks through all modules, a twentieth of a tiny step."""
+        """The U-Net's dtype; diffusers' own property visits all modules, which takes 5 % of a tiny step."""
         return self.unet.conv_in.weight.dtype
 
     def text_conditions(self, tokens: Tensor | None, embeddings: dict[str, Tensor]) -> dict[str, Tensor]:
-        """The embeddings of `tokens`, or `embeddings` where `tokens` is None, in the type of the U-Net's weights."""
+        """The embeddings of `tokens`, or `embeddings` if `tokens` is None, in the U-Net's dtype."""
         if tokens is not None:
             if self.text_encoders is None:
                 raise ValueError("tokens are for a network whose text encoders are trained")
@@ -107,9 +108,9 @@ class PretrainedUNet(PartiallyTrained):
 
     @torch.no_grad()
     def merged(self) -> dict[str, nn.Module]:
-        """The parts of which something is trained, in float32, a LoRA merged into the weights.
+        """The trained parts in float32, with a LoRA merged into the weights.
 
-        They are this network's own, which cannot be trained or sampled afterwards.
+        Changes this network, which can be neither trained nor sampled afterwards.
         """
         return {part: merge(to_dtype(network, torch.float32)) for part, (network, _) in self.parts().items()}
 
@@ -124,8 +125,8 @@ class SDXL(PretrainedUNet):
     ) -> Tensor:
         """z (B, 4, h, w), t (B,), time_ids (B, 6), text (B, L, 2048), pooled (B, 1280) -> (B, 4, h, w).
 
-        time_ids are the original size (h, w), the crop (top, left) and the target size (h, w), in pixels. In place of
-        text and pooled, tokens (B, 2, windows, 77), where the text encoders are trained.
+        time_ids are the original size (h, w), the crop (top, left) and the target size (h, w), in pixels. tokens
+        (B, 2, windows, 77) replace text and pooled if the text encoders are trained.
         """
         text = self.text_conditions(tokens, embeddings)
         added = {"text_embeds": text["pooled"], "time_ids": time_ids}

@@ -1,4 +1,4 @@
-"""Prompts as tokens, and as the embeddings of a model's text encoders."""
+"""Tokenizers and text encoders of a pretrained model."""
 
 import bisect
 from typing import TYPE_CHECKING, Any, cast
@@ -14,9 +14,9 @@ if TYPE_CHECKING:
     from transformers import CLIPTokenizer
 
 WINDOW = 75
-"""Tokens of a prompt that a text encoder reads at a time, besides a marker at either end."""
+"""Tokens that a text encoder reads at a time, without the marker at each end."""
 ENCODE_BATCH = 16
-"""Prompts that go through the text encoders at once."""
+"""Prompts in a batch of the text encoders."""
 
 
 class Tokenizers:
@@ -32,13 +32,15 @@ class Tokenizers:
         return max(1, -(-longest // WINDOW))
 
     def tokens(self, prompts: list[str], windows: int) -> Tensor:
-        """(N, tokenizers, windows, 77): each window with its markers, padded. Raises ConfigError for a prompt that is
-        longer."""
+        """(N, tokenizers, windows, 77): each window with its markers, padded.
+
+        Raises ConfigError for a prompt that needs more windows.
+        """
         rows = [torch.tensor(self._rows(tokenizer, prompts, windows)) for tokenizer in self.all]
         return torch.stack(rows).transpose(0, 1)
 
     def cut(self, text: str, windows: int) -> str:
-        """The text, without as many of its last words as do not fit."""
+        """The text without the last words that exceed the windows."""
         if self.windows([text]) <= windows:
             return text
         words = text.split()
@@ -97,7 +99,7 @@ class TextEncoders(nn.Module):
 
     @torch.no_grad()
     def encode(self, prompts: list[str], windows: int | None = None) -> dict[str, Tensor]:
-        """Embeddings of prompts, each of so many windows; None takes what the longest needs."""
+        """Embeddings of prompts, padded to `windows`; None uses the number that the longest prompt needs."""
         tokens = self.tokenizers.tokens(prompts, windows or self.tokenizers.windows(prompts)).to(self.device)
         batches = [self(batch) for batch in tokens.split(ENCODE_BATCH)]
         return {name: torch.cat([batch[name] for batch in batches]) for name in batches[0]}
@@ -107,7 +109,7 @@ class TextEncoders(nn.Module):
         return device_of(self)
 
     def freeze_unused(self) -> None:
-        """SDXL's first encoder is read before its last layer, which no gradient reaches."""
+        """Freezes the last layer of SDXL's first encoder: SDXL uses the state before it, so it has no gradient."""
         if len(self.parts) > 1:
             first = self.parts["text_encoder"]
             model = cast("Any", getattr(first, "text_model", first))  # transformers before 5 wraps it

@@ -1,4 +1,4 @@
-"""Which parameters of a pretrained network are trained: its own weights, all or some, or a LoRA beside them."""
+"""Selects the trained parameters of a pretrained network: all or some of its own weights, or a LoRA."""
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
@@ -15,27 +15,27 @@ from ztsnr.models.parts import to_dtype
 from ztsnr.models.quantised import BITS, quantise
 
 Patterns = Annotated[list[str], NonEmpty()]
-"""Of fnmatch."""
+"""Patterns for fnmatch."""
 
 
 class TrainableSelection(Part):
     config_key: ClassVar[str] = "model.train"
-    """Its key in a config, for messages."""
+    """Key in a config, for messages."""
     start: str | None
-    """The file of a LoRA to continue from."""
+    """LoRA file to continue from."""
 
     def prepare(self, network: nn.Module) -> None:
-        """Leaves exactly the parameters that are trained requiring a gradient. Raises ConfigError."""
+        """Sets requires_grad for exactly the trained parameters. Raises ConfigError."""
         raise NotImplementedError
 
     def load_start(self, updates: Mapping[str, Update], network: nn.Module) -> None:
-        """Puts what `start` holds into a prepared network. Raises CheckpointError where it does not fit."""
+        """Copies the updates from `start` into a prepared network. Raises CheckpointError if they do not fit."""
         raise NotImplementedError
 
 
 @dataclass(frozen=True, kw_only=True)
 class Weights(TrainableSelection):
-    """The network's own weights, of the modules or parameters whose names match a pattern."""
+    """Trains the network's own weights, in the modules or parameters whose names match a pattern."""
 
     patterns: Patterns
     start = None
@@ -49,12 +49,12 @@ class Weights(TrainableSelection):
 
 @dataclass(frozen=True, kw_only=True)
 class LoRA(TrainableSelection):
-    """Low-rank updates of linear and convolutional layers (arXiv 2106.09685), by peft; `dora` as arXiv 2402.09353.
+    """Trains low-rank updates of linear and convolutional layers (arXiv 2106.09685), by peft.
 
-    modules: patterns of the layers' names or of their last parts, such as to_q or resnets.*.conv1.
-    The update's scale is alpha / rank. base: the type of the frozen weights; 8bit and 4bit apply to the linear layers
-    of transformer blocks, with bfloat16 for the rest. start: the file of a LoRA to continue from, of any trainer whose
-    names formats.lora reads; null starts from no change.
+    modules: patterns for the layers' names or their last parts, such as to_q or resnets.*.conv1. The update's scale is
+    alpha / rank. dora: DoRA (arXiv 2402.09353). base: type of the frozen weights; 8bit and 4bit apply to the linear
+    layers of transformer blocks, the rest is bfloat16. start: a LoRA file to continue from, of any trainer that
+    formats.lora supports; null starts from zero.
     """
 
     rank: Count
@@ -103,19 +103,19 @@ class LoRA(TrainableSelection):
 
 
 class TextWeights(Weights):
-    """The text encoders' own weights."""
+    """Trains the text encoders' own weights."""
 
     config_key = "model.train_text"
 
 
 class TextLoRA(LoRA):
-    """Low-rank updates of the text encoders' layers."""
+    """Trains low-rank updates of the text encoders' layers."""
 
     config_key = "model.train_text"
 
 
 def merge(network: nn.Module) -> nn.Module:
-    """The network with a LoRA's updates merged into its weights, and the LoRA's own layers removed."""
+    """Merges a LoRA's updates into the network's weights and removes the LoRA's layers. Changes the network."""
     from peft.tuners.tuners_utils import BaseTunerLayer
 
     for name, layer in list(network.named_modules()):
@@ -124,7 +124,7 @@ def merge(network: nn.Module) -> nn.Module:
             network.set_submodule(name, layer.get_base_layer())
     if getattr(network, "_hf_peft_config_loaded", False):
         adapted = cast("Any", network)
-        adapted._hf_peft_config_loaded = False  # or it would be saved as the LoRA that it no longer has
+        adapted._hf_peft_config_loaded = False  # otherwise diffusers would save a LoRA
         del adapted.peft_config
     return network
 
@@ -135,7 +135,7 @@ def layers_of(network: nn.Module) -> list[str]:
 
 
 def match_names(key: str, patterns: list[str], names: Iterable[str], forms: tuple[str, ...]) -> list[str]:
-    """Those of `names` that match a pattern in one of its forms. Raises ConfigError for a pattern without a match."""
+    """The names that match a pattern in one of its forms. Raises ConfigError for a pattern without a match."""
     names = list(names)
     chosen = set()
     for pattern in patterns:

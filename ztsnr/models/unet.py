@@ -9,7 +9,7 @@ from ztsnr.core.errors import ConfigError
 
 
 class UNet(nn.Module):
-    """diffusers' U-Net over pixels, with classes: one level per entry of `channels`, attention in the lowest."""
+    """diffusers' U-Net over pixels, with classes: a level for each entry of `channels`, attention in the last."""
 
     def __init__(
         self, *, shape: list[int], classes: int, channels: list[int], layers: int, gradient_checkpointing: bool
