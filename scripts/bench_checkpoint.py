@@ -22,7 +22,7 @@ from ztsnr.checkpoints.saver import DiskCheckpointer
 from ztsnr.checkpoints.state_file import file_of
 from ztsnr.config.registry import build, compose
 from ztsnr.tracking.spool import Spool
-from ztsnr.training.batch import Batch
+from ztsnr.training.batch import TrainingBatch
 from ztsnr.training.step import TrainStep
 
 CASES = {"mlp of the main job": (), "500 MB of state": ("model.width=1080", "model.depth=5")}
@@ -33,7 +33,7 @@ def trained_step(composed) -> TrainStep:
     network, objective, trainer = build(composed.model), build(composed.objective), build(composed.trainer)
     train_step, data = TrainStep(trainer, objective, network, build(composed.optimizer)), build(composed.data)
     x0, cond = data.batch(0, train_step.rows_of(trainer.batch_size), trainer.batch_size)
-    train_step(0, Batch(x0, cond, torch.randn_like(x0), torch.rand(len(x0), dtype=torch.float64)))
+    train_step(0, TrainingBatch(x0, cond, torch.randn_like(x0), torch.rand(len(x0), dtype=torch.float64)))
     return train_step
 
 

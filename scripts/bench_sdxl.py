@@ -31,7 +31,7 @@ from ztsnr.config.registry import build, compose
 from ztsnr.core.randomness import normal, stratified
 from ztsnr.devices.memory import peak_gib, reset_peak
 from ztsnr.models.architectures import ARCHITECTURES
-from ztsnr.training.batch import Batch
+from ztsnr.training.batch import TrainingBatch
 from ztsnr.training.step import TrainStep
 
 SDXL = ("model=sdxl", "schedule=sdxl_ztsnr", "loss=vpred", "optimizer.lr=1e-5")
@@ -59,7 +59,7 @@ def our_step(composed, batch: dict) -> Callable[[], None]:
     def step() -> None:
         noise = normal(0, "noise", count[0], rows, batch[LATENTS].shape[1:])
         u = stratified(0, "u", count[0], rows, len(rows))
-        train_step(count[0], Batch(batch[LATENTS], cond, noise, u))
+        train_step(count[0], TrainingBatch(batch[LATENTS], cond, noise, u))
         count[0] += 1
 
     return step

@@ -15,7 +15,7 @@ from ztsnr.comparison.heat_map import plot_heat_map
 from ztsnr.comparison.measures import MEASURES
 from ztsnr.comparison.options import axes_of, group_by_option
 from ztsnr.comparison.ranking import rank
-from ztsnr.comparison.report import Report
+from ztsnr.comparison.report import ComparisonReport
 from ztsnr.comparison.runs import Run, best_attempts, interpret
 from ztsnr.comparison.statistics import Estimate, estimate_mean, format_estimate, paired_difference
 from ztsnr.core.errors import ConfigError
@@ -238,7 +238,7 @@ def test_report_writes_one_page_and_tables_for_scripts(tmp_path):
     comparison = Comparison(GRID, SCORE, "sdxl vpred")
     table = comparison.table(same_objectives=[["sdxl vpred", "ztsnr vpred"]])
     figures = {"options": plot_values(comparison.ranked, SCORE, comparison.baseline)}
-    report = Report(comparison, table, figures, samples=None, command="command")
+    report = ComparisonReport(comparison, table, figures, samples=None, command="command")
     page = report.write(tmp_path).read_text()
     assert "<title>Which schedule and loss? ztsnr vpred: held-out error" in page
     assert page.count("<tr>") == 5

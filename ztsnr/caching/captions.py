@@ -26,7 +26,7 @@ class Captions(Part):
     split_lines: bool
     separator: str
     shuffle: bool
-    keep_tokens: checks.Index
+    keep_tokens: checks.NonNegativeInt
     keep_separator: str | None
     tag_dropout: Annotated[float, Bounds(at_least=0, below=1)]
     prefix: str

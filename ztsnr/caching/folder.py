@@ -18,7 +18,7 @@ from ztsnr.io.remote import is_remote
 TEXT_SUFFIXES = (".txt", ".caption")
 MASK = "-masklabel.png"
 """The mask of NAME.jpg is NAME-masklabel.png: OneTrainer's convention."""
-Captions = Mapping[str, tuple[str, ...]]
+CaptionsOfFiles = Mapping[str, tuple[str, ...]]
 """File name -> captions."""
 
 
@@ -64,7 +64,7 @@ class _Walk:
     entered: set[tuple[int, int]]
     """Device and inode of folders."""
 
-    def images_in(self, folder: str, captions_above: Captions) -> Iterator[ImageFile]:
+    def images_in(self, folder: str, captions_above: CaptionsOfFiles) -> Iterator[ImageFile]:
         """`folder` is its path below the root, "" for the root itself; `captions_above` are from tables above it."""
         path = self.root / folder
         try:
@@ -113,7 +113,7 @@ class _Walk:
         return PLAIN_FOLDER
 
 
-def _captions_of_tables(folder: Path, names: set[str], captions_above: Captions) -> dict[str, tuple[str, ...]]:
+def _captions_of_tables(folder: Path, names: set[str], captions_above: CaptionsOfFiles) -> dict[str, tuple[str, ...]]:
     """Captions by their path below the folder: of its own tables, then of those above it."""
     tables = [name for name in names if name in TABLES or name.endswith(".parquet")]
     captions = read_tables(folder, tables) if tables else {}
@@ -122,11 +122,11 @@ def _captions_of_tables(folder: Path, names: set[str], captions_above: Captions)
     return captions
 
 
-def _below(start: str, captions: Captions) -> Captions:
+def _below(start: str, captions: CaptionsOfFiles) -> CaptionsOfFiles:
     return {name.removeprefix(start): texts for name, texts in captions.items() if name.startswith(start)}
 
 
-def _add_captions(file: ImageFile, entry: os.DirEntry, names: set[str], tables: Captions) -> None:
+def _add_captions(file: ImageFile, entry: os.DirEntry, names: set[str], tables: CaptionsOfFiles) -> None:
     """And its identity, from the file system."""
     stem = os.path.splitext(entry.name)[0]
     folder = Path(entry.path).parent

@@ -89,7 +89,7 @@ class CacheSettings(CachedImages):
     folders: list[Any]
     refresh: bool
     on_bad: Literal["skip", "stop"]
-    workers: checks.Index
+    workers: checks.NonNegativeInt
     background: tuple[Channel, Channel, Channel]
     masks: MaskSource
     max_aspect: Annotated[float, Bounds(at_least=1)]

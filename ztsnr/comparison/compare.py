@@ -15,7 +15,7 @@ from ztsnr.comparison.figures import (
 )
 from ztsnr.comparison.heat_map import plot_heat_map
 from ztsnr.comparison.measures import MEASURES
-from ztsnr.comparison.report import Report
+from ztsnr.comparison.report import ComparisonReport
 from ztsnr.comparison.runs import newest_sweep, read_runs, sweep_summary
 from ztsnr.comparison.same_objectives import same_objective_options
 from ztsnr.comparison.samples import read_samples
@@ -35,7 +35,7 @@ def compare(
     output: str | None = None,
     every_run: bool = False,
     attach: bool = True,
-) -> tuple[Report, Path]:
+) -> tuple[ComparisonReport, Path]:
     """Writes the report on a sweep (by default the newest) or on all runs; returns it and the path of its page.
 
     where: MLflow's filter; baseline: name of an option; attach: adds the report to the sweep's summary run too.
@@ -65,12 +65,12 @@ def compare(
     return report, page
 
 
-def make_report(comparison: Comparison, experiment: Experiment, command: str, folder: Path) -> Report:
+def make_report(comparison: Comparison, experiment: Experiment, command: str, folder: Path) -> ComparisonReport:
     """Reads what the comparison needs besides its runs; a temporary folder in `folder` holds what is downloaded."""
     with tempfile.TemporaryDirectory(dir=folder) as temporary:
         same_objectives = same_objective_options(comparison.options, experiment, Path(temporary))
         samples = read_samples(comparison.ranked[:MAX_CURVES], experiment, Path(temporary))
-    return Report(
+    return ComparisonReport(
         comparison=comparison,
         table=comparison.table(same_objectives),
         figures=plot_figures(comparison, experiment),

@@ -27,7 +27,7 @@ EXTRA_COLUMNS = {"score": "score", "frechet": "Fréchet", "accuracy": "accuracy"
 
 
 @dataclass(frozen=True)
-class Report:
+class ComparisonReport:
     comparison: Comparison
     table: list[dict]
     """Comparison.table."""

@@ -25,7 +25,7 @@ Positive = Annotated[float, Bounds(above=0)]
 NonNegative = Annotated[float, Bounds(at_least=0)]
 Fraction = Annotated[float, Bounds(at_least=0, at_most=1)]
 Count = Annotated[int, Bounds(at_least=1)]
-Index = Annotated[int, Bounds(at_least=0)]
+NonNegativeInt = Annotated[int, Bounds(at_least=0)]
 
 
 # Keys ----------------------------------------------------------------------------------------------------------------

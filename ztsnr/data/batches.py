@@ -30,8 +30,8 @@ class HeldOutBatch(NamedTuple):
 
 
 @dataclass(frozen=True, kw_only=True)
-class Samples:
-    """Reads the samples of an index in an order.
+class BatchReader:
+    """Reads batches of an index's samples, in an order.
 
     distribution: the index has means and log-variances, and training draws new latents from them in each step.
     """

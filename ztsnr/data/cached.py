@@ -13,7 +13,7 @@ import torch
 from ztsnr.core import checks
 from ztsnr.core.checks import Bounds, Part
 from ztsnr.core.errors import CacheError, ConfigError
-from ztsnr.data.batches import Batch, HeldOutBatch, Prefetcher, Samples
+from ztsnr.data.batches import Batch, BatchReader, HeldOutBatch, Prefetcher
 from ztsnr.data.index import Index, open_index
 from ztsnr.data.order import Leftovers, Order, order_of
 from ztsnr.data.scale import check_statistics, latent_scale
@@ -39,7 +39,7 @@ class CachedImages(Part):
     caption_dropout: Annotated[float, Bounds(at_least=0, below=1)]
     latent_normalisation: Literal["channel", "scalar", "none"]
     statistics: dict[str, Any] | None
-    seed: checks.Index
+    seed: checks.NonNegativeInt
 
     _is_prepared: ClassVar[bool] = False
     """Set on an instance by `prepare`."""
@@ -95,7 +95,7 @@ class CachedImages(Part):
         return self._prefetcher(step, rows, batch_size)
 
     def held_out_batches(self, samples: int, batch_size: int) -> Iterator[HeldOutBatch]:
-        return self._samples.held_out_batches(samples, batch_size)
+        return self._reader.held_out_batches(samples, batch_size)
 
     def order(self, sizes: np.ndarray, counts: np.ndarray) -> Order:
         """sizes (K, 2), counts (K,): samples to train on."""
@@ -122,9 +122,9 @@ class CachedImages(Part):
         return self.order(self.train.sizes.numpy(), self.train.counts[:, 0])
 
     @cached_property
-    def _samples(self) -> Samples:
+    def _reader(self) -> BatchReader:
         scale = self.facts["latents"]
-        return Samples(
+        return BatchReader(
             index=self.train,
             order=self._order,
             mean=torch.tensor(scale["mean"])[:, None, None],
@@ -136,4 +136,4 @@ class CachedImages(Part):
 
     @cached_property
     def _prefetcher(self) -> Prefetcher:
-        return Prefetcher(self._samples.batch, self._order.size)
+        return Prefetcher(self._reader.batch, self._order.size)

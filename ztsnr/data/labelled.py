@@ -41,7 +41,7 @@ class LabelledImages(Part):
     classes: checks.Count
     held_out: Annotated[float, Bounds(above=0, below=1)]
     label_dropout: Annotated[float, Bounds(at_least=0, below=1)]
-    seed: checks.Index
+    seed: checks.NonNegativeInt
 
     def __post_init__(self) -> None:
         super().__post_init__()

@@ -10,7 +10,7 @@ import torch
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
-from ztsnr.core.checks import Count, Index, Part, Positive, key
+from ztsnr.core.checks import Count, NonNegativeInt, Part, Positive, key
 from ztsnr.core.errors import ConfigError
 from ztsnr.core.randomness import order
 from ztsnr.data import LabelledImages
@@ -68,7 +68,7 @@ class ClassifierFeatures(Features):
     steps: Count
     batch_size: Count
     lr: Positive
-    seed: Index
+    seed: NonNegativeInt
 
     def load(self, data: LabelledImages) -> Classifier:
         with torch.random.fork_rng(devices=[]):

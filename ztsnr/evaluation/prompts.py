@@ -10,7 +10,7 @@ import torch
 from PIL import Image
 from torch import Tensor, nn
 
-from ztsnr.core.checks import Bounds, Count, Fraction, Index, NonEmpty, NonNegative, Part, key
+from ztsnr.core.checks import Bounds, Count, Fraction, NonEmpty, NonNegative, NonNegativeInt, Part, key
 from ztsnr.core.errors import ConfigError
 from ztsnr.core.objective import Objective
 from ztsnr.core.randomness import normal
@@ -48,7 +48,7 @@ class Prompts(Part):
     guidances: Annotated[list[NonNegative], NonEmpty()]
     rescale: Fraction
     columns: Count
-    seed: Index
+    seed: NonNegativeInt
 
     def __post_init__(self) -> None:
         super().__post_init__()

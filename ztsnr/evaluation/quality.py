@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from ztsnr.core import checks
-from ztsnr.core.checks import Count, Index, NonEmpty, NonNegative, Part
+from ztsnr.core.checks import Count, NonEmpty, NonNegative, NonNegativeInt, Part
 from ztsnr.core.objective import Objective
 from ztsnr.core.randomness import normal
 from ztsnr.core.sampling import Guidance, Sampler, guided_denoise
@@ -40,7 +40,7 @@ class Quality(Part):
     batch_size: Count
     neighbours: Count
     neighbourhood: int
-    seed: Index
+    seed: NonNegativeInt
     needs_classes: ClassVar[bool] = True
 
     def __post_init__(self) -> None:

@@ -7,7 +7,7 @@ import torch
 from PIL import Image
 from torch import Tensor, nn
 
-from ztsnr.core.checks import Count, Fraction, Index, NonEmpty, NonNegative, Part
+from ztsnr.core.checks import Count, Fraction, NonEmpty, NonNegative, NonNegativeInt, Part
 from ztsnr.core.objective import Objective
 from ztsnr.core.randomness import normal
 from ztsnr.core.sampling import Guidance, Sampler, guided_denoise
@@ -27,7 +27,7 @@ class SampleGrid(Part):
     guidances: Annotated[list[NonNegative], NonEmpty()]
     rescale: Fraction
     columns: Count
-    seed: Index
+    seed: NonNegativeInt
     needs_classes: ClassVar[bool] = True
 
     def __call__(self, objective: Objective, network: nn.Module, data: LabelledImages) -> dict[float, Image.Image]:

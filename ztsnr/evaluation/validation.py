@@ -7,7 +7,7 @@ from typing import Annotated
 import torch
 from torch import nn
 
-from ztsnr.core.checks import Count, Index, NonEmpty, Part, Positive
+from ztsnr.core.checks import Count, NonEmpty, NonNegativeInt, Part, Positive
 from ztsnr.core.noise import add_noise, sigma_vp
 from ztsnr.core.objective import Objective
 from ztsnr.core.randomness import normal
@@ -26,7 +26,7 @@ class Validation(Part):
     sigmas: Annotated[list[Positive], NonEmpty()]
     samples: Count
     batch_size: Count
-    seed: Index
+    seed: NonNegativeInt
 
     def __call__(self, objective: Objective, network: nn.Module, data: Data) -> dict[float, float]:
         """sigma -> error; sigma = inf is last, if the objective is finite there. Needs no_grad and eval mode."""

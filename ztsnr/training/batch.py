@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 
-class Batch(NamedTuple):
+class TrainingBatch(NamedTuple):
     """This process's rows of a step's batch."""
 
     x0: Tensor
@@ -18,12 +18,12 @@ class Batch(NamedTuple):
     u: Tensor
     """(B,) float64 in [0, 1): quantiles of the noise levels, in host memory, where coefficients are cheapest."""
 
-    def part(self, rows: slice, device: torch.device) -> "Batch":
+    def part(self, rows: slice, device: torch.device) -> "TrainingBatch":
         """These rows; all tensors but u move to the device."""
         cond = {name: value[rows].to(device, non_blocking=True) for name, value in self.cond.items()}
         x0 = self.x0[rows].to(device, non_blocking=True)
         noise = self.noise[rows].to(device, non_blocking=True)
-        return Batch(x0, cond, noise, self.u[rows])
+        return TrainingBatch(x0, cond, noise, self.u[rows])
 
 
 def parts_of(count: int, accumulation_steps: int) -> list[slice]:

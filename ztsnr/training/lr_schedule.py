@@ -4,14 +4,14 @@ import math
 from dataclasses import dataclass
 from typing import Annotated
 
-from ztsnr.core.checks import Bounds, Count, Fraction, Index, Part, Positive
+from ztsnr.core.checks import Bounds, Count, Fraction, NonNegativeInt, Part, Positive
 
 
 @dataclass(frozen=True, kw_only=True)
 class LRSchedule(Part):
     """A shape multiplied by a linear warm-up over the first `warmup` steps."""
 
-    warmup: Index
+    warmup: NonNegativeInt
 
     def factor(self, step: int, steps: int) -> float:
         """step in [0, steps) -> [0, 1]."""

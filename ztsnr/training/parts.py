@@ -16,11 +16,11 @@ from ztsnr.tracking.monitor import Monitor
 from ztsnr.training.lr_schedule import LRSchedule
 from ztsnr.training.optim import MakeOptimizer
 from ztsnr.training.signals import StopSignals
-from ztsnr.training.trainer import Samples, Trainer, TrainingResult
+from ztsnr.training.trainer import Trainer, TrainingResult, TrainingSamples
 
 
 class QualityMetrics(Protocol):
-    """Measures the quality of a trained network's samples. `data` is of the kind that it needs, as for `Samples`."""
+    """Measures the quality of a network's samples. `data` is of the kind that it needs, as in TrainingSamples."""
 
     def __call__(self, objective: Objective, network: nn.Module, data: Any) -> dict[str, float]:
         """Metrics by name."""
@@ -35,7 +35,7 @@ class TrainingParts:
     data: Data
     lr_schedule: LRSchedule
     validation: Validation
-    samples: Samples
+    samples: TrainingSamples
     quality: QualityMetrics
     trainer: Trainer
     optimizer: MakeOptimizer

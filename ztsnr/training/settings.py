@@ -5,7 +5,7 @@ from typing import Annotated, Literal
 
 import torch
 
-from ztsnr.core.checks import Bounds, Count, Index, Part, Positive, key
+from ztsnr.core.checks import Bounds, Count, NonNegativeInt, Part, Positive, key
 from ztsnr.core.errors import ConfigError
 from ztsnr.training.optim import MakeOptimizer, ParamGroups
 from ztsnr.training.posthoc import PosthocEMA
@@ -35,7 +35,7 @@ class StepSettings(Part):
     ema_every: Count
     ema_on_cpu: bool
     compile: bool
-    noise_seed: Index
+    noise_seed: NonNegativeInt
     groups: ParamGroups
     posthoc_ema: PosthocEMA
 

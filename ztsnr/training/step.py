@@ -16,7 +16,7 @@ from ztsnr.core.objective import Objective
 from ztsnr.core.randomness import seed_torch
 from ztsnr.devices.processes import compute_device, rows_of
 from ztsnr.training.averaging import Average, make_ema
-from ztsnr.training.batch import Batch, parts_of
+from ztsnr.training.batch import TrainingBatch, parts_of
 from ztsnr.training.non_finite import describe_non_finite, non_finite_error
 from ztsnr.training.optim import MakeOptimizer, evaluating, make_optimizer, set_training
 from ztsnr.training.settings import StepSettings
@@ -118,7 +118,7 @@ class TrainStep:
             group["lr"] = rate * factor
         return self._base_rates[0] * factor
 
-    def __call__(self, step: int, batch: Batch) -> StepResult:
+    def __call__(self, step: int, batch: TrainingBatch) -> StepResult:
         """Updates the network. Raises NonFinite."""
         # gradients: dropout and the like draw differently in each process
         seed = self.settings.noise_seed
@@ -147,7 +147,7 @@ class TrainStep:
             self.adaptive_density.observe(*everywhere.unbind(1))
         return result
 
-    def _backward(self, step: int, batch: Batch) -> tuple[Tensor, list[Tensor]]:
+    def _backward(self, step: int, batch: TrainingBatch) -> tuple[Tensor, list[Tensor]]:
         """Computes the gradients.
 
         Returns the losses (B,), and for an adaptive density a tensor (b, 2) float64 for each part: levels, and errors

@@ -18,7 +18,7 @@ from ztsnr.data import Data
 from ztsnr.devices.memory import explain_oom
 from ztsnr.evaluation.validation import Validation
 from ztsnr.tracking.monitor import Monitor
-from ztsnr.training.batch import Batch
+from ztsnr.training.batch import TrainingBatch
 from ztsnr.training.lr_schedule import LRSchedule
 from ztsnr.training.optim import MakeOptimizer
 from ztsnr.training.settings import StepSettings
@@ -52,7 +52,7 @@ class TrainingResult:
         return self.networks[self.best]
 
 
-class Samples(Protocol):
+class TrainingSamples(Protocol):
     """Draws images during training. `data` must be of the kind that it needs: see training.parts.build_parts."""
 
     @property
@@ -76,7 +76,7 @@ class Evaluator:
     objective: Objective
     data: Data
     validation: Validation
-    samples: Samples
+    samples: TrainingSamples
     monitor: Monitor
 
     def validate(self, result: TrainingResult) -> None:
@@ -120,7 +120,7 @@ class Trainer(StepSettings):
         optimizer: MakeOptimizer,
         lr_schedule: LRSchedule,
         validation: Validation,
-        samples: Samples,
+        samples: TrainingSamples,
         monitor: Monitor,
         checkpointer: Checkpointer | None = None,
         stop: StopSignals | None = None,
@@ -185,7 +185,7 @@ class Trainer(StepSettings):
         train_step.end()
         return result
 
-    def _batch(self, step: int, data: Data, train_step: TrainStep) -> Batch:
+    def _batch(self, step: int, data: Data, train_step: TrainStep) -> TrainingBatch:
         """This process's rows. Noise and levels depend on seed, step and row, not on the process that draws them."""
         size = data.size(step, self.batch_size)
         rows = train_step.rows_of(size)
@@ -193,4 +193,4 @@ class Trainer(StepSettings):
         noise = normal(self.noise_seed, "noise", step, rows, x0.shape[1:])
         draw = stratified if self.stratify else uniform
         u = draw(self.noise_seed, "u", step, rows, size)
-        return Batch(x0, cond, noise, u)
+        return TrainingBatch(x0, cond, noise, u)

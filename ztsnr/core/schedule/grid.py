@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from ztsnr.core import checks
-from ztsnr.core.checks import Bounds, Index, NonEmpty, Part, Positive, key
+from ztsnr.core.checks import Bounds, NonEmpty, NonNegativeInt, Part, Positive, key
 from ztsnr.core.errors import ConfigError
 from ztsnr.core.schedule.density import Density
 from ztsnr.core.schedule.table import SigmaTable, Terminal
@@ -81,7 +81,7 @@ class Leading(Grid):
     """
 
     table: SigmaTable
-    offset: Index
+    offset: NonNegativeInt
 
     def levels(self, steps: int) -> Tensor:
         size = _size(self.table, steps)
