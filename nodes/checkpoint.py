@@ -32,9 +32,9 @@ class Facts:
     timesteps: TimestepMap
     sigma_data: float
     grid: Grid | None = None
-    """Its own sampling levels."""
+    """The model's own sampling levels."""
     latents: dict[str, tuple[float, ...]] | None = None
-    """{"mean": (4), "std": (4)} of what the VAE encodes, where the model knows latents as (latent - mean) / std."""
+    """{"mean": (4), "std": (4)} of the VAE's latents, for a model of (latent - mean) / std."""
 
 
 def file_names() -> list[str]:
@@ -71,7 +71,7 @@ def read_facts(path: str) -> Facts:
 def _metadata(path: str) -> dict[str, str]:
     try:
         return json.loads(comfy.utils.safetensors_header(path) or "").get("__metadata__", {})
-    except (OSError, ValueError, AttributeError, struct.error) as error:  # of a file of a different format
+    except (OSError, ValueError, AttributeError, struct.error) as error:  # a file of a different format
         raise CheckpointError(f"{path} is not a readable safetensors file") from error
 
 
@@ -89,7 +89,7 @@ def _facts(metadata: dict[str, str]) -> Facts:
 
 
 def _levels(text: str) -> list[float]:
-    """At least two, with CEILING for what lies above it."""
+    """At least two levels, those above CEILING lowered to it."""
     levels = [min(float(level), CEILING) for level in json.loads(text)]
     if len(levels) < 2:
         raise ConfigError(f"levels must be a list of at least two, got {text}")
@@ -112,7 +112,8 @@ def _grid(levels: list[float]) -> Grid:
 
 
 def _latents(statistics: dict) -> dict[str, tuple[float, ...]]:
-    latents = {name: tuple(float(value) for value in statistics[name]) for name in ("mean", "std")}
-    if any(len(values) != 4 for values in latents.values()) or not all(0 < s < math.inf for s in latents["std"]):
+    mean = tuple(map(float, statistics["mean"]))
+    std = tuple(map(float, statistics["std"]))
+    if len(mean) != 4 or len(std) != 4 or not all(0 < value < math.inf for value in std):
         raise ConfigError(f"ztsnr.latents must be 4 means and 4 positive deviations, got {statistics}")
-    return latents
+    return {"mean": mean, "std": std}

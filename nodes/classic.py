@@ -17,7 +17,10 @@ class Port:
         display_name: str | None = None,
         **widget: object,
     ) -> None:
-        self.kind, self.id, self.options, self.optional = kind, id, options, optional
+        self.kind = kind
+        self.id = id
+        self.options = options
+        self.optional = optional
         self.name = display_name or kind
         self.widget = {key: value for key, value in widget.items() if value is not None}
 
@@ -37,8 +40,14 @@ class _Kind:
         return Port(self.name, **options)
 
 
-Boolean, Combo, Float, Int = (_Kind(name) for name in ("BOOLEAN", "COMBO", "FLOAT", "INT"))
-Latent, Model, Sampler, Sigmas = (_Kind(name) for name in ("LATENT", "MODEL", "SAMPLER", "SIGMAS"))
+Boolean = _Kind("BOOLEAN")
+Combo = _Kind("COMBO")
+Float = _Kind("FLOAT")
+Int = _Kind("INT")
+Latent = _Kind("LATENT")
+Model = _Kind("MODEL")
+Sampler = _Kind("SAMPLER")
+Sigmas = _Kind("SIGMAS")
 
 
 @dataclass(kw_only=True)
@@ -77,10 +86,12 @@ def classic_mappings(nodes: list[type]) -> tuple[dict, dict]:
     classes, names = {}, {}
     for node in nodes:
         schema = node.define_schema()
-        node.CATEGORY, node.DESCRIPTION = schema.category, schema.description
+        node.CATEGORY = schema.category
+        node.DESCRIPTION = schema.description
         node.RETURN_TYPES = tuple(port.kind for port in schema.outputs)
         node.RETURN_NAMES = tuple(port.name for port in schema.outputs)
         if hasattr(node, "fingerprint_inputs"):
             node.IS_CHANGED = node.fingerprint_inputs
-        classes[schema.node_id], names[schema.node_id] = node, schema.display_name
+        classes[schema.node_id] = node
+        names[schema.node_id] = schema.display_name
     return classes, names

@@ -1,4 +1,4 @@
-"""What happens to the guided estimate of x0 after guidance, whatever guidance it was: functions of ComfyUI's post_cfg.
+"""Changes of the guided estimate of x0, after any kind of guidance: functions for ComfyUI's post_cfg hook.
 
 ComfyUI calls each with the estimates (B, ...) `denoised` and `cond_denoised`, `input` x, and `sigma` (B,).
 """
@@ -55,13 +55,13 @@ METHODS = (*BY_SIGMA, *BY_LEVELS)
 def put_post_cfg(model, function) -> None:
     """Appends the function to those of other nodes, and removes an earlier one of its class."""
     earlier = model.model_options.get("sampler_post_cfg_function", [])
-    kept = [other for other in earlier if type(other) is not type(function)]
-    model.model_options["sampler_post_cfg_function"] = kept
+    others = [other for other in earlier if type(other) is not type(function)]
+    model.model_options["sampler_post_cfg_function"] = others
     model.set_model_sampler_post_cfg_function(function)
 
 
 def visited_levels(model_options: dict) -> Tensor:
-    """(N,) float64 on the CPU, ascending: the levels above 0 of the sampling that is under way."""
+    """(N,) float64 on the CPU, ascending: the levels above 0 that the current sampling visits."""
     sigmas = model_options.get("transformer_options", {}).get("sample_sigmas")
     if sigmas is None:
         raise ConfigError("this ComfyUI does not pass the sampled levels to nodes. Update it, or use method=constant.")
@@ -90,7 +90,9 @@ class Rescale:
     space: str
 
     def __call__(self, args: dict) -> Tensor:
-        denoised, positive, x = args["denoised"], args["cond_denoised"], args["input"]
+        denoised = args["denoised"]
+        positive = args["cond_denoised"]
+        x = args["input"]
         sigma = args["sigma"].double().cpu()
         amount = self.multiplier * self.share(sigma, args["model_options"]).to(x)
         if self.space == "v":

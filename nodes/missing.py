@@ -6,7 +6,7 @@ from .api import io
 
 
 def missing_core(folder: Path) -> tuple[type, str]:
-    """The only node there then is, and the message that it shows and the log has."""
+    """The node to offer in place of all others, and its message, which is also for the log."""
     message = (
         f"ZTSNR nodes: the ztsnr core is neither in {folder} nor beside it, and is not installed. Link the nodes/ "
         f"folder of the ztsnr repository into custom_nodes in place of copying it, or copy the repository's ztsnr/ "

@@ -12,7 +12,7 @@ from ztsnr.core.errors import ConfigError
 from .checkpoint import Facts
 
 NATIVE_SCALE = 8
-"""Pixels of the image to one of the latent, along a side."""
+"""Pixels of an image per pixel of its latent, along a side."""
 
 
 def check_model(model) -> None:
@@ -20,7 +20,8 @@ def check_model(model) -> None:
     if isinstance(model.get_model_object("model_sampling"), comfy.model_sampling.CONST):
         raise ConfigError("model is a flow-matching model, whose noise has no such schedule. Use an SD or SDXL model.")
     config = model.model.model_config
-    unet, betas = config.unet_config, config.sampling_settings.get("beta_schedule", "linear")
+    unet = config.unet_config
+    betas = config.sampling_settings.get("beta_schedule", "linear")
     known = "image_model" not in unet and unet.get("context_dim") and not unet.get("use_temporal_attention")
     if not known or betas != "linear":
         raise ConfigError(f"model must be an SD or SDXL U-Net, got {type(config).__name__}")
@@ -59,14 +60,14 @@ class TableSampling(comfy.model_sampling.ModelSamplingDiscrete):
 
 
 def model_sampling(facts: Facts, factor: float = 1.0) -> TableSampling:
-    """With ComfyUI's own prediction of the target, so that what asks for its class finds it."""
+    """Derives from ComfyUI's own class for the target too, so that other nodes' isinstance checks find it."""
     predictions = comfy.model_sampling
     by_target = {"v": predictions.V_PREDICTION, "eps": predictions.EPS, "x0": predictions.X0, "edm": predictions.EDM}
     return type("ZTSNRSampling", (TableSampling, by_target[facts.target]), {})(facts, factor)
 
 
 def resolution_factor(latent: Tensor, native: int) -> float:
-    """Side of the image, in the geometric mean, by the native side: how much more noise hides as much of it."""
+    """The image's side, a geometric mean, over the native side: by how much noise must grow to hide as much."""
     height, width = latent.shape[-2:]
     return math.sqrt(height * width) * NATIVE_SCALE / native
 
@@ -75,7 +76,8 @@ class NormalisedLatents(comfy.latent_formats.LatentFormat):
     """The model's latents are (latent - mean) / std, by channel; the previews of `plain` are adapted to them."""
 
     def __init__(self, plain, mean: tuple[float, ...], std: tuple[float, ...]):
-        self.mean, self.std = (torch.tensor(values).view(1, -1, 1, 1) for values in (mean, std))
+        self.mean = torch.tensor(mean).view(1, -1, 1, 1)
+        self.std = torch.tensor(std).view(1, -1, 1, 1)
         factors = plain.scale_factor * torch.tensor(plain.latent_rgb_factors)
         bias = torch.tensor(plain.latent_rgb_factors_bias or (0.0, 0.0, 0.0)) + torch.tensor(mean) @ factors
         self.latent_rgb_factors = (torch.tensor(std)[:, None] * factors).tolist()

@@ -11,7 +11,7 @@ from ztsnr.core.sampling import step_to
 from .api import io
 
 ROUNDING = 1e-5
-"""What a scheduler in float32 may lose of the model's highest level, relatively."""
+"""Relative rounding error of a float32 scheduler at the model's highest level."""
 
 
 class TerminalStepThenSampler:
@@ -33,7 +33,8 @@ class TerminalStepThenSampler:
         return self.inner.sampler_function(model, x, sigmas[skipped:], **options)
 
     def _leave(self, model, x, sigmas, extra_args, callback):
-        sigma, below = sigmas[0].double(), sigmas[1].double()
+        sigma = sigmas[0].double()
+        below = sigmas[1].double()
         denoised = model(x, sigmas[0] * x.new_ones([len(x)]), **extra_args)
         if callback is not None:
             callback({"x": x, "i": 0, "sigma": sigmas[0], "sigma_hat": sigmas[0], "denoised": denoised})
@@ -41,7 +42,7 @@ class TerminalStepThenSampler:
 
 
 def _counting_from(skipped: int, callback: Callable[[dict], None] | None) -> Callable[[dict], None] | None:
-    """The callback, with the index of each step raised by the steps done before."""
+    """The callback, with each step's index raised by the number of skipped steps."""
     if callback is None:
         return None
     return lambda step: callback({**step, "i": step["i"] + skipped})

@@ -1,4 +1,4 @@
-"""The nodes that say at which levels to sample."""
+"""The nodes that choose the levels to sample at."""
 
 from torch import Tensor
 
@@ -14,7 +14,9 @@ from .tables import CEILING
 LADDER = (17.8, 12.4, 9.2, 7.2, 5.4, 3.9, 2.1, 0.9, 0.0292)
 """Below the terminal level; conf/schedule/grid/progressive.yaml has the same."""
 
-KARRAS, PROGRESSIVE, OWN = "karras from the terminal level", "progressive ladder", "the checkpoint's own"
+KARRAS = "karras from the terminal level"
+PROGRESSIVE = "progressive ladder"
+OWN = "the checkpoint's own"
 
 
 def _sigmas(grid: Grid, steps: int, factor: float = 1.0) -> Tensor:
@@ -143,12 +145,12 @@ class Sigmas(io.ComfyNode):
             below = KarrasGrid(sigma_min=lowest, sigma_max=start, rho=rho)
         else:
             below = SigmaList(sigma_list=LADDER)
-        whole = _with_terminal_step(below, float(sampling.sigma_max), "the highest level of the model", factor)
-        return io.NodeOutput(_sigmas(whole, steps, factor))
+        full_grid = _with_terminal_step(below, float(sampling.sigma_max), "the highest level of the model", factor)
+        return io.NodeOutput(_sigmas(full_grid, steps, factor))
 
 
 def own_grid(sampling) -> Grid:
-    """Refuses a model without one."""
+    """The sampling grid that a model carries. Raises ConfigError for a model without one."""
     grid = getattr(sampling, "grid", None)
     if grid is None:
         raise ConfigError(

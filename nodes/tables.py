@@ -16,7 +16,7 @@ from ztsnr.core.noise import alpha
 from ztsnr.core.schedule.table import STABLE_DIFFUSION, ScaledLinear, SigmaTable, ZeroTerminal, sigmas_from_alpha_bar
 
 CEILING = 20000.0
-"""What sigma = inf becomes. Lower, the limit is missed by more (1e-4 of x0 here); higher, float32 loses more."""
+"""The stand-in for sigma = inf. Lower, it would miss the limit by more than 1e-4 of x0; higher, float32 loses more."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -44,7 +44,8 @@ class Stretched(SigmaTable):
         low, high = alpha(torch.tensor([self.sigma_min, self.sigma_max], dtype=torch.float64))
         root = high + (low - high) * (root - root[-1]) / (root[0] - root[-1])
         sigmas = sigmas_from_alpha_bar(root.square())
-        sigmas[0], sigmas[-1] = self.sigma_min, self.sigma_max  # exactly, whatever the root rounds to
+        sigmas[0] = self.sigma_min  # the ends exactly, whatever the root rounds to
+        sigmas[-1] = self.sigma_max
         return sigmas
 
 

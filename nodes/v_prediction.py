@@ -87,8 +87,8 @@ class VPrediction(io.ComfyNode):
                     0.01,
                     (
                         "Dynamic SNR gamma: guidance is weighted by min(SNR, gamma) / gamma, SNR = 1 / sigma²: the "
-                        "guided estimate of x0 is moved to the conditional one by the rest. 0 leaves guidance as it "
-                        "is; 5 weakens it where sigma is above 0.45, and takes it away at the terminal level."
+                        "guided estimate of x0 is moved to the conditional one by the rest. 0 does not change "
+                        "guidance; 5 weakens it where sigma is above 0.45, and removes it at the terminal level."
                     ),
                 ),
                 io.Int.Input(
@@ -114,7 +114,7 @@ class VPrediction(io.ComfyNode):
 
     @classmethod
     def fingerprint_inputs(cls, checkpoint=BELOW, **_):
-        """Changes when the file is written again, so that it is read again."""
+        """A value that changes when the file does, so that ComfyUI runs the node again."""
         if checkpoint == BELOW:
             return BELOW
         stat = os.stat(path_of(checkpoint))
