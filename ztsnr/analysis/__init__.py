@@ -1,1 +1,1 @@
-"""Objectives as tables and figures, without a network."""
+"""Describes objectives in tables and figures, without a network."""

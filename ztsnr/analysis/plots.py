@@ -1,4 +1,4 @@
-"""Figures: what an objective trains, and where a run is wrong. Levels are on ln sigma, with inf at the right."""
+"""Figures of objectives and of validation errors. The axis of noise levels is logarithmic, with inf at the right."""
 
 import io
 import math
@@ -13,14 +13,15 @@ from torch import Tensor
 
 from ztsnr.analysis.summary import COMMON_BASE, SDXL_MAX, Summary
 
-LOW, HIGH = 1e-2, 1e3
+LOW = 1e-2
+HIGH = 1e3
 """The range of finite levels on the axis."""
 AT_INF = HIGH * 4
 """The position of sigma = inf on the axis."""
 MIN_WEIGHT = 1e-4
-"""Smaller weights are below the panel."""
+"""Smaller weights are not shown."""
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000", "#8A6D00")
-"""Okabe and Ito's, distinct to colour-blind eyes."""
+"""Okabe and Ito's colours, distinct for colour-blind readers."""
 STYLES = ("-", "--", ":", "-.")
 
 LineStyle = Mapping[str, Any]
@@ -28,10 +29,10 @@ LineStyle = Mapping[str, Any]
 
 
 def objective_figure(summaries: Mapping[str, Summary]) -> Figure:
-    """Four panels over sigma, a colour for each objective.
+    """Four panels over sigma, with one colour for each objective.
 
-    p: the share of draws, and the sampling grid as ticks. w: the weight on the squared error of v. W: its cumulative
-    share over the draws. t: the network's timestep.
+    p: the share of draws, and the sampling grid as ticks. w: the weight on the squared error of v.
+    W: its cumulative share over the draws. t: the network's timestep.
     """
     figure = Figure(figsize=(11, 7), layout="constrained")
     density, weight, cumulative, timestep = figure.subplots(2, 2).flat
@@ -71,7 +72,7 @@ def objective_image(summaries: Mapping[str, Summary]) -> Image.Image:
 
 
 def _plot_density(panel: Axes, summary: Summary, style: LineStyle, offset: float, name: str) -> None:
-    # a histogram of the finite levels, and a bar for those above the axis
+    # draws: a histogram of the levels on the axis, and a bar for those above it
     edges = torch.logspace(math.log10(LOW), math.log10(HIGH), 61, dtype=torch.float64)
     share = torch.histogram(summary.draws.clamp(LOW, None), edges).hist / summary.count
     panel.stairs(share, edges, label=name, **style)
@@ -79,10 +80,10 @@ def _plot_density(panel: Axes, summary: Summary, style: LineStyle, offset: float
     above = (summary.draws > HIGH).double().mean().item()
     panel.bar([AT_INF * (0.75 + 0.5 * offset)], [above], width=[AT_INF * 0.12], color=style["color"])
 
-    # the sampling grid, as ticks below
+    # sampling grid: ticks below the histogram
     grid = summary.grid[:-1].clamp(LOW, None)
     grid = grid.where(grid <= HIGH, torch.tensor(float(AT_INF), dtype=grid.dtype))
-    row = panel.get_xaxis_transform()  # x in data, y as a part of the panel
+    row = panel.get_xaxis_transform()  # x in data coordinates, y as a fraction of the panel
     height = torch.full_like(grid, 0.02 + 0.08 * offset)
     panel.plot(grid, height, "|", transform=row, color=style["color"], markersize=6)
 
@@ -107,17 +108,18 @@ def _plot_timesteps(panel: Axes, summary: Summary, style: LineStyle) -> None:
 
 
 def _levels() -> Tensor:
-    """(401,) float64, over the axis and at inf."""
+    """(401,) float64: levels along the axis, and inf."""
     finite = torch.logspace(math.log10(LOW), math.log10(HIGH), 400)
     return torch.cat([finite, torch.tensor([math.inf])]).double()
 
 
 def validation_figure(errors: Mapping[str, Mapping[float, float]], title: str) -> Figure:
-    """Error of v against sigma, a line for each network."""
+    """Error of v by sigma, one line for each network."""
     figure = Figure(figsize=(6, 3.6), layout="constrained")
     panel = figure.subplots()
     for (name, by_sigma), colour, style in zip(errors.items(), COLOURS, STYLES, strict=False):
-        sigma, error = torch.tensor(list(by_sigma)), torch.tensor(list(by_sigma.values()))
+        sigma = torch.tensor(list(by_sigma))
+        error = torch.tensor(list(by_sigma.values()))
         plot_levels(panel, sigma, error, {"color": colour, "linestyle": style, "label": name})
     panel.set_ylim(bottom=0)
     panel.set_ylabel("squared error of v, held-out")
@@ -128,7 +130,7 @@ def validation_figure(errors: Mapping[str, Mapping[float, float]], title: str) -
 
 
 def plot_levels(panel: Axes, sigma: Tensor, value: Tensor, style: LineStyle) -> None:
-    """A line over the finite levels, and a point at inf where there is one."""
+    """Plots a line over the finite levels, and a point at inf if that is among them."""
     finite = sigma.isfinite()
     panel.plot(sigma[finite], value[finite], marker="." if finite.sum() < 20 else "", **style)
     if not finite.all():

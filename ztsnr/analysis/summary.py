@@ -1,4 +1,4 @@
-"""What an objective trains, in numbers: which levels are drawn, which have weight, and which sampling visits."""
+"""An objective in numbers: which noise levels training draws, how it weights them, and which sampling visits."""
 
 import math
 from collections.abc import Mapping
@@ -14,23 +14,28 @@ from ztsnr.core.target import EDM, X0, Eps, Flow, Target, V
 from ztsnr.core.weighting import Unit
 
 SDXL_MAX = round(STABLE_DIFFUSION_MAX, 1)
-"""The highest level of Stable Diffusion as released, 14.6: zero terminal SNR adds the levels above it."""
+"""The highest level of the released Stable Diffusion, 14.6. Zero terminal SNR adds the levels above it."""
 
 BASES: Mapping[str, Target] = {"eps": Eps(), "x0": X0(), "v": V(), "edm": EDM(sigma_data=0.5), "flow": Flow()}
 COMMON_BASE = V()
-"""The base in which weights are added up: its error has the same size at all levels."""
+"""Weights are added up in this base, whose error has a similar size at all levels."""
 
 STARVED_SHARE = 0.1
-"""Sampling's first step is starved if its levels have less than this part of 1 / steps of the loss weight."""
-IDLE_WEIGHT, IDLE_DRAWS, UNUSED_DRAWS = 0.01, 0.1, 0.02
-"""Draws are wasted where IDLE_DRAWS of them have IDLE_WEIGHT of the weight, or UNUSED_DRAWS lie above all sampling."""
-SAME_WEIGHT, SAME_CURVE = 1e-6, 5e-4
-"""Smaller differences of weightings, relative, and of W, absolute, are rounding."""
+"""Sampling's first step is starved if its levels have less than this fraction of 1 / steps of the loss weight."""
+IDLE_WEIGHT = 0.01
+IDLE_DRAWS = 0.1
+"""Draws are wasted if more than IDLE_DRAWS of them share at most IDLE_WEIGHT of the weight."""
+UNUSED_DRAWS = 0.02
+"""Draws are wasted if more than this share of them is above the level where sampling starts."""
+SAME_WEIGHT = 1e-6
+"""Smaller relative differences of two weightings are rounding errors."""
+SAME_CURVE = 5e-4
+"""Smaller absolute differences of two curves W are rounding errors."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Summary:
-    """`steps`: of sampling. `count`: of the draws that stand for the density."""
+    """steps: of sampling. count: the number of draws that represent the density."""
 
     objective: Objective
     steps: int
@@ -44,13 +49,13 @@ class Summary:
     @cached_property
     @torch.no_grad()
     def weight(self) -> Tensor:
-        """(count,), each draw's share of the weight on the squared error of v."""
+        """(count,): each draw's share of the weight on the squared error of v."""
         weight = self.objective.weighting(self.draws, COMMON_BASE)
         return weight / weight.sum()
 
     @cached_property
     def grid(self) -> Tensor:
-        """(steps + 1,), the levels that sampling visits, and 0."""
+        """(steps + 1,): the levels that sampling visits, and 0."""
         return self.objective.schedule.grid.sigmas(self.steps)
 
     @property
@@ -58,33 +63,34 @@ class Summary:
         return self.grid[0].item()
 
     def share(self, low: float, high: float = math.inf) -> tuple[float, float]:
-        """Of the draws, and of the weight, at low < sigma <= high."""
+        """The shares of the draws and of the weight at low < sigma <= high."""
         within = (self.draws > low) & (self.draws <= high)
         return within.double().mean().item(), self.weight[within].sum().item()
 
     def share_at(self, level: float) -> tuple[float, float]:
+        """The shares of the draws and of the weight at exactly this level."""
         at = self.draws == level
         return at.double().mean().item(), self.weight[at].sum().item()
 
     def cumulative_share(self, sigma: Tensor) -> Tensor:
-        """W, divided by its total: the weight's share up to and including sigma, (N,) -> (N,)."""
+        """The share of the weight up to and including sigma, which is W divided by its total; (N,) -> (N,)."""
         total = sigma.new_full((1,), math.inf)
         cumulative = self.objective.cumulative_weight(torch.cat([sigma, total]), COMMON_BASE, self.count)
         return cumulative[:-1] / cumulative[-1]
 
     def median(self) -> tuple[float, float]:
-        """Of the draws, and of the weight, over sigma."""
+        """The median level of the draws, and that of the weight."""
         half = torch.searchsorted(self.weight.cumsum(0), 0.5).clamp(max=self.count - 1)
         return self.draws[self.count // 2].item(), self.draws[half].item()
 
     def notes(self) -> list[str]:
-        """Warnings, a sentence each."""
+        """Warnings about the objective."""
         if not self.weight.isfinite().all():
             return ["The weights do not add up to a finite number: a level has weight inf, or all have 0."]
         return [*self._starved(), *self._wasted(), *self._cancelled()]
 
     def _starved(self) -> list[str]:
-        """Where sampling starts and training hardly goes."""
+        """Warns if training hardly visits the levels where sampling starts."""
         after = self.grid[1].item()
         drawn, weighed = self.share(after)
         if weighed >= STARVED_SHARE / self.steps:
@@ -97,10 +103,11 @@ class Summary:
         ]
 
     def _wasted(self) -> list[str]:
-        """Where training goes without weight, or above sampling's start."""
+        """Warns if many draws have little weight, or are above the level where sampling starts."""
         order = self.weight.argsort()
         busy = self.draws[order[self.weight[order].cumsum(0) >= IDLE_WEIGHT]]
-        low, high = busy.min().item(), busy.max().item()
+        low = busy.min().item()
+        high = busy.max().item()
         below = (self.draws < low).double().mean().item()
         above = (self.draws > high).double().mean().item()
 
@@ -121,7 +128,7 @@ class Summary:
         return notes
 
     def _cancelled(self) -> list[str]:
-        """A weighting that is a constant over the levels drawn, in some base."""
+        """Warns if the weighting is constant in some base, over the levels that are drawn."""
         weighting = self.objective.weighting
         if isinstance(weighting, Unit) or self.objective.learned:
             return []
@@ -135,7 +142,7 @@ class Summary:
 
 
 def same_objectives(summaries: Mapping[str, Summary]) -> list[list[str]]:
-    """Names of those that train alike: the same target and timesteps, and W proportional."""
+    """Groups of names of objectives that train alike: the same target, timesteps and distance, and W proportional."""
     groups: list[list[str]] = []
     for name, summary in summaries.items():
         for group in groups:
@@ -148,7 +155,8 @@ def same_objectives(summaries: Mapping[str, Summary]) -> list[list[str]]:
 
 
 def _same(one: Summary, other: Summary) -> bool:
-    a, b = one.objective, other.objective
+    a = one.objective
+    b = other.objective
     if (a.target, a.schedule.timesteps, a.distance) != (b.target, b.schedule.timesteps, b.distance):
         return False
     if a.learned or b.learned:
@@ -159,7 +167,7 @@ def _same(one: Summary, other: Summary) -> bool:
 
 
 def percent(share: float) -> str:
-    """A share as a percentage of three digits: none, 0.06 %, 3e-05 %."""
+    """A share as a percentage, for example none, 0.06 %, 3e-05 %."""
     number = 100 * share
     if number == 0:
         return "none"

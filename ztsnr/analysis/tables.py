@@ -1,4 +1,4 @@
-"""What `ztsnr.preview` prints: tables over the noise levels."""
+"""The tables of `ztsnr.preview`: objectives by noise level."""
 
 import math
 import sys
@@ -14,11 +14,11 @@ from ztsnr.core.format_names import target_name
 from ztsnr.io.console import make_table
 
 EDGES = (0, 0.01, 0.1, 1, 10, 100, 1000, sys.float_info.max)
-"""Of the table's rows; sigma = inf has a row of its own."""
+"""The limits of the table's rows; sigma = inf has its own row."""
 
 
 def print_one(console: Console, name: str, summary: Summary) -> None:
-    """Draws, weights and timesteps by noise level, the levels that sampling visits, and notes."""
+    """Prints draws, weights and timesteps by noise level, the levels that sampling visits, and notes."""
     console.print(f"[bold]{name}[/]  target {target_name(summary.objective.target)}")
     table = make_table("level σ", "draws", "weight", *(f"w({base})" for base in BASES), "t")
     for low, high in [*pairwise(EDGES), (math.inf, math.inf)]:
@@ -37,10 +37,11 @@ def print_one(console: Console, name: str, summary: Summary) -> None:
 
 
 def _add_level(table: Table, summary: Summary, low: float, high: float) -> None:
-    """A row for low < sigma <= high, or for one level, where any are drawn."""
+    """Adds a row for low < sigma <= high, or for the one level low = high, if training draws there."""
     if low == high:
         drawn, weight = summary.share_at(low)
-        middle, label = low, "∞"
+        middle = low
+        label = "∞"
     else:
         drawn, weight = summary.share(low, high)
         middle = math.sqrt(max(low, 1e-3) * min(high, 1e4))
@@ -48,7 +49,8 @@ def _add_level(table: Table, summary: Summary, low: float, high: float) -> None:
     if not drawn:
         return
 
-    objective, sigma = summary.objective, torch.tensor([middle]).double()
+    objective = summary.objective
+    sigma = torch.tensor([middle]).double()
     with torch.no_grad():
         by_base = [objective.weighting(sigma, base).item() for base in BASES.values()]
     t = objective.schedule.timesteps(sigma).item()
@@ -56,7 +58,7 @@ def _add_level(table: Table, summary: Summary, low: float, high: float) -> None:
 
 
 def print_many(console: Console, summaries: Mapping[str, Summary], refused: Mapping[str, str]) -> None:
-    """A row for each objective, which of them are the same, and notes. `refused`: messages by name."""
+    """Prints a row for each objective, groups of equal objectives, and notes. refused: name -> message."""
     above = f"σ > {SDXL_MAX}"
     table = make_table("", f"draws {above}", f"weight {above}", "at ∞", "weight", "median σ", "weight", "from σ")
     for name, summary in summaries.items():

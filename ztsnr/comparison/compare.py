@@ -1,4 +1,4 @@
-"""From the record of runs to a report on them."""
+"""Makes the report on recorded runs."""
 
 import tempfile
 from pathlib import Path
@@ -36,9 +36,12 @@ def compare(
     every_run: bool = False,
     attach: bool = True,
 ) -> tuple[ComparisonReport, Path]:
-    """Writes the report on a sweep (by default the newest) or on all runs; returns it and the path of its page.
+    """Writes the report on a sweep, by default the newest; returns the report and the path of its page.
 
-    where: MLflow's filter; baseline: name of an option; attach: adds the report to the sweep's summary run too.
+    where: MLflow's filter.
+    baseline: the name of an option.
+    every_run: reports on all runs of the experiment.
+    attach: also adds the report to the sweep's summary run.
     """
     if not isinstance(tracker, MLflowTracker):
         raise ConfigError("Only runs recorded in MLflow can be compared, so tracking must be mlflow.")
@@ -66,7 +69,7 @@ def compare(
 
 
 def make_report(comparison: Comparison, experiment: Experiment, command: str, folder: Path) -> ComparisonReport:
-    """Reads what the comparison needs besides its runs; a temporary folder in `folder` holds what is downloaded."""
+    """Downloads the configs and samples of the compared runs to a temporary folder in `folder`."""
     with tempfile.TemporaryDirectory(dir=folder) as temporary:
         same_objectives = same_objective_options(comparison.options, experiment, Path(temporary))
         samples = read_samples(comparison.ranked[:MAX_CURVES], experiment, Path(temporary))
@@ -80,9 +83,13 @@ def make_report(comparison: Comparison, experiment: Experiment, command: str, fo
 
 
 def plot_figures(comparison: Comparison, experiment: Experiment) -> dict[str, CaptionedFigure]:
-    """By the name of the file; those that these runs have."""
-    ranked, baseline = comparison.ranked, comparison.baseline
-    curves = {entry.option.name: learning_curve(entry.option, experiment) for entry in ranked[:MAX_CURVES]}
+    """File name -> figure, for those figures that the runs have data for."""
+    ranked = comparison.ranked
+    baseline = comparison.baseline
+    curves = {}
+    for entry in ranked[:MAX_CURVES]:
+        curves[entry.option.name] = learning_curve(entry.option, experiment)
+
     figures = {
         "options": plot_values(ranked, comparison.measure, baseline),
         "heat_map": plot_heat_map(comparison.options, comparison.measure),

@@ -1,4 +1,4 @@
-"""What runs say: a question, its answer and a table of numbers."""
+"""The result of a comparison: a question, its answer and a table of numbers."""
 
 import math
 from collections.abc import Sequence
@@ -20,7 +20,7 @@ class Comparison:
     runs: Sequence[Run]
     measure: Measure
     baseline_name: str | None
-    """None: the option that was tried first, of those that can be ranked."""
+    """None: the option that was tried first among those that can be ranked."""
 
     def __post_init__(self) -> None:
         require_same_measurement(self.runs, self.measure)
@@ -50,11 +50,12 @@ class Comparison:
     @property
     def unranked(self) -> list[Option]:
         ranked = [entry.option for entry in self.ranked]
-        return sorted((o for o in self.options if o not in ranked), key=lambda option: option.outcome)
+        unranked = [option for option in self.options if option not in ranked]
+        return sorted(unranked, key=lambda option: option.outcome)
 
     @property
     def question(self) -> str:
-        """Which schedule, loss and seed?"""
+        """For example: Which schedule, loss and seed?"""
         *axes, last = list(self.options[0].values) or ["seed"]
         return f"Which {', '.join(axes)} and {last}?" if axes else f"Which {last}?"
 
@@ -74,13 +75,13 @@ class Comparison:
 
     @property
     def decimals(self) -> int:
-        """Of all numbers in the column of the measure."""
+        """The decimals of the numbers in the measure's column."""
         return decimals_for(self.ranked[0].value.mean)
 
     def table(self, same_objectives: Sequence[Sequence[str]]) -> list[dict]:
-        """A row for each option, the best first: numbers and words for scripts and for readers.
+        """A row for each option, the best first, for scripts and for readers.
 
-        same_objectives: groups of names of options that train alike.
+        same_objectives: groups of names of options whose objectives are the same.
         """
         rows = []
         for entry in self.ranked:

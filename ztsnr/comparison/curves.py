@@ -1,4 +1,4 @@
-"""Means over an option's seeds: of a metric against steps, and of the error against noise levels."""
+"""Means over an option's seeds: learning curves, and errors by noise level."""
 
 import math
 from collections import defaultdict
@@ -27,7 +27,7 @@ def learning_curve(option: Option, experiment: Experiment) -> list[Point]:
 
 
 def mean_curve(curves: Sequence[Sequence[Point]]) -> list[Point]:
-    """At the steps that all curves have."""
+    """The mean of the curves at the steps that all of them have."""
     points_at: dict[int, list[Point]] = defaultdict(list)
     for curve in curves:
         for point in curve:
@@ -43,7 +43,7 @@ def mean_curve(curves: Sequence[Sequence[Point]]) -> list[Point]:
 
 
 def error_by_sigma(option: Option) -> dict[float, float]:
-    """sigma -> mean held-out error of the weights that were ranked: the EMA's, where there is one. Ascending."""
+    """sigma, ascending -> mean held-out error of the ranked weights, which are the EMA's if there is an EMA."""
     names = option.metric_names()
     kind = "error_ema/" if any(name.startswith("error_ema/") for name in names) else "error_raw/"
     errors = {}

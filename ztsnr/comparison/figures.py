@@ -1,4 +1,4 @@
-"""The figures of a comparison. An option looks the same in all of them: a colour for its value on the first axis."""
+"""The figures of a comparison. An option has the same colour and dashes in all of them."""
 
 import math
 from collections.abc import Mapping, Sequence
@@ -16,10 +16,10 @@ from ztsnr.comparison.options import Option
 from ztsnr.comparison.ranking import RankedOption
 
 MAX_CURVES = len(COLOURS) * len(STYLES)
-"""Options that can be told apart in one figure; of more, the best are shown."""
+"""The number of options that one figure can distinguish; of more options it shows the best."""
 ROW_HEIGHT_IN = 0.45
 LOG_AXIS_RATIO = 8
-"""Of the largest value to the least, from which an axis is logarithmic."""
+"""An axis is logarithmic if the ratio of its largest to its smallest value exceeds this."""
 LEGEND_STYLE = {"loc": "outside lower center", "ncols": 3, "frameon": False, "handlelength": 4}
 
 Style = dict[str, str]
@@ -33,7 +33,10 @@ class CaptionedFigure(NamedTuple):
 
 
 def line_styles(ranked: Sequence[RankedOption]) -> dict[str, Style]:
-    """Option -> its line: colour by the first axis, dashes by the others, where there are enough of them."""
+    """Option name -> line style: the colour shows the value on the first axis, the dashes those on the others.
+
+    If there are more values than colours or dashes, each option has a combination of its own instead.
+    """
     options = [entry.option for entry in ranked[:MAX_CURVES]]
     first_values = list(dict.fromkeys(_axis_values(option)[0] for option in options))
     other_values = list(dict.fromkeys(_axis_values(option)[1] for option in options))
@@ -53,7 +56,7 @@ def line_styles(ranked: Sequence[RankedOption]) -> dict[str, Style]:
 
 
 def _axis_values(option: Option) -> tuple[str, tuple[str, ...]]:
-    """The value on the first axis, and those on the others."""
+    """The value on the first axis, and the values on the others."""
     first, *others = list(option.values.values()) or [""]
     return first, tuple(others)
 
@@ -106,7 +109,7 @@ def plot_error_by_sigma(ranked: Sequence[RankedOption], baseline: Option) -> Cap
 
 
 def plot_learning_curves(ranked: Sequence[RankedOption], curves: Mapping[str, Sequence[Point]]) -> CaptionedFigure:
-    """curves: option -> its held-out error."""
+    """curves: option name -> its held-out errors."""
     figure = Figure(figsize=(10, 4.4), layout="constrained")
     by_samples, by_time = figure.subplots(1, 2, sharey=True)
     for name, style in line_styles(ranked).items():
@@ -126,11 +129,12 @@ def plot_learning_curves(ranked: Sequence[RankedOption], curves: Mapping[str, Se
 
 
 def plot_guidance(ranked: Sequence[RankedOption]) -> CaptionedFigure | None:
-    """Each measure of sample quality against guidance scale; None where none was taken."""
+    """Sample quality by guidance scale, a panel for each measure; None if no quality was measured."""
     scales = {}
     for measure in MEASURES.values():
-        if measure.has_guidance and (scales_of_measure := _guidance_scales(ranked, measure)):
-            scales[measure] = scales_of_measure
+        measured_scales = _guidance_scales(ranked, measure) if measure.has_guidance else []
+        if measured_scales:
+            scales[measure] = measured_scales
     if not scales:
         return None
 

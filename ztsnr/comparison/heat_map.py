@@ -1,4 +1,4 @@
-"""A measure over the two settings that were varied most."""
+"""A heat map of a measure over the two settings with the most values."""
 
 import math
 from collections.abc import Sequence
@@ -15,14 +15,16 @@ from ztsnr.comparison.statistics import estimate_mean
 
 
 def plot_heat_map(options: Sequence[Option], measure: Measure) -> CaptionedFigure | None:
-    """Of the two axes with the most values, means over all others; None where there is only one axis."""
+    """Means over all other axes; None if fewer than two axes have several values."""
     values_of = {axis: _values_on(axis, options) for axis in options[0].values}
     by_count = sorted(values_of, key=lambda axis: len(values_of[axis]), reverse=True)
     if len(by_count) < 2 or len(values_of[by_count[1]]) < 2:
         return None
     column_axis, row_axis = by_count[:2]
-    columns, rows = values_of[column_axis], values_of[row_axis]
+    columns = values_of[column_axis]
+    rows = values_of[row_axis]
 
+    # cells: the mean, or why there is none
     cells = torch.full((len(rows), len(columns)), math.nan, dtype=torch.float64)
     labels = {}
     for i, row in enumerate(rows):
@@ -31,6 +33,7 @@ def plot_heat_map(options: Sequence[Option], measure: Measure) -> CaptionedFigur
             cells[i, j] = _mean(here, measure)
             labels[i, j] = _outcomes(here) if cells[i, j].isnan() else f"{cells[i, j]:.4g}"
 
+    # figure: labels in the colour that contrasts with their cell
     figure = Figure(figsize=(2.5 + 1.3 * len(columns), 1.6 + 0.6 * len(rows)), layout="constrained")
     panel = figure.subplots()
     panel.set_facecolor("0.92")
@@ -64,12 +67,12 @@ def _mean(options: Sequence[Option], measure: Measure) -> float:
 
 
 def _outcomes(options: Sequence[Option]) -> str:
-    """Why a cell has no value: a word a line."""
+    """Why a cell has no value, one word per line."""
     return "\n".join({option.outcome.split(" ")[-1] for option in options}) or "-"
 
 
 def _brightness(image: AxesImage, value: float) -> float:
-    """Of a cell's colour, 0 to 1; a cell without a value is bright."""
+    """The brightness of a cell's colour, from 0 to 1; a cell without a value is bright."""
     if math.isnan(value):
         return 1.0
     red, green, blue, _ = image.to_rgba(np.array([value]))[0]

@@ -1,4 +1,4 @@
-"""The numbers by which options can be ranked."""
+"""The measures by which options can be ranked."""
 
 from dataclasses import dataclass
 
@@ -6,16 +6,16 @@ from dataclasses import dataclass
 @dataclass(frozen=True)
 class Measure:
     metric: str
-    """Its name in the record, or, of one that is taken at several guidance scales, the prefix of their names."""
+    """The metric's name in the record; for a measure at several guidance scales, the prefix of the names."""
     title: str
     sign: int = 1
-    """1 where less is better, -1 where more is."""
+    """1 if lower is better, -1 if higher is."""
     group: str = "quality"
     """The config group whose settings must be the same for runs to be ranked together."""
 
     @property
     def has_guidance(self) -> bool:
-        """Whether it is taken at several guidance scales."""
+        """Whether it is measured at several guidance scales."""
         return self.metric.endswith("_")
 
     def at_guidance(self, scale: float) -> str:

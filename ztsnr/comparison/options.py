@@ -1,4 +1,4 @@
-"""The options that runs tried: which settings tell them apart, and what their seeds measured."""
+"""Groups runs into options: which settings distinguish them, and what their seeds measured."""
 
 import math
 from collections import defaultdict
@@ -10,22 +10,22 @@ from ztsnr.comparison.runs import Run
 from ztsnr.config.identity import FINISHED, INCOMPATIBLE, SEED_KEYS
 
 VALIDATION_DATA_KEYS = ("data", "data.held_out")
-"""Settings of the data on which is measured: the same for runs that are ranked together."""
+"""Settings of the validation data. Runs that are ranked together must agree on them."""
 NON_AXIS_GROUPS = ("validation", "quality", "samples", "sampler")
-"""Groups of how a run is measured and shown. A setting of them that is swept is an axis all the same."""
+"""Groups that say how a run is measured and shown. Their settings distinguish options only if they are swept."""
 
 
 @dataclass(frozen=True)
 class Option:
-    """One combination of what was varied, with its runs, which differ only in their seeds."""
+    """One combination of the settings that vary, with its runs, which differ only in their seeds."""
 
     values: Mapping[str, str]
-    """Setting -> value, of those that vary."""
+    """Setting -> value, for the settings that vary."""
     runs: Sequence[Run]
 
     @property
     def name(self) -> str:
-        """sdxl vpred trainer.steps=5"""
+        """For example: sdxl vpred trainer.steps=5"""
         return " ".join(value if key.isidentifier() else f"{key}={value}" for key, value in self.values.items())
 
     @property
@@ -34,7 +34,7 @@ class Option:
 
     @property
     def outcome(self) -> str:
-        """Of the runs that did not finish: '', 'incompatible', '1 of 3 failed', ..."""
+        """The outcomes of the runs that did not finish: '', 'incompatible', '1 of 3 failed', ..."""
         outcomes = [run.outcome for run in self.runs if run.outcome != FINISHED]
         if len(outcomes) == len(self.runs) and set(outcomes) == {INCOMPATIBLE}:
             return INCOMPATIBLE
@@ -43,7 +43,7 @@ class Option:
 
     @property
     def message(self) -> str:
-        """Why its first run that did not finish did not."""
+        """The message of its first run that did not finish."""
         return next((run.message for run in self.runs if run.outcome != FINISHED), "")
 
     def metric_names(self) -> set[str]:
@@ -53,19 +53,19 @@ class Option:
         return names
 
     def mean(self, metric: str) -> float:
-        """Over the finished runs that have it; nan where none has."""
+        """The mean over the finished runs that have the metric; nan if none has."""
         values = [run.metrics[metric] for run in self.finished if metric in run.metrics]
         return math.fsum(values) / len(values) if values else math.nan
 
     def metric_of(self, measure: Measure) -> str:
-        """The metric's full name: of several guidance scales, the one with the best mean."""
+        """The metric's full name, at the guidance scale with the best mean."""
         if not measure.has_guidance:
             return measure.metric
         names = sorted(name for name in self.metric_names() if name.startswith(measure.metric))
         return min(names, key=lambda name: measure.sign * self.mean(name), default="")
 
     def by_seed(self, measure: Measure) -> dict[tuple, float]:
-        """Finite values of the finished runs, by all their seeds."""
+        """Seeds -> value, for the finished runs with a finite value."""
         metric = self.metric_of(measure)
         values = {}
         for run in self.finished:
@@ -75,18 +75,19 @@ class Option:
 
 
 def group_by_option(runs: Sequence[Run]) -> list[Option]:
-    """In the order in which they were first tried."""
+    """Options in the order in which they were first tried."""
     axes = axes_of(runs)
     groups: dict[tuple[str, ...], list[Run]] = defaultdict(list)
     for run in runs:
-        groups[tuple(run.settings.get(axis, "-") for axis in axes)].append(run)
+        values = tuple(run.settings.get(axis, "-") for axis in axes)
+        groups[values].append(run)
     return [Option(dict(zip(axes, values, strict=True)), runs) for values, runs in groups.items()]
 
 
 def axes_of(runs: Sequence[Run]) -> list[str]:
-    """The fewest settings that tell the runs apart, seeds aside, those that were swept first.
+    """The fewest settings, without seeds, that distinguish the runs; swept settings come first.
 
-    A setting that follows from those before it, as an option's own parameters do, is not an axis.
+    A setting that follows from earlier ones, such as a parameter of a chosen option, is not an axis.
     """
     axes: list[str] = []
     for key in keys_of(runs):
@@ -103,7 +104,7 @@ def axes_of(runs: Sequence[Run]) -> list[str]:
 
 
 def keys_of(runs: Sequence[Run]) -> list[str]:
-    """The settings that any run has, in the order in which they come first."""
+    """The settings that any run has, in the order of their first occurrence."""
     keys: dict[str, None] = {}
     for run in runs:
         keys |= dict.fromkeys(run.settings)

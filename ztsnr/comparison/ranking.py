@@ -1,4 +1,4 @@
-"""Options ranked by a measure, with their differences from a baseline and from the best."""
+"""Ranks options by a measure, with their differences from a baseline and from the best."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -13,20 +13,22 @@ from ztsnr.core.errors import ConfigError
 
 @dataclass(frozen=True)
 class RankedOption:
-    """An option's place in a ranking. Differences have intervals of nan without two common seeds."""
+    """An option in a ranking. The interval of a difference is nan without two common seeds."""
 
     option: Option
     value: Estimate
     """Of the measure."""
     difference: Estimate | None
-    """To the baseline; None for the baseline."""
+    """To the baseline; None for the baseline itself."""
     gap_to_best: Estimate | None
-    """None for the best."""
+    """The difference to the best; None for the best itself."""
 
 
 def rank(options: Sequence[Option], measure: Measure, baseline: Option) -> list[RankedOption]:
-    """The best first; options without a value are left out. The intervals of all differences to one option hold at
-    once."""
+    """The best first; options without a value are left out.
+
+    The intervals of all differences to one option hold simultaneously.
+    """
     by_seed = {option.name: option.by_seed(measure) for option in options}
     value = {name: estimate_mean(list(values.values())) for name, values in by_seed.items() if values}
     measured = [option for option in options if option.name in value]
@@ -46,7 +48,7 @@ def rank(options: Sequence[Option], measure: Measure, baseline: Option) -> list[
 
 
 def require_same_measurement(runs: Sequence[Run], measure: Measure) -> None:
-    """Raises ConfigError for runs that were not measured in the same way: their numbers do not compare."""
+    """Raises ConfigError for runs that were measured in different ways, since their numbers are not comparable."""
     finished = [run for run in runs if run.outcome == FINISHED]
     for key in sorted(keys_of(finished)):
         if key.split(".")[0] != measure.group and key not in VALIDATION_DATA_KEYS:

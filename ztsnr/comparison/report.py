@@ -1,4 +1,4 @@
-"""A comparison for its readers: a table in the terminal, one HTML page with everything in it, and files for scripts."""
+"""The report on a comparison: a table in the terminal, one self-contained HTML page, and files for scripts."""
 
 import base64
 import csv
@@ -21,9 +21,9 @@ from ztsnr.comparison.statistics import Estimate, format_estimate
 from ztsnr.io.console import make_table
 
 MIN_SEEDS = 3
-"""Of fewer, the report says that intervals are wide."""
+"""With fewer seeds the report warns that intervals are wide."""
 EXTRA_COLUMNS = {"score": "score", "frechet": "Fréchet", "accuracy": "accuracy"}
-"""Measures shown beside the one that ranks, and their heads."""
+"""Measures shown besides the one that ranks -> their column heads."""
 
 
 @dataclass(frozen=True)
@@ -32,24 +32,24 @@ class ComparisonReport:
     table: list[dict]
     """Comparison.table."""
     figures: Mapping[str, CaptionedFigure]
-    """By the name of the file."""
+    """File name -> figure."""
     samples: Image.Image | None
     command: str
-    """The one that repeats it."""
+    """The command line that repeats the report."""
 
     @property
     def head(self) -> list[str]:
-        measure, baseline = self.comparison.measure.title, self.comparison.baseline.name
+        difference = f"- {self.comparison.baseline.name}"
         extra = [EXTRA_COLUMNS[name] for name in self._extra_columns()]
-        return ["", measure, f"- {baseline}", *extra, "seconds", "GiB", "seeds", ""]
+        return ["", self.comparison.measure.title, difference, *extra, "seconds", "GiB", "seeds", ""]
 
     @property
     def rows(self) -> list[list[str]]:
-        """Under `head`, the ranked options first."""
+        """The cells below `head`, the ranked options first."""
         return [self._cells(row) for row in self.table]
 
     def _extra_columns(self) -> list[str]:
-        """Those in which some option has a value."""
+        """The extra columns in which some option has a value."""
         names = []
         for name in EXTRA_COLUMNS:
             is_ranked_by = MEASURES[name] is self.comparison.measure
@@ -78,7 +78,7 @@ class ComparisonReport:
         ranked = self.comparison.ranked
         notes = []
         if any(row["apart"] for row in self.table):
-            notes.append("* differs from the baseline: the 95 % intervals, paired by seed, hold for all rows at once.")
+            notes.append("* differs from the baseline: 95 % intervals, paired by seed, simultaneously for all rows.")
         if min(entry.value.count for entry in ranked) < MIN_SEEDS:
             notes.append(f"Intervals over fewer than {MIN_SEEDS} seeds are very wide. Run more seeds.")
         if len(ranked) > MAX_CURVES:
@@ -108,7 +108,7 @@ class ComparisonReport:
         return "\n".join(lines)
 
     def as_json(self) -> str:
-        """NaN, which JSON lacks, is null."""
+        """NaN becomes null, since JSON lacks it."""
         options = []
         for row in self.table:
             options.append({name: None if _is_nan(value) else value for name, value in row.items()})
@@ -137,7 +137,8 @@ class ComparisonReport:
             captions[name] = (title, caption)
         if self.samples:
             self.samples.save(folder / "samples.png")
-            captions["samples"] = ("Samples", "A row a class, a column a seed: the same noise for every option.")
+            caption = "One row per class, one column per seed. The noise is the same for every option."
+            captions["samples"] = ("Samples", caption)
         (folder / "table.csv").write_text(self.as_csv(), encoding="utf-8")
         (folder / "table.json").write_text(self.as_json(), encoding="utf-8")
 
@@ -146,15 +147,18 @@ class ComparisonReport:
         return page
 
     def _page(self, folder: Path, captions: Mapping[str, tuple[str, str]]) -> str:
-        """The HTML, with the images of `folder` in it."""
-        images = {name: base64.b64encode((folder / f"{name}.png").read_bytes()).decode() for name in captions}
+        """The HTML, with the images of `folder` embedded."""
+        images = {}
+        for name in captions:
+            image = (folder / f"{name}.png").read_bytes()
+            images[name] = base64.b64encode(image).decode()
         template = files("ztsnr.comparison").joinpath("page.html").read_text(encoding="utf-8")
         environment = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
         return environment.from_string(template).render(report=self, captions=captions, images=images)
 
 
 def _number(row: Mapping, name: str) -> str:
-    """With the guidance scale at which it was taken, if it was at one."""
+    """The number, with its guidance scale if it has one."""
     if math.isnan(row[name]):
         return "-"
     guidance = row.get(f"{name}_guidance")
@@ -162,7 +166,7 @@ def _number(row: Mapping, name: str) -> str:
 
 
 def _remarks(row: Mapping) -> str:
-    """The options with the same objective, and why runs did not finish."""
+    """Options with the same objective, and why runs did not finish."""
     remarks = []
     if row["same_objective"]:
         remarks.append(f"same as {', '.join(row['same_objective'])}")

@@ -1,4 +1,4 @@
-"""Runs as the record has them."""
+"""Reads the recorded runs that are compared."""
 
 import json
 import re
@@ -22,14 +22,14 @@ class Run:
     started: int
     """Milliseconds since 1970."""
     settings: Mapping[str, str]
-    """What was swept, the options that were chosen, and the parameters, in this order."""
+    """The swept settings, the chosen options and the parameters, in this order."""
     metrics: Mapping[str, float]
     identity: str
-    """Equal for runs of which one is another attempt at the other."""
+    """Equal for two attempts at the same run."""
 
 
 def newest_sweep(experiment: Experiment) -> str:
-    """Its id. Raises ConfigError where there is none."""
+    """The newest sweep's id. Raises ConfigError if there is no sweep."""
     sweeps = experiment.search("tags.`ztsnr.role` = 'sweep'")
     if not sweeps:
         raise ConfigError(f"{experiment} has no sweeps yet. With all=true, all its runs are compared.")
@@ -37,7 +37,7 @@ def newest_sweep(experiment: Experiment) -> str:
 
 
 def sweep_summary(experiment: Experiment, sweep: str) -> RecordedRun:
-    """The run that sums up a sweep. Raises ConfigError where there is none."""
+    """The summary run of a sweep. Raises ConfigError if there is no such sweep."""
     summaries = experiment.search(f"tags.`ztsnr.sweep` = '{sweep}' and tags.`ztsnr.role` = 'sweep'")
     if not summaries:
         raise ConfigError(f"{experiment} has no sweep={sweep}")
@@ -45,9 +45,9 @@ def sweep_summary(experiment: Experiment, sweep: str) -> RecordedRun:
 
 
 def read_runs(experiment: Experiment, sweep: str = "", where: str = "") -> list[Run]:
-    """The runs of a sweep, or all, that MLflow's filter `where` lets through; of several attempts, the best.
+    """The runs of a sweep, or all runs, that match MLflow's filter `where`; of several attempts only the best.
 
-    Raises ConfigError where there is none.
+    Raises ConfigError if there is none.
     """
     conditions = ["tags.`ztsnr.role` = 'run'"]
     if sweep:
@@ -62,7 +62,7 @@ def read_runs(experiment: Experiment, sweep: str = "", where: str = "") -> list[
 
 
 def best_attempts(runs: Iterable[Run]) -> list[Run]:
-    """One run for each identity, in the order of their starts: a finished one where there is one, else the newest."""
+    """One run for each identity, the newest finished one or else the newest, in the order of their starts."""
     best: dict[str, Run] = {}
     for run in sorted(runs, key=lambda run: (run.outcome == FINISHED, run.started)):
         best[run.identity] = run
@@ -70,8 +70,8 @@ def best_attempts(runs: Iterable[Run]) -> list[Run]:
 
 
 def interpret(recorded: RecordedRun) -> Run:
+    """The run as a comparison reads it: settings with today's names, its outcome, and why it did not finish."""
     tags = recorded.tags
-
     settings = upgrade_settings(json.loads(tags.get("ztsnr.axes", "{}")))
     options = {group: tags[group] for group in TAGGED_GROUPS if group in tags}
     params = upgrade_settings(recorded.params)

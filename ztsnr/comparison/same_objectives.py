@@ -1,4 +1,4 @@
-"""Which options train the same objective, by the configs that their runs left."""
+"""Finds options that train the same objective, from the configs of their runs."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -15,15 +15,15 @@ from ztsnr.tracking.experiment import Experiment
 
 PARTS = ("schedule", "target", "weighting", "distance")
 DRAWS = 2**14
-"""Levels by which two objectives are compared."""
+"""The number of noise levels at which two objectives are compared."""
 
 
 def same_objective_options(options: Sequence[Option], experiment: Experiment, folder: Path) -> list[list[str]]:
-    """Names of options that differ in nothing but names: their objectives train alike, and all else is the same.
+    """Groups of names of options that train alike: their objectives and all other settings are the same.
 
-    `folder` holds the configs that are downloaded.
+    folder: where configs are downloaded to.
     """
-    summaries: dict[str, dict[str, Summary]] = {}  # by the settings besides the objective, then by option
+    summaries: dict[str, dict[str, Summary]] = {}  # other settings -> option name -> summary
     for option in options:
         objective = _objective(option, experiment, folder)
         if objective is not None:
@@ -38,7 +38,7 @@ def same_objective_options(options: Sequence[Option], experiment: Experiment, fo
 
 
 def _objective(option: Option, experiment: Experiment, folder: Path) -> Objective | None:
-    """Of the option's first finished run; None where that left no config, or one with a plug-in that is not here."""
+    """The objective of the option's first finished run; None without a config, or if it needs a missing plug-in."""
     if not option.finished:
         return None
     file = experiment.download(option.finished[0].id, "config.yaml", folder)

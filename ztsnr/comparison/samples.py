@@ -1,4 +1,4 @@
-"""The options' sample grids side by side."""
+"""Places the options' sample grids side by side."""
 
 import math
 from collections.abc import Mapping, Sequence
@@ -17,15 +17,13 @@ TITLE_HEIGHT = 30
 
 
 def read_samples(ranked: Sequence[RankedOption], experiment: Experiment, folder: Path) -> Image.Image | None:
-    """Of each option its first run's grid at the highest guidance scale that all have; None where there is none.
+    """The sample grid of each option's first run, at the highest guidance scale that all have; None if there is none.
 
-    The grids are downloaded into `folder`.
+    folder: where the grids are downloaded to.
     """
     run_ids = {entry.option.name: entry.option.finished[0].id for entry in ranked}
-    grids = []
-    for run_id in run_ids.values():
-        grids.append({name for name in experiment.files(run_id) if name.startswith(GRID_PREFIX)})
-    common = set.intersection(*grids)
+    files = [experiment.files(run_id) for run_id in run_ids.values()]
+    common = [name for name in set.intersection(*files) if name.startswith(GRID_PREFIX)]
     if not common:
         return None
 
@@ -39,7 +37,7 @@ def read_samples(ranked: Sequence[RankedOption], experiment: Experiment, folder:
 
 
 def tile(paths: Mapping[str, Path]) -> Image.Image:
-    """Images side by side under their names."""
+    """Images side by side, each below its name."""
     images = {name: Image.open(path).convert("RGB") for name, path in paths.items()}
     width = max(image.width for image in images.values()) + GAP
     height = max(image.height for image in images.values()) + TITLE_HEIGHT + GAP
@@ -51,7 +49,8 @@ def tile(paths: Mapping[str, Path]) -> Image.Image:
     font = ImageFont.load_default(18)
     for index, (name, image) in enumerate(images.items()):
         row, column = divmod(index, IMAGES_PER_ROW)
-        left, top = GAP + column * width, GAP + row * height
+        left = GAP + column * width
+        top = GAP + row * height
         draw.text((left, top), name, "black", font)
         page.paste(image, (left, top + TITLE_HEIGHT))
     return page

@@ -1,4 +1,4 @@
-"""Means over seeds with their confidence intervals, and paired differences."""
+"""Means over seeds with confidence intervals, and paired differences."""
 
 import math
 from collections.abc import Mapping, Sequence
@@ -10,7 +10,7 @@ CONFIDENCE_LEVEL = 0.95
 
 
 class Estimate(NamedTuple):
-    """The mean of `count` values and half the width of its confidence interval: nan where one value gives none."""
+    """The mean of `count` values, and half the width of its confidence interval: nan for a single value."""
 
     mean: float
     half_width: float
@@ -18,7 +18,7 @@ class Estimate(NamedTuple):
 
     @property
     def excludes_zero(self) -> bool:
-        """Whether the interval does."""
+        """Whether the interval excludes zero."""
         return abs(self.mean) > self.half_width
 
 
@@ -34,9 +34,9 @@ def estimate_mean(values: Sequence[float], level: float = CONFIDENCE_LEVEL) -> E
 
 
 def paired_difference(values: Mapping[tuple, float], reference: Mapping[tuple, float], comparisons: int) -> Estimate:
-    """Mean of values - reference over the seeds that both have.
+    """The mean of values - reference over the seeds that both have.
 
-    The interval holds for `comparisons` of them at once (Bonferroni).
+    The intervals of `comparisons` such differences hold simultaneously (Bonferroni).
     """
     differences = [value - reference[seeds] for seeds, value in values.items() if seeds in reference]
     if not differences:
@@ -45,7 +45,7 @@ def paired_difference(values: Mapping[tuple, float], reference: Mapping[tuple, f
 
 
 def format_estimate(estimate: Estimate, decimals: int, sign: str = "") -> str:
-    """0.3021 ± 0.0042; sign: "+" writes one before positive numbers too."""
+    """For example 0.3021 ± 0.0042. sign: "+" also marks positive numbers."""
     if math.isnan(estimate.mean):
         return "-"
     mean = f"{estimate.mean:{sign}.{decimals}f}"
@@ -55,7 +55,7 @@ def format_estimate(estimate: Estimate, decimals: int, sign: str = "") -> str:
 
 
 def decimals_for(value: float) -> int:
-    """Decimals that show four digits of `value`."""
+    """The number of decimals that shows four digits of `value`."""
     if value == 0 or not math.isfinite(value):
         return 4
     return max(0, 3 - math.floor(math.log10(abs(value))))
