@@ -1,4 +1,4 @@
-"""Aspect-ratio buckets: which sizes there are, and which image goes to which of them and how."""
+"""Aspect-ratio buckets: their sizes, the assignment of images, and each image's resize and crop."""
 
 import math
 from dataclasses import dataclass
@@ -13,7 +13,7 @@ from ztsnr.core.checks import Bounds, Part, key
 from ztsnr.core.errors import ConfigError
 
 USED, TOO_SMALL, TOO_LONG = range(3)
-"""What happens to an image."""
+"""An image's fate: trained, or excluded for one of two reasons."""
 Size = tuple[int, int]
 """Height and width in pixels."""
 
@@ -24,7 +24,7 @@ def _aspect_then_width(size: Size) -> tuple[float, int]:
 
 @dataclass(frozen=True, kw_only=True)
 class Sizes(Part):
-    """The sizes of a list, (height, width) in pixels, multiples of `step`."""
+    """A list of sizes, (height, width) in pixels, multiples of `step`."""
 
     step: checks.Count
     sizes: list[tuple[int, int]]
@@ -46,7 +46,7 @@ class Sizes(Part):
 
 @dataclass(frozen=True, kw_only=True)
 class AutoSizes(Part):
-    """For each width the tallest size whose area is no more than resolution², up to an aspect of `max_aspect`."""
+    """For each width, the tallest size with an area of at most resolution² and an aspect of at most `max_aspect`."""
 
     step: checks.Count
     resolution: checks.Count
@@ -73,23 +73,23 @@ class AutoSizes(Part):
 
 @dataclass(frozen=True)
 class Plan:
-    """Every image's bucket and fate; arrays are parallel to the images."""
+    """The bucket and fate of each image. All arrays but `sizes` have an entry for each image."""
 
     sizes: np.ndarray
-    """(K, 2) int64: the buckets that have an image, height and width."""
+    """(K, 2) int64: height and width of the buckets that have an image."""
     bucket: np.ndarray
-    """(N,) int64, of `sizes`; -1 for what is left out."""
+    """(N,) int64: row in `sizes`; -1 for an excluded image."""
     fate: np.ndarray
-    """(N,) int64: USED, ..."""
+    """(N,) int64: USED, TOO_SMALL or TOO_LONG."""
     upscaled: np.ndarray
-    """(N,) float64: by how much it is enlarged."""
+    """(N,) float64: factor of the resize."""
     cropped: np.ndarray
-    """(N,) float64 in [0, 1): the share of it that is not shown."""
+    """(N,) float64 in [0, 1): share of the image that is cut off."""
     merged: np.ndarray
     """(N,) bool: its own bucket was too small for a batch."""
 
     def view(self, image: int, size: Size, position: tuple[float, float], flip: bool) -> View:
-        """How an image of this size is shown; `position`, in [0, 1), is that of the crop: 0.5 is the middle."""
+        """The view of an image of this size. `position` of the crop is in [0, 1): 0.5 is the centre."""
         height, width = self.sizes[self.bucket[image]].tolist()
         scale = max(height / size[0], width / size[1])
         resized = max(height, round(size[0] * scale)), max(width, round(size[1] * scale))
@@ -133,7 +133,7 @@ def make_plan(
 
 
 def nearest(aspect: np.ndarray, targets: np.ndarray, among: np.ndarray) -> np.ndarray:
-    """The bucket, of `among`, whose logarithm of width / height is nearest; of equally near ones the largest."""
+    """The bucket in `among` with the nearest logarithm of width / height. In a tie, the largest."""
     order = among[np.lexsort((-targets[among].prod(1), np.log(targets[among, 1] / targets[among, 0])))]
     levels = np.log(targets[order, 1] / targets[order, 0])
     keep = np.append(True, np.diff(levels) > 1e-12)

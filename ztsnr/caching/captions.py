@@ -1,4 +1,4 @@
-"""Captions as they are trained: tags shuffled and dropped, wildcards chosen, prefix and suffix put around them."""
+"""Caption variants: shuffles and drops tags, chooses wildcards, adds prefix, trigger and suffix."""
 
 import re
 from dataclasses import dataclass
@@ -11,15 +11,15 @@ from ztsnr.core.checks import Bounds, Part
 from ztsnr.core.randomness import generator
 
 CHOICE = re.compile(r"\{([^{}]*\|[^{}]*)\}")
-"""Of the alternatives a, b in {a|b}, innermost first, so that they nest."""
+"""A wildcard {a|b} without a nested one; choosing the innermost first allows nesting."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Captions(Part):
-    """`variants` of each caption are made, each with draws of its own, which an image's content and their number fix.
+    """Generates `variants` of each caption. Their random draws depend only on the image's content and their number.
 
-    In a caption with `keep_separator`, all tags before its first occurrence keep their place, as do the first
-    `keep_tokens`. A dropped tag is one of the others. With `split_lines` each line is a caption of its own.
+    The first `keep_tokens` tags, and all tags before the first `keep_separator`, are neither shuffled nor dropped. With
+    `split_lines`, each line is a separate caption.
     """
 
     variants: checks.Count
@@ -33,9 +33,9 @@ class Captions(Part):
     suffix: str
 
     def texts(self, captions: tuple[str, ...], trigger: str, digest: bytes) -> list[str]:
-        """What an image is trained with, each text once; `trigger` comes after the prefix and before the tags.
+        """The distinct texts of an image; `trigger` comes after the prefix and before the tags.
 
-        An image without a caption has the empty one. `digest` is of its content.
+        An image without a caption has the empty caption. `digest`: hash of the image's content.
         """
         if self.split_lines:
             captions = tuple(line for caption in captions for line in caption.splitlines())
@@ -56,7 +56,7 @@ class Captions(Part):
         return self.prefix + self._join([trigger, *self.tags(caption, source)]) + self.suffix
 
     def tags(self, caption: str, source: torch.Generator) -> list[str]:
-        """A caption's tags after shuffling and dropout; a caption that is left as it is, is its only tag."""
+        """The caption's tags after shuffling and dropout. Without either, the complete caption is the only tag."""
         if not (self.shuffle or self.tag_dropout or self.keep_separator):
             return [caption]
         kept, free = self._divide(caption)
@@ -66,13 +66,14 @@ class Captions(Part):
         return kept + [tag for tag, draw in zip(free, draws, strict=True) if draw >= self.tag_dropout]
 
     def _divide(self, caption: str) -> tuple[list[str], list[str]]:
-        """Tags that keep their place, and the others."""
+        """The tags to keep, and the tags to shuffle and drop."""
         kept: list[str] = []
         free = self.split(caption)
         if self.keep_separator and self.keep_separator in caption:
             before, _, after = caption.partition(self.keep_separator)
-            kept, free = self.split(before), self.split(after)
-        more = max(0, self.keep_tokens - len(kept))  # the tags before the separator count among keep_tokens
+            kept = self.split(before)
+            free = self.split(after)
+        more = max(0, self.keep_tokens - len(kept))  # keep_tokens counts the tags before the separator
         return kept + free[:more], free[more:]
 
     def split(self, caption: str) -> list[str]:

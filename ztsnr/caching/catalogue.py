@@ -1,4 +1,4 @@
-"""What is in the listed images: size and content, each file read and decoded once in its life."""
+"""Size and hash of each listed image. A database remembers them, so that only new or changed files are read."""
 
 import json
 import sqlite3
@@ -16,34 +16,35 @@ from ztsnr.io.hashing import content_hash
 from ztsnr.io.remote import read_part
 
 DATABASE_FORMAT = 2
-"""Raise it when examine() would judge an image differently: every image is then examined again."""
+"""Increase it when examine() changes its result for any image: every image is then examined again."""
 CHUNK = 256
 
 
 @dataclass(slots=True)
 class ImageFile:
-    """An image that a listing found. `bad` says why it cannot be used, where the listing shows that already."""
+    """A listed image. `bad` is the reason if the listing already shows that the image cannot be used."""
 
     name: str
     path: str
     identity: tuple
-    """What changes with the file: inode, size, times."""
+    """Changes when the file changes: inode, size, times."""
     captions: tuple[str, ...]
     folder: FolderOptions = field(default=PLAIN_FOLDER, repr=False)
     bad: str = ""
     start: int = 0
-    """Where in the file it begins, and how long it is; -1 to its end."""
+    """Offset of the image in the file."""
     size: int = -1
+    """Length in bytes; -1 reaches to the end of the file."""
     mask: "ImageFile | None" = None
-    """A file beside it: black where nothing of it is to be trained, white where all is."""
+    """The mask file: black is not trained, white is."""
 
     @property
     def location(self) -> str:
-        """Unique: its path, and where in that file it begins."""
+        """Unique name: the path, and the offset in that file."""
         return f"{self.path}#{self.start}" if self.start else self.path
 
     def mask_file(self, masks: MaskSource) -> "ImageFile | None":
-        """What its mask is read from."""
+        """The file that contains the mask: a mask file, or the image itself for its transparency."""
         return {"none": None, "files": self.mask, "alpha": self}[masks]
 
     def read(self) -> bytes:
@@ -54,7 +55,7 @@ class ImageFile:
             raise BadImage(f"it cannot be read: {error.strerror or error}") from error
 
     def read_verified(self, digest: bytes) -> bytes:
-        """The content that was inspected. Raises BadImage."""
+        """The content, which must have this digest. Raises BadImage if it changed since the inspection."""
         content = self.read()
         if content_digest(content) != digest:
             raise BadImage("the file changed while it was being cached; run the command again")
@@ -65,11 +66,11 @@ class ImageFile:
 class CatalogueEntry:
     file: ImageFile
     digest: bytes
-    """16 bytes, of the file's content."""
+    """Hash of the file's content, 16 bytes."""
     size: tuple[int, int]
     """Height and width of the upright image."""
     mask_digest: bytes = b""
-    """Of what its mask is read from; b"" where all of it is trained."""
+    """Hash of the file with the mask; b"" without a mask."""
 
     @property
     def fraction(self) -> float:
@@ -81,12 +82,12 @@ class CatalogueEntry:
 class Catalogue:
     images: list[CatalogueEntry] = field(default_factory=list)
     skipped: dict[str, str] = field(default_factory=dict)
-    """Name -> why."""
+    """Name -> reason."""
 
 
 @dataclass(frozen=True)
 class Inspection:
-    """What reading a file's bytes gave."""
+    """The result of reading an image and its mask, as the database stores it."""
 
     digest: bytes
     height: int
@@ -104,10 +105,10 @@ def build_catalogue(
     stop_at_bad: bool,
     report: Callable[[int], object],
 ) -> Catalogue:
-    """Inspects what is listed, in `workers` threads; an unchanged file that the database knows is not read again.
+    """Inspects the listed images in `workers` threads. Does not read files that are unchanged in the database.
 
-    A bad file is skipped with its reason, or with `stop_at_bad` raises BadImage. `report` is called with how many more
-    are done.
+    Skips a bad file with its reason, or raises BadImage with `stop_at_bad`. Calls `report` with the number of files
+    after each chunk.
     """
     result = Catalogue()
     files = iter(listing)
@@ -115,7 +116,7 @@ def build_catalogue(
         while chunk := list(islice(files, CHUNK)):
             inspections = _inspect_all([file for file in chunk if not file.bad], masks, known, pool)
             for file in chunk:
-                # what the listing found wrong, else what the inspection did
+                # a bad file of the listing was not inspected
                 bad = file.bad or inspections[file.location].bad
                 if bad and stop_at_bad:
                     raise BadImage(f"{file.name}: {bad}. data.on_bad=skip continues without it.")
@@ -139,7 +140,7 @@ def content_digest(content: bytes) -> bytes:
 def _inspect_all(
     files: list[ImageFile], masks: MaskSource, known: sqlite3.Connection, pool: ThreadPoolExecutor
 ) -> dict[str, Inspection]:
-    """By the files' locations; of those that are new or changed, the database gets to know."""
+    """Location -> inspection. Reads new and changed files and stores them in the database."""
     identities = {file.location: _identity(file, masks) for file in files}
     inspections = {}
     new = []
@@ -177,7 +178,7 @@ def _mask_digest(file: ImageFile, masks: MaskSource, size: tuple[int, int]) -> b
 
 
 def _identity(file: ImageFile, masks: MaskSource) -> str:
-    """What changes when the image or its mask does, or where that is."""
+    """Changes when the image, its mask or the source of masks changes."""
     mask_file = file.mask_file(masks)
     return json.dumps([*file.identity, masks, *mask_file.identity] if mask_file else file.identity)
 
@@ -185,13 +186,13 @@ def _identity(file: ImageFile, masks: MaskSource) -> str:
 def _recall(known: sqlite3.Connection, location: str, identity: str) -> Inspection | None:
     query = "SELECT digest, height, width, mask, bad FROM pictures WHERE path = ? AND identity = ?"
     row = known.execute(query, (location, identity)).fetchone()
-    if row is None or row[4]:  # a bad file may have been so for want of a permission or a plug-in
+    if row is None or row[4]:  # a bad file may be readable now, with a permission or a plug-in
         return None
     return Inspection(*row)
 
 
 def _open(database: Path) -> sqlite3.Connection:
-    """Made where there is none or it is of another version. Its table's names are part of the format."""
+    """Opens the database, or creates it. Drops a table of another version. The table's names are part of the format."""
     try:
         database.parent.mkdir(parents=True, exist_ok=True)
         known = sqlite3.connect(database, timeout=60)

@@ -1,4 +1,4 @@
-"""Images of any mode as 8-bit sRGB."""
+"""Converts images of any mode to 8-bit sRGB."""
 
 import io
 from functools import lru_cache
@@ -10,9 +10,9 @@ SRGB = ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB"))
 
 
 def to_srgb_on(image: Image.Image, background: tuple[float, float, float]) -> Image.Image:
-    """8-bit RGB, with the background where the image is transparent, converted from an embedded colour profile.
+    """Applies the embedded colour profile and puts the image on the background. Returns 8-bit RGB.
 
-    A profile that cannot be used is ignored, as browsers do.
+    Ignores a profile that cannot be used, as browsers do.
     """
     profile = image.info.get("icc_profile")
     alpha = None
@@ -38,7 +38,7 @@ def to_srgb_on(image: Image.Image, background: tuple[float, float, float]) -> Im
 
 @lru_cache(64)
 def _to_srgb(profile: bytes, mode: str) -> ImageCms.ImageCmsTransform | None:
-    """None where it cannot be used for this mode, or changes nothing."""
+    """None if the profile cannot be used for this mode, or changes nothing."""
     try:
         transform = ImageCms.buildTransform(io.BytesIO(profile), SRGB, mode, "RGB")
     except (ImageCms.PyCMSError, OSError):
@@ -46,7 +46,7 @@ def _to_srgb(profile: bytes, mode: str) -> ImageCms.ImageCmsTransform | None:
     if not isinstance(transform, ImageCms.ImageCmsTransform):
         return None
 
-    # whether any colour of a grid over all of them changes by more than rounding
+    # test a grid of all colours: does the profile change any by more than rounding?
     steps = np.arange(0, 256, 15, dtype=np.uint8)
     colours = np.stack(np.meshgrid(*[steps] * len(mode), indexing="ij"), -1).reshape(1, -1, len(mode))
     probe = Image.fromarray(colours[..., 0] if mode == "L" else colours, mode)

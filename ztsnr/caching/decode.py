@@ -1,4 +1,4 @@
-"""Images of any format that Pillow knows, as upright 8-bit sRGB of a given size, and their masks."""
+"""Decodes images to upright 8-bit sRGB of a view's size, and their masks."""
 
 import io
 import warnings
@@ -31,14 +31,14 @@ UPRIGHT = {
     7: Transpose.TRANSVERSE,
     8: Transpose.ROTATE_90,
 }
-"""EXIF orientation -> what undoes it."""
+"""EXIF orientation -> the transposition that undoes it."""
 SIDEWAYS = (5, 6, 7, 8)
 MAX_PIXELS = Image.MAX_IMAGE_PIXELS or 0
-"""Pillow warns of more, and refuses twice as many."""
+"""Pillow warns above this number and refuses twice as many; we refuse more than this."""
 JPEG_XL = (b"\xff\x0a", b"\x00\x00\x00\x0cJXL \r\n\x87\n")
-"""The first bytes of such files."""
+"""First bytes of JPEG XL files."""
 MaskSource = Literal["none", "files", "alpha"]
-"""Where masks are: nowhere, in files of their own, in the images' transparency."""
+"""Source of masks: none, separate files, or the images' transparency."""
 Background = tuple[float, float, float]
 """Red, green and blue, 0 to 255."""
 
@@ -47,9 +47,9 @@ warnings.filterwarnings("ignore", category=Image.DecompressionBombWarning)  # su
 
 @dataclass(frozen=True)
 class View:
-    """Which part of an image is shown: it is resized to `resized`, of which the `size` at `crop` is kept.
+    """A resize to `resized`, then a crop of `size` at `crop`, then a mirror image if `flip`.
 
-    All are (vertical, horizontal) in pixels of the upright image; `flip` mirrors what was kept.
+    All are (vertical, horizontal) in pixels of the upright image.
     """
 
     resized: tuple[int, int]
@@ -59,19 +59,19 @@ class View:
 
 
 def examine(content: bytes) -> tuple[int, int]:
-    """Height and width of the upright image, whose every byte was decoded once. Raises BadImage."""
+    """Height and width of the upright image. Decodes the complete file. Raises BadImage."""
     with _opened(content) as image:
         width, height = image.size
-        orientation = _load(image, (1, 1))  # of a JPEG, all is read and little is computed
+        orientation = _load(image, (1, 1))  # a JPEG is read completely, but decoded at a reduced scale
         if _range_is_unknown(image):
             raise BadImage(f"its pixels are of mode {image.mode}, beyond 16 bits, without a known range")
     return (width, height) if orientation in SIDEWAYS else (height, width)
 
 
 def decode(content: bytes, view: View, background: Background) -> np.ndarray:
-    """The view, (h, w, 3) uint8, resized as Pillow's bicubic filter does it, by torch in a tenth of the time.
+    """The view, (h, w, 3) uint8, with the background behind transparent pixels. Raises BadImage.
 
-    What is transparent shows the background. Raises BadImage.
+    torch's bicubic filter matches Pillow's and takes a tenth of the time.
     """
     planes = _planes(upright(content, view.resized, lambda image: to_srgb_on(image, background)))
     resized = interpolate(planes, size=view.resized, mode="bicubic", antialias=True)[0].permute(1, 2, 0)
@@ -81,7 +81,7 @@ def decode(content: bytes, view: View, background: Background) -> np.ndarray:
 
 
 def examine_mask(content: bytes, masks: MaskSource, size: tuple[int, int]) -> bool:
-    """Whether it leaves out anything of an image of this height and width. Raises BadImage."""
+    """Whether the mask excludes any part of an image of this height and width. Raises BadImage."""
     try:
         mask = _mask(content, masks)
     except BadImage as error:
@@ -102,16 +102,16 @@ def decode_mask(content: bytes, masks: MaskSource, view: View, factor: int) -> n
 
 
 def _planes(image: Image.Image) -> Tensor:
-    """RGB -> (1, 3 or 4, H, W) uint8, the channels last in memory, which torch resizes fastest."""
+    """RGB -> (1, 3 or 4, H, W) uint8 in channels-last memory, which torch resizes fastest."""
     try:
-        pixels = torch.from_dlpack(pa.array(image).flatten())  # Pillow's own memory, in which a fourth byte is unused
-    except ValueError:  # beyond 16 MB it is in several pieces
+        pixels = torch.from_dlpack(pa.array(image).flatten())  # Pillow's own memory, with an unused fourth byte
+    except ValueError:  # Pillow splits more than 16 MB into several blocks
         pixels = torch.from_numpy(np.array(image))
     return pixels.reshape(1, image.height, image.width, -1).permute(0, 3, 1, 2)
 
 
 def _mask(content: bytes, masks: MaskSource) -> Image.Image:
-    """0 where nothing is trained, 255 where all is."""
+    """The upright mask: 0 is not trained, 255 is."""
     return upright(content, (2**16, 2**16), _alpha if masks == "alpha" else _grey)
 
 
@@ -127,14 +127,14 @@ def _grey(image: Image.Image) -> Image.Image:
 
 
 def upright(content: bytes, least: tuple[int, int], convert: Callable[[Image.Image], Image.Image]) -> Image.Image:
-    """The converted image. It may be smaller than in the file, but not smaller than `least`."""
+    """The converted upright image. A JPEG may be decoded at a smaller scale, but not below the size `least`."""
     with _opened(content) as image:
         orientation = _load(image, least)
         return convert(image.transpose(UPRIGHT[orientation]) if orientation in UPRIGHT else image)
 
 
 def _box(image: Image.Image, view: View) -> tuple[float, float, float, float]:
-    """What the view keeps of an upright image, in that image's pixels: left, top, right, bottom."""
+    """The view's crop in pixels of the upright image: left, top, right, bottom."""
     scale = image.height / view.resized[0], image.width / view.resized[1]
     top, left = view.crop[0] * scale[0], view.crop[1] * scale[1]
     bottom, right = top + view.size[0] * scale[0], left + view.size[1] * scale[1]
@@ -146,7 +146,7 @@ def _mirrored(pixels: np.ndarray, view: View) -> np.ndarray:
 
 
 def _opened(content: bytes) -> Image.Image:
-    """Its first frame, with nothing decoded yet."""
+    """The first frame, not decoded yet. Raises BadImage."""
     if not content:
         raise BadImage("it is empty")
     try:
@@ -165,16 +165,16 @@ def _opened(content: bytes) -> Image.Image:
 
 
 def _load(image: Image.Image, least: tuple[int, int]) -> int:
-    """Decodes it; its orientation, 1 to 8. A JPEG may come at 1/2, 1/4 or 1/8 of its size, if that is still `least`.
+    """Decodes the image and returns its orientation, 1 to 8. Raises BadImage.
 
-    `least` is the height and width of the upright image.
+    Decodes a JPEG at 1/2, 1/4 or 1/8 of its size if that is at least `least`, height and width of the upright image.
     """
     try:
         orientation = image.getexif().get(ExifTags.Base.Orientation)
         height, width = least[::-1] if orientation in SIDEWAYS else least
         image.draft("RGB", (width, height))
         image.load()
-    except Exception as error:  # a decoder may raise anything for a broken file; the report has its text
+    except Exception as error:  # a decoder may raise any exception for a broken file
         raise _broken(error) from error
     if image.format == "JXL" and not cast(Any, image).jpeg:
         return 1  # its decoder has applied the orientation, whatever EXIF says
@@ -186,7 +186,7 @@ def _broken(error: Exception) -> BadImage:
 
 
 def _extrema(image: Image.Image) -> tuple[float, float]:
-    """Of an image of one channel."""
+    """Minimum and maximum of an image with one channel."""
     return cast(tuple[float, float], image.getextrema())
 
 

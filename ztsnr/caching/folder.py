@@ -1,4 +1,4 @@
-"""Folders of captioned images. Listing them opens no image."""
+"""Lists folders of captioned images, without opening any image."""
 
 import os
 from collections.abc import Iterator, Mapping, Sequence
@@ -24,7 +24,7 @@ CaptionsOfFiles = Mapping[str, tuple[str, ...]]
 
 @dataclass(frozen=True, kw_only=True)
 class FolderImages(ImageSource):
-    """`root` is a folder, a list of them, or several between commas. `folders` are options of some of them."""
+    """`root`: a folder, a list of folders, or several separated by commas. `folders`: options for some of them."""
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -48,7 +48,7 @@ class FolderImages(ImageSource):
 
 
 def list_images(roots: Sequence[Path], options: Sequence[FolderOptions]) -> Iterator[ImageFile]:
-    """Every image below the roots, sorted by name; a folder that is reached twice is entered once."""
+    """All images below the roots, sorted by name. Lists a folder once, even if links lead to it again."""
     entered: set[tuple[int, int]] = set()
     for root in roots:
         label = root.name if len(roots) > 1 else ""
@@ -59,13 +59,13 @@ def list_images(roots: Sequence[Path], options: Sequence[FolderOptions]) -> Iter
 class _Walk:
     root: Path
     label: str
-    """What names of images begin with."""
+    """Prefix of the images' names."""
     options: Sequence[FolderOptions]
     entered: set[tuple[int, int]]
-    """Device and inode of folders."""
+    """Device and inode of listed folders."""
 
     def images_in(self, folder: str, captions_above: CaptionsOfFiles) -> Iterator[ImageFile]:
-        """`folder` is its path below the root, "" for the root itself; `captions_above` are from tables above it."""
+        """`folder`: path below the root, "" for the root itself. `captions_above`: from tables in its parents."""
         path = self.root / folder
         try:
             if self._was_entered(path):
@@ -97,7 +97,7 @@ class _Walk:
                     yield file
 
     def _was_entered(self, path: Path) -> bool:
-        """By a link to what encloses it, or to what was listed already. Raises OSError."""
+        """Whether a link leads to a folder that was already entered. Raises OSError."""
         status = path.stat()
         if (status.st_dev, status.st_ino) in self.entered:
             return True
@@ -105,7 +105,7 @@ class _Walk:
         return False
 
     def _options_of(self, folder: str) -> FolderOptions:
-        """Those of the first pattern that matches its path below the root or with the root's name."""
+        """The options of the first pattern that matches the path below the root, or that path after the root's name."""
         paths = folder or ".", os.path.join(self.root.name, folder).rstrip(os.sep)
         for option in self.options:
             if any(fnmatch(path, option.path) for path in paths):
@@ -114,7 +114,7 @@ class _Walk:
 
 
 def _captions_of_tables(folder: Path, names: set[str], captions_above: CaptionsOfFiles) -> dict[str, tuple[str, ...]]:
-    """Captions by their path below the folder: of its own tables, then of those above it."""
+    """Path below the folder -> captions, of its own tables before those of its parents."""
     tables = [name for name in names if name in TABLES or name.endswith(".parquet")]
     captions = read_tables(folder, tables) if tables else {}
     for name, more in captions_above.items():
@@ -127,7 +127,7 @@ def _below(start: str, captions: CaptionsOfFiles) -> CaptionsOfFiles:
 
 
 def _add_captions(file: ImageFile, entry: os.DirEntry, names: set[str], tables: CaptionsOfFiles) -> None:
-    """And its identity, from the file system."""
+    """Sets the file's captions, and its identity in the file system."""
     stem = os.path.splitext(entry.name)[0]
     folder = Path(entry.path).parent
     try:
@@ -149,7 +149,7 @@ def _add_mask(file: ImageFile, folder: Path, name: str, names: set[str]) -> None
         path = folder / mask_name
         try:
             identity = _identity(path.stat())
-        except OSError:  # reported when it is read, which only some settings do
+        except OSError:  # reported when the mask is read, if the settings use it
             identity = ()
         file.mask = ImageFile(path.name, str(path), identity, ())
 

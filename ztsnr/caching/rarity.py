@@ -1,4 +1,4 @@
-"""Weights of samples by how rare their tags are: NovelAI's idea (arXiv 2409.15997), in a formula of our own."""
+"""Weights samples by the rarity of their tags: NovelAI's idea (arXiv 2409.15997) with our own formula."""
 
 from collections import Counter
 from dataclasses import dataclass
@@ -11,16 +11,16 @@ from ztsnr.core.checks import Bounds, Part
 
 REPORTED_TAGS = 50
 TagWeights = dict[str, tuple[int, float]]
-"""Tag -> how many samples have it, and its weight."""
+"""Tag -> number of samples with it, and its weight."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Rarity(Part):
-    """A tag's weight is (c / count)^strength, a sample's the mean of its tags', bounded by `low` and `high`.
+    """A tag's weight is (c / count)^strength. A sample's is the mean of its tags', clipped to [low, high].
 
-    The count is of the samples that are trained and have the tag; c is such that the mean over them is 1 before it is
-    bounded. strength 0 weighs all alike; 1 gives each tag the same total weight, were it the only one of its samples.
-    A sample without a tag has weight 1.
+    count is the number of training samples with the tag. c makes the mean weight of training samples with tags 1,
+    before clipping. strength 0 weights all samples equally. strength 1 would give each tag the same total weight if
+    each sample had one tag. A sample without a tag has weight 1.
     """
 
     strength: checks.Fraction
@@ -28,20 +28,23 @@ class Rarity(Part):
     high: Annotated[float, Bounds(at_least=1)]
 
     def weights(self, tags: list[frozenset[str]], times: np.ndarray) -> tuple[np.ndarray, TagWeights]:
-        """tags of each image, which an epoch trains so many `times` (N,): weights (N,), and those of common tags."""
+        """The images' weights (N,), and the weights of the most common tags.
+
+        tags: of each image. times (N,): how often an epoch trains each image.
+        """
         counts: Counter[str] = Counter()
         for own, count in zip(tags, times.tolist(), strict=True):
             if count:
                 counts.update(dict.fromkeys(own, count))
         tag_weights = {tag: count**-self.strength for tag, count in counts.items()}
 
-        # an image's weight is the mean of its tags'; nan where it has none
+        # the mean of the tags' weights; nan for an image without tags
         means = np.full(len(tags), np.nan)
         for number, own in enumerate(tags):
             if own:
                 means[number] = np.mean([tag_weights.get(tag, 1.0) for tag in sorted(own)])
 
-        # so that the mean over all trained samples with tags is 1
+        # scale the mean over all training samples with tags to 1
         is_tagged = ~np.isnan(means) & (times > 0)
         scale = np.average(means[is_tagged], weights=times[is_tagged]) if is_tagged.any() else 1.0
         weights = np.where(np.isnan(means), 1.0, means / scale).clip(self.low, self.high)
@@ -50,7 +53,7 @@ class Rarity(Part):
         return weights, {tag: (count, tag_weights[tag] / scale) for tag, count in commonest}
 
     def report(self, commonest: TagWeights, weights: np.ndarray) -> str:
-        """The commonest tags and their weights."""
+        """A table of the most common tags and their weights."""
         bounds = f"{weights.min():.3f} to {weights.max():.3f}, mean {weights.mean():.3f}"
         lines = [f"\nweights by rarity of tags (strength {self.strength:g}): {bounds}", "  samples  weight  tag"]
         lines += [f"{count:9}  {weight:6.3f}  {tag}" for tag, (count, weight) in commonest.items()]

@@ -1,4 +1,4 @@
-"""The plan as text: which buckets there are, what happens to each image, and what is skipped and why."""
+"""The plan as text: the buckets, their images, and the excluded files with their reasons."""
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
@@ -11,20 +11,20 @@ from ztsnr.caching.statistics import Moments
 from ztsnr.data.order import Order
 
 MAX_LINES = 40
-"""So many files are named in the report; all of them in the list beside the index."""
+"""Excluded files in the report; the list beside the index has all of them."""
 REASONS = {TOO_SMALL: "too small: shown {:,.4g} times its size", TOO_LONG: "too long: {:,.4g} times its other side"}
 BUCKET_COLUMNS = ("bucket", "files", "samples", "held", "batch", "batches", "shown", "larger", "cropped", "merged")
 LEGEND = """
-bucket: height x width. samples: to train on, with repeats; held: out.
-batches: of an epoch, in which a sample is shown so many times
-(leftovers: {}). larger: shown larger than they are. cropped:
-mean share cut off. merged: those whose own bucket was smaller than
-a batch.
+bucket: height x width. samples: for training, with repeats.
+held: held out. batches: per epoch. shown: how often an epoch shows a
+sample (leftovers: {}). larger: images that are enlarged.
+cropped: mean share cut off. merged: images whose own bucket was
+smaller than a batch.
 """
 
 
 def plan_report(catalogue: Catalogue, plan: Plan, counts: np.ndarray, order: Order) -> str:
-    """counts (K, 2): samples to train on and held out. As wide as a page of MLflow shows."""
+    """The report, as wide as a page of MLflow. counts (K, 2): training and held-out samples by bucket."""
     is_used = plan.fate == USED
     lines = [f"{len(catalogue.images) + len(catalogue.skipped)} files, {int(is_used.sum())} images used", ""]
 
@@ -47,7 +47,7 @@ def plan_report(catalogue: Catalogue, plan: Plan, counts: np.ndarray, order: Ord
 
 
 def reasons(catalogue: Catalogue, plan: Plan) -> dict[str, str]:
-    """File name -> why it is not trained on."""
+    """Name of an excluded file -> reason."""
     left = dict(catalogue.skipped)
     for i in np.flatnonzero(plan.fate != USED):
         image = catalogue.images[i]
@@ -57,7 +57,7 @@ def reasons(catalogue: Catalogue, plan: Plan) -> dict[str, str]:
 
 
 def first_lines(left: Mapping[str, str]) -> str:
-    """The first files, a line each."""
+    """The first MAX_LINES files, one a line, and the number of the others."""
     lines = [f"  {name}: {reason}" for name, reason in list(left.items())[:MAX_LINES]]
     if len(left) > MAX_LINES:
         lines.append(f"  and {len(left) - MAX_LINES} more")

@@ -10,11 +10,11 @@ from ztsnr.core.errors import ConfigError
 
 TABLES = ("metadata.jsonl", "metadata.csv")
 CAPTION_COLUMNS = ("text", "caption", "captions", "prompt")
-"""The first of these that a table has contains the caption, or a list of them."""
+"""Columns of captions, each a text or a list. The first that a table has is used."""
 
 
 def read_tables(folder: Path, names: list[str]) -> dict[str, tuple[str, ...]]:
-    """File name -> captions. Raises ConfigError that names the table and the line."""
+    """File name -> captions. Raises ConfigError with the table and the row."""
     captions: dict[str, tuple[str, ...]] = {}
     for name in sorted(names):
         path = folder / name
@@ -25,7 +25,7 @@ def read_tables(folder: Path, names: list[str]) -> dict[str, tuple[str, ...]]:
 
 
 def _file_and_texts(row: Mapping[str, Any], source: str) -> tuple[str, tuple[str, ...]]:
-    """Raises ConfigError that begins with `source`."""
+    """A row's file name and captions. Raises ConfigError that begins with `source`."""
     file_name = row.get("file_name")
     column = next((column for column in CAPTION_COLUMNS if column in row), None)
     if not isinstance(file_name, str) or column is None:

@@ -1,4 +1,4 @@
-"""Tar shards of captioned images, as webdataset writes them: members of one sample share their name up to a dot."""
+"""Lists tar shards of captioned images in webdataset's format: members of a sample share the name before the dot."""
 
 import json
 import os
@@ -18,12 +18,12 @@ from ztsnr.core.errors import ConfigError
 from ztsnr.io.remote import matching_files, open_file
 
 Members = Mapping[str, tarfile.TarInfo]
-"""Of one sample, by their endings: .png, .txt, -masklabel.png."""
+"""The members of a sample by their endings: .png, .txt, -masklabel.png."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class WebDataset(ImageSource):
-    """`root` is a pattern of tar files, local or remote, or a list of them; `folders` match their names."""
+    """`root`: a pattern of tar files, local or remote, or a list of patterns. `folders`: options by file name."""
 
     def listing(self) -> Iterator[ImageFile]:
         shards: dict[str, tuple] = {}
@@ -45,7 +45,7 @@ def _images(shards: Mapping[str, tuple], options: Sequence[FolderOptions]) -> It
 
 
 def _images_of_shard(path: str, identity: tuple, folder: FolderOptions) -> Iterator[ImageFile]:
-    """A truncated shard is reported, and gives the images before the cut."""
+    """Yields the images of a shard. A truncated shard yields those before the cut, then a bad file."""
     try:
         with open_file(path) as file, tarfile.open(fileobj=file) as tar:
             members = (member for member in tar if member.isfile())
