@@ -83,7 +83,8 @@ class ComfyNode:
 
 def classic_mappings(nodes: list[type]) -> tuple[dict, dict]:
     """NODE_CLASS_MAPPINGS and NODE_DISPLAY_NAME_MAPPINGS; sets each class's classic attributes from its schema."""
-    classes, names = {}, {}
+    classes = {}
+    names = {}
     for node in nodes:
         schema = node.define_schema()
         node.CATEGORY = schema.category

@@ -135,6 +135,7 @@ class VPrediction(io.ComfyNode):
     ):
         check_model(model)
         checks.finite("snr_gamma", snr_gamma, at_least=0)
+
         if checkpoint == BELOW:
             checks.finite("sigma_data", sigma_data, above=0)
             table = table_between(model, zero_terminal, sigma_min, sigma_max)
@@ -142,6 +143,7 @@ class VPrediction(io.ComfyNode):
             facts = Facts(target="v", table=table, timesteps=timesteps, sigma_data=sigma_data)
         else:
             facts = read_facts(path_of(checkpoint))
+
         factor = 1.0 if latent is None else resolution_factor(latent["samples"], native_resolution)
         patched = model.clone()
         patched.add_object_patch("model_sampling", model_sampling(facts, factor))

@@ -63,7 +63,7 @@ def value_of(override):
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_a_quoted_text_is_read_as_it_was(name):
+def test_a_quoted_text_is_read_unchanged(name):
     assert value_of(f"key={quoted(name)}") == name
 
 
@@ -98,7 +98,7 @@ def test_a_value_that_hydra_cannot_read_is_a_text_where_it_names_a_file(tmp_path
 
 
 @pytest.mark.parametrize("place", range(4))
-def test_flags_stand_anywhere(place):
+def test_flags_may_come_anywhere(place):
     words = ["seed=0,1", "loss=eps", "trainer.steps=3"]
     parsed = parse([*words[:place], "-m", "--config-dir", "mine", *words[place:]], Grammar("train"))
     assert parsed.multirun
@@ -110,7 +110,7 @@ def test_a_command_without_multirun_ignores_the_flag():
     assert not parse(["-m", "seed=0,1"], Grammar("preview", multirun=False)).multirun
 
 
-def test_expansion_gets_the_texts_quoted():
+def test_expand_receives_quoted_texts():
     grammar = Grammar("train", text_keys=("resume",), expand=lambda words: ["seed=1", *words])
     assert parse(["resume=a b"], grammar).overrides == ["seed=1", 'resume="a b"']
 

@@ -134,7 +134,7 @@ def names_in(path):
 
 
 @pytest.mark.parametrize("path", sorted((PACKAGE.parent / "scripts").glob("*.py")), ids=lambda path: path.name)
-def test_what_a_script_imports_exists(path):
+def test_imports_of_a_script_exist(path):
     for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
         if isinstance(node, ast.ImportFrom) and (node.module or "").startswith("ztsnr"):
             module = PACKAGE.parent / node.module.replace(".", "/")

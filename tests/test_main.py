@@ -14,7 +14,7 @@ def run_package(*words, cwd, code=0):
     return done
 
 
-def test_the_list_has_every_command_and_what_it_does():
+def test_the_list_has_every_command_with_a_description():
     modules = {path.stem for path in (ROOT / "ztsnr").glob("*.py")} - {"__init__", "__main__"}
     assert set(COMMANDS) == modules
     lines = [line for line in list_commands().splitlines() if line.startswith("  ")]

@@ -75,7 +75,7 @@ def test_an_unknown_name_is_refused_with_the_file(tmp_path):
         build_from_file({"_class_": "target.w"}, tmp_path)
 
 
-def test_a_difference_of_classes_is_told_by_names_under_the_nodes_key():
+def test_differences_shows_classes_by_name_under_the_key_of_their_node():
     then, now = (result_config(compose(f"loss={loss}")) for loss in ("vpred", "edm"))
     assert "target: target.v -> target.edm" in differences(then, now)
 

@@ -90,7 +90,7 @@ def test_a_lora_resumes_from_its_state_and_cache_to_the_same_bits(folder):
 
 
 @pytest.mark.slow
-def test_a_changed_config_is_told_in_todays_names(folder):
+def test_a_changed_config_is_refused_in_todays_names(folder):
     done = run(folder, "train", "resume=part", "trainer.max_grad_norm=2", "weighting.features=16", code=2)
     differences = done.stderr.splitlines()[1:3]
     assert [line.strip() for line in differences] == ["trainer.max_grad_norm: 1.0 -> 2", "weighting.features: 8 -> 16"]
@@ -119,7 +119,7 @@ def test_weights_give_the_same_samples(folder, words, expected):
     assert hash_pixels(folder / "samples.png") == EXPECTED[expected]["pixels"]
 
 
-def test_weights_load_with_what_the_file_says_of_itself(folder):
+def test_weights_load_with_the_facts_of_their_file(folder):
     objective, network, facts = load_model("run/final.safetensors")
     assert type(objective.target).__name__ == "V"
     assert not network.training
@@ -143,7 +143,7 @@ def test_weights_export_to_the_same_tensors_under_the_same_keys(folder, source, 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("name", ["unet", "lora_kohya", "lora_peft"])
-def test_doctor_says_of_an_export_what_it_said(folder, name):
+def test_doctor_diagnoses_an_export_as_before(folder, name):
     """Of what the file itself says; the words around it may change."""
     done = run(folder, "doctor", f"exports/{name}.safetensors")
     expected = (folder / "expected" / f"doctor_{name}.txt").read_text()
@@ -204,7 +204,7 @@ def test_a_config_is_recognised_by_the_digest_of_0de1f9a(number):
 
 
 @pytest.mark.slow
-def test_a_resumed_sweep_runs_nothing_that_has_finished(folder):
+def test_a_resumed_sweep_does_not_repeat_finished_runs(folder):
     subprocess.run([sys.executable, "store.py", "restore", "mlflow.db", "mlruns"], check=True)
     sweep = folder / "sweeps" / "day" / "one-sweep"
     command = json.loads((sweep / "sweep.json").read_text())["command"].split(" ")

@@ -135,7 +135,7 @@ def test_make_replaces_fields_and_refuses_an_unknown_one():
         make("weighting", "min_snr", gama=3.0)
 
 
-def test_an_option_of_the_users_is_a_class_and_a_yaml(tmp_path, monkeypatch):
+def test_a_user_adds_an_option_by_a_class_and_a_yaml(tmp_path, monkeypatch):
     folder = write_plug_in(tmp_path)
     monkeypatch.syspath_prepend(tmp_path)
     assert "my_min_snr" in options("weighting", config_dir=folder)

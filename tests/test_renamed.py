@@ -19,7 +19,7 @@ def tables(monkeypatch):
     monkeypatch.setattr(renamed, "RENAMED_VALUES", {("trainer.rounding", "old"): "nearest"})
 
 
-def test_every_new_key_is_in_conf_and_no_old_one():
+def test_conf_has_every_new_key_and_no_old_one():
     config = compose(*WHOLE)
     for old, new in renamed.RENAMED_KEYS.items():
         assert OmegaConf.select(config, old, default=ABSENT) is ABSENT, old
@@ -27,7 +27,7 @@ def test_every_new_key_is_in_conf_and_no_old_one():
         assert name in OmegaConf.select(config, ".".join(groups)), new
 
 
-def test_every_new_option_is_in_conf_and_no_old_one():
+def test_conf_has_every_new_option_and_no_old_one():
     for (group, old), new in renamed.RENAMED_OPTIONS.items():
         assert new in options(group)
         assert old not in options(group)
@@ -53,7 +53,7 @@ def test_a_name_of_today_is_accepted(tables, word):
     renamed.refuse_renamed([word])
 
 
-def test_upgrading_moves_values_and_leaves_the_given_config(tables):
+def test_upgrading_moves_values_in_a_copy(tables):
     config = {"trainer": {"old": 3, "rounding": "old"}, "old": [1], "objective": {}}
     assert renamed.upgrade_keys(config) == {
         "trainer": {"steps": 3, "rounding": "nearest"},

@@ -129,7 +129,7 @@ def test_resuming_a_sweep_that_never_started_is_refused(tmp_path):
         find_sweep(tmp_path, "loss=eps,vpred")
 
 
-def test_a_sweep_that_began_with_old_keys_is_found_by_todays(tmp_path):
+def test_a_sweep_started_with_old_keys_is_found_by_todays_command(tmp_path):
     folder = tmp_path / "day" / "one-sweep"
     folder.mkdir(parents=True)
     (folder / "sweep.json").write_text(json.dumps({"command": "seed=0,1 trainer.clip=1.0 loss=edm"}))
@@ -290,7 +290,7 @@ def test_compare_needs_only_the_record(swept, tmp_path, monkeypatch, capsys):
         (["output=/proc/nowhere"], "output=/proc/nowhere cannot be written"),
     ],
 )
-def test_compare_refuses_what_it_cannot_rank(swept, arguments, message):
+def test_compare_refuses_runs_that_it_cannot_rank(swept, arguments, message):
     record = [] if arguments == ["tracking=none"] else [f"tracking.folder={swept[0] / 'runs'}"]
     with pytest.raises(ZtsnrError, match=re.escape(message)):
         compared(*record, *arguments)

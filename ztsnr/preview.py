@@ -20,7 +20,8 @@ def main(composed: DictConfig) -> None:
     from ztsnr.analysis.tables import print_many, print_one
     from ztsnr.io.console import make_console
 
-    summaries, refused = {}, {}
+    summaries = {}
+    refused = {}
     for name, config in combinations_of(composed).items():
         try:
             summaries[name] = Summary(objective=build(config, "objective"), steps=build(config, "samples").steps)

@@ -21,7 +21,10 @@ NON_RESULT_KEYS = ("log_every", "checkpoint")
 """Keys of the trainer that change no result."""
 PATH_KEYS = ("cache", "local_cache")
 """Keys of the data that say where its cache is, and change no result."""
-FINISHED, INCOMPATIBLE, FAILED, INTERRUPTED = "finished", "incompatible", "failed", "interrupted"
+FINISHED = "finished"
+INCOMPATIBLE = "incompatible"
+FAILED = "failed"
+INTERRUPTED = "interrupted"
 """Outcomes of a run."""
 
 
@@ -62,7 +65,8 @@ def differences(then: dict, now: dict) -> list[str]:
     new = dict(_leaves(identity_config(now)))
     lines = []
     for key in sorted(old.keys() | new.keys()):
-        before, after = old.get(key, "(absent)"), new.get(key, "(absent)")
+        before = old.get(key, "(absent)")
+        after = new.get(key, "(absent)")
         if before != after:
             lines.append(f"{key}: {before} -> {after}")
     return lines

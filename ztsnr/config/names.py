@@ -13,7 +13,8 @@ from typing import Any
 from ztsnr.config.renamed import RENAMED_KEYS, RENAMED_OPTIONS, RENAMED_VALUES, downgrade_keys, upgrade_keys
 from ztsnr.core.errors import CheckpointError
 
-TARGET, CLASS = "_target_", "_class_"
+TARGET = "_target_"
+CLASS = "_class_"
 
 CLASSES: dict[str, str] = {
     "data.captions": "ztsnr.caching.captions.Captions",

@@ -60,11 +60,14 @@ def describe(annotation: Any) -> str:
 def _describe_list(origin: Any, arguments: tuple) -> str:
     entry = split_notes(arguments[0])[0] if arguments else Any
     if entry is float:
-        plural, example = "numbers", "[1, 2]"
+        plural = "numbers"
+        example = "[1, 2]"
     elif entry is int:
-        plural, example = "integers", "[1, 2]"
+        plural = "integers"
+        example = "[1, 2]"
     else:
-        plural, example = "values", "[a, b]"
+        plural = "values"
+        example = "[a, b]"
     if origin is tuple and arguments[-1] is not ...:
         return f"a list of {len(arguments)} {plural}"
     return f"a list of {plural}, such as {example}"

@@ -35,7 +35,8 @@ class Schedule(Part):
 
     def _refuse_unreached_start(self) -> None:
         """Sampling must not start from less signal than training ever shows (Lin et al., arXiv 2305.08891)."""
-        start, highest = self.grid.start, self.density.highest
+        start = self.grid.start
+        highest = self.density.highest
         trained, sampled = alpha(torch.tensor([highest, start], dtype=torch.float64)).tolist()
         if trained - sampled > MAX_ALPHA_GAP:
             raise ConfigError(
