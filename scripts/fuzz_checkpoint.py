@@ -9,7 +9,6 @@ Of each, half are damaged files, and half forged ones, whose checksums are right
 import argparse
 import collections
 import json
-import math
 import random
 import re
 import tempfile
@@ -48,7 +47,7 @@ def write_both(folder: Path) -> dict[str, bytes]:
     """A small sound file of each kind."""
     net, optimizer, begun = trained()
     final, state = folder / "final.safetensors", folder / "state.safetensors"
-    save_checkpoint(final, {"raw": net, "ema": network()}, CONFIG, 7, 0.25, {"mean": [0.5, 1.0]})
+    save_checkpoint(final, {"raw": net, "ema": network()}, CONFIG, 7, score=0.25, facts={"mean": [0.5, 1.0]})
     parts = {"network": trained_state(net), "optimizer": optimizer_state(optimizer, begun), "scaler": None}
     write_state(state, 7, {"config": CONFIG, "overrides": ["seed=1"], "record": None}, *pack(parts, "state"))
     return {"final": final.read_bytes(), "state": state.read_bytes()}
@@ -82,7 +81,7 @@ def forge(kind: str, path: Path, draw: random.Random) -> None:
     if kind == "final":
         state = other_tensors(net.state_dict(), draw)
         config = draw.choice((CONFIG, [], None, {"target": 0}))
-        save_checkpoint(path, {draw.choice(("raw", "ema", "")): Forged(state), "ema": network()}, config, -1, math.nan)
+        save_checkpoint(path, {draw.choice(("raw", "ema", "")): Forged(state), "ema": network()}, config, -1)
         return
     parts = {"network": trained_state(net), "optimizer": optimizer_state(optimizer, begun), "scaler": None}
     tree, tensors = pack(parts, "state")

@@ -21,7 +21,6 @@ from kill_runs import end_of, start
 from transformers import CLIPTextModel, CLIPTextModelWithProjection, CLIPTokenizer
 
 import ztsnr.cache
-import ztsnr.caching.folder
 import ztsnr.caching.latents
 
 SMALL_SHARD = 2**15

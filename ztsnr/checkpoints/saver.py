@@ -6,7 +6,6 @@ memory, one at a time.
 
 import json
 import logging
-import math
 import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -175,7 +174,7 @@ class DiskCheckpointer(Checkpointer):
 
         stds = {name: float(name.removeprefix("std_")) for name in states}
         facts = self._facts.get("data", {}) | {"posthoc_stds": stds}
-        write_checkpoint(file_of(folder, step), states, self._facts["config"], step, math.nan, facts)
+        write_checkpoint(file_of(folder, step), states, self._facts["config"], step, facts=facts)
 
     def _report_error(self) -> None:
         """Raises the writer's error, or logs it with on_save_error=continue."""

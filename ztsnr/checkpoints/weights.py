@@ -84,6 +84,7 @@ def save_checkpoint(
     networks: Mapping[str, nn.Module],
     config: Mapping,
     step: int,
+    *,
     score: float = math.nan,
     facts: Mapping = NO_FACTS,
 ) -> None:
@@ -92,7 +93,7 @@ def save_checkpoint(
     config, facts: values that JSON can hold.
     """
     states = {name: _state(network) for name, network in networks.items()}
-    write_checkpoint(path, states, config, step, score, facts)
+    write_checkpoint(path, states, config, step, score=score, facts=facts)
 
 
 def write_checkpoint(
@@ -100,6 +101,7 @@ def write_checkpoint(
     states: Mapping[str, Mapping[str, Tensor]],
     config: Mapping,
     step: int,
+    *,
     score: float = math.nan,
     facts: Mapping = NO_FACTS,
 ) -> None:

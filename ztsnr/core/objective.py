@@ -87,6 +87,7 @@ class Objective(Part):
         noise: Samples,
         u: PerSample,
         cond: Mapping[str, Tensor],
+        *,
         mask: Tensor | None = None,
     ) -> Terms:
         """`u`: the quantiles of the density to train at, float64 in [0, 1). `mask`, (B, ...): see Distance."""

@@ -108,7 +108,8 @@ class ClassSampling(CheckpointSampling):
             checks.one_of("classes", number, range(class_count))
         with explain_oom("fewer classes or columns"), torch.inference_mode():
             label = torch.tensor(classes)
-            return self.grid.sample(objective, network, shape, label, class_count, self.grid.guidances[0])
+            scale = self.grid.guidances[0]
+            return self.grid.sample(objective, network, shape, classes=label, null_label=class_count, scale=scale)
 
 
 @dataclass(frozen=True, kw_only=True)

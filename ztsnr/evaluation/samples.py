@@ -35,7 +35,9 @@ class SampleGrid(Part):
         classes = torch.arange(data.classes)
         sheets = {}
         for scale in self.guidances:
-            images = self.sample(objective, network, data.shape, classes, data.null_label, scale)
+            images = self.sample(
+                objective, network, data.shape, classes=classes, null_label=data.null_label, scale=scale
+            )
             sheets[scale] = tile_images(images, self.columns)
         return sheets
 
@@ -48,6 +50,7 @@ class SampleGrid(Part):
         objective: Objective,
         network: nn.Module,
         shape: tuple[int, ...],
+        *,
         classes: Tensor,
         null_label: int,
         scale: float,

@@ -15,7 +15,7 @@ from ztsnr.training.trainer import TrainingResult
 
 
 def write_outputs(
-    result: TrainingResult, parts: TrainingParts, config: dict, title: str, folder: Path, record: TrackedRun
+    result: TrainingResult, parts: TrainingParts, config: dict, *, title: str, folder: Path, record: TrackedRun
 ) -> None:
     """config: the run's result config."""
     published = without_paths(config)
@@ -23,7 +23,7 @@ def write_outputs(
     if result.learned:
         networks["objective"] = result.learned
     save_checkpoint(
-        folder / "final.safetensors", networks, published, result.step, result.score, facts=parts.data.facts
+        folder / "final.safetensors", networks, published, result.step, score=result.score, facts=parts.data.facts
     )
     (folder / "config.yaml").write_text(OmegaConf.to_yaml(OmegaConf.create(published)))
     images = write_images(result, parts, title, folder)

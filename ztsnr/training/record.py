@@ -15,6 +15,7 @@ def open_record(
     title: str,
     parameters: Mapping[str, object],
     tags: Mapping[str, str],
+    *,
     folder: Path,
     state: State | None,
     config: dict,

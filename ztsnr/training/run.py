@@ -69,17 +69,19 @@ def run(config: DictConfig, tracker: Tracker, title: str, tags: dict[str, str]) 
     recorded_config = result_config(config)
     folder = run_folder()
     parameters = tracked_parameters(config)
-    with open_record(tracker, title, parameters, tags | code_version(), folder, state, recorded_config) as record:
+    with open_record(
+        tracker, title, parameters, tags | code_version(), folder=folder, state=state, config=recorded_config
+    ) as record:
         if processes.is_main_process:
             for file in parts.data.write_report(folder):
                 record.log_file(file)
-        result = train(parts, network, recorded_config, folder, state, record, console)
+        result = train(parts, network, recorded_config, folder=folder, state=state, record=record, console=console)
         if processes.is_main_process:
             print(f"score {result.score:.4f}", flush=True)
             with explain_oom("a smaller quality.batch_size, or quality=none"):
                 metrics = parts.quality(parts.objective, result.best_network, parts.data)
                 record.log_metrics(metrics, result.step)
-            write_outputs(result, parts, recorded_config, title, folder, record)
+            write_outputs(result, parts, recorded_config, title=title, folder=folder, record=record)
 
     # report where the results are
     if record.undelivered():
@@ -120,6 +122,7 @@ def train(
     parts: TrainingParts,
     network: nn.Module,
     config: dict,
+    *,
     folder: Path,
     state: State | None,
     record: TrackedRun,

@@ -162,7 +162,7 @@ class TrainStep:
                 x0, cond, noise, u = batch.part(rows, self.accelerator.device)
                 weight = cond.pop("weight", 1)
                 mask = cond.pop("mask", None)
-                terms = self.objective.terms(self.model, x0, noise, u, cond, mask)
+                terms = self.objective.terms(self.model, x0, noise, u, cond, mask=mask)
                 loss = weight * terms.loss
                 if self.adaptive_density is not None:
                     observed.append(torch.stack([terms.sigma, self.objective.x0_error(terms, mask)], 1))
