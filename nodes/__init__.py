@@ -16,7 +16,7 @@ HERE = Path(__file__).resolve().parent
 
 
 def find_core(folder: Path) -> Path | None:
-    """The ztsnr package in the nodes' folder or beside it, of which its core/ is enough."""
+    """The ztsnr package in the nodes' folder or beside it; its core/ is enough."""
     for package in (folder / "ztsnr", folder.parent / "ztsnr"):
         if (package / "core" / "noise.py").is_file():
             return package

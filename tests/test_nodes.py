@@ -95,12 +95,12 @@ def test_default_table_is_the_cores_zero_terminal_one(nodes, terminal):
 
 def test_other_ends_stretch_the_models_own_table_in_alpha(nodes):
     own = make("schedule/table", "sdxl").sigmas
-    once = predicting(nodes, zero_terminal=False, sigma_min=0.05, sigma_max=30.0)
-    sigmas = once.get_model_object("model_sampling").sigmas.double()
+    stretched = predicting(nodes, zero_terminal=False, sigma_min=0.05, sigma_max=30.0)
+    sigmas = stretched.get_model_object("model_sampling").sigmas.double()
     slope = alpha(sigmas).diff() / alpha(own).diff()
     assert (sigmas[0].item(), sigmas[-1].item()) == (pytest.approx(0.05), 30.0)
     torch.testing.assert_close(slope, slope.mean().expand(999), rtol=1e-2, atol=0)
-    again = sampling_of(nodes, once, zero_terminal=False, sigma_max=own[-1].item())
+    again = sampling_of(nodes, stretched, zero_terminal=False, sigma_max=own[-1].item())
     torch.testing.assert_close(again.sigmas, own.float())
 
 

@@ -4,7 +4,7 @@ A config in memory names a class by its import path, under `_target_`. A config 
 states, config.yaml, exported files) names it by the table below, under `_class_`. Rename a class: change its path
 here, never its name. Older files, of 0de1f9a, hold import paths of that commit, which OLD_PATHS knows.
 
-The class of a plug-in is in no table: its `_target_` stays in files as it is, and must stay importable.
+The tables hold no class of a plug-in: files keep its `_target_`, which must stay importable.
 """
 
 from collections.abc import Mapping
@@ -275,7 +275,7 @@ def _decode(node: Any, paths: Mapping[str, str]) -> Any:
 
 
 def upgrade(config: Any) -> Any:
-    """A whole run's config from a file of this version or of 0de1f9a, as this version writes it."""
+    """A run's config from a file of this version or of 0de1f9a, as this version writes it."""
     return encode(upgrade_keys(config)) if isinstance(config, dict) else config
 
 

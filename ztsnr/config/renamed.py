@@ -75,7 +75,7 @@ def _new_value(key: str, value: str) -> object:
 
 
 def upgrade_keys(config: dict) -> dict:
-    """A copy of a run's whole resolved config in which old keys and values have today's names."""
+    """A copy of a run's resolved config in which old keys and values have today's names."""
     upgraded = deepcopy(config)
     for old, new in RENAMED_KEYS.items():
         _move(upgraded, old, new)

@@ -1,4 +1,4 @@
-"""Loss weightings, each declared once, on the squared error of one target, and converted to the target that is trained.
+"""Loss weightings. Each is declared on the squared error of one target and converted to the target that is trained.
 
 `base` is the target whose squared error the formula multiplies. The same formula on a different base is a different
 weighting.
