@@ -1,4 +1,4 @@
-"""The processes of a run: which one this is, its device, and its share of the work."""
+"""The processes of a run: which one this is, on which device it computes, and its share of the work."""
 
 import os
 from typing import TYPE_CHECKING
@@ -8,6 +8,7 @@ from ztsnr.core.errors import ConfigError
 if TYPE_CHECKING:
     import torch
     from accelerate import PartialState
+    from torch import nn
 
 
 def rank() -> int:
@@ -28,6 +29,11 @@ def local_device() -> "torch.device":
         local_rank = int(os.environ.get("LOCAL_RANK", "0"))
         return torch.device("cuda", local_rank % torch.cuda.device_count())
     return torch.device("cpu")
+
+
+def device_of(network: "nn.Module") -> "torch.device":
+    """The device of its first parameter; raises StopIteration for a network without parameters."""
+    return next(network.parameters()).device
 
 
 def join_processes() -> "PartialState":

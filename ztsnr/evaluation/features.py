@@ -14,7 +14,7 @@ from ztsnr.core.checks import Count, NonNegativeInt, Part, Positive, key
 from ztsnr.core.errors import ConfigError
 from ztsnr.core.randomness import order
 from ztsnr.data import LabelledImages
-from ztsnr.devices.placement import device_of
+from ztsnr.devices.processes import device_of
 from ztsnr.io.hashing import content_hash
 from ztsnr.io.tensors import write_tensors
 

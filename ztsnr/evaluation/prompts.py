@@ -17,7 +17,7 @@ from ztsnr.core.randomness import normal
 from ztsnr.core.sampling import Guidance, Sampler, guided_denoise
 from ztsnr.data import Data
 from ztsnr.data.scale import to_latents
-from ztsnr.devices.placement import device_of
+from ztsnr.devices.processes import device_of
 from ztsnr.evaluation.samples import tile_images
 from ztsnr.models.pretrained import load_vae
 from ztsnr.models.text import TextEncoders

@@ -12,7 +12,7 @@ from ztsnr.core.objective import Objective
 from ztsnr.core.randomness import normal
 from ztsnr.core.sampling import Guidance, Sampler, guided_denoise
 from ztsnr.data import LabelledImages
-from ztsnr.devices.placement import device_of
+from ztsnr.devices.processes import device_of
 from ztsnr.evaluation.features import Features, in_batches
 
 

@@ -12,7 +12,7 @@ from ztsnr.core.noise import add_noise, sigma_vp
 from ztsnr.core.objective import Objective
 from ztsnr.core.randomness import normal
 from ztsnr.data import Data
-from ztsnr.devices.placement import device_of
+from ztsnr.devices.processes import device_of
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from ztsnr.core.errors import ConfigError
-from ztsnr.devices.placement import device_of
+from ztsnr.devices.processes import device_of
 from ztsnr.models.source import Source, find_source
 
 if TYPE_CHECKING:
