@@ -6,13 +6,13 @@ from collections.abc import Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
 from dataclasses import astuple, dataclass, field
+from hashlib import blake2b
 from itertools import islice, repeat
 from pathlib import Path
 
 from ztsnr.caching.decode import MaskSource, examine, examine_mask
 from ztsnr.caching.settings import PLAIN_FOLDER, FolderOptions
 from ztsnr.core.errors import BadImage, CacheError
-from ztsnr.io.hashing import content_hash
 from ztsnr.io.remote import read_part
 
 DATABASE_FORMAT = 2
@@ -134,7 +134,7 @@ def _entry(file: ImageFile, inspection: Inspection) -> CatalogueEntry:
 
 
 def content_digest(content: bytes) -> bytes:
-    return content_hash(content, size=16)
+    return blake2b(content, digest_size=16).digest()
 
 
 def _inspect_all(

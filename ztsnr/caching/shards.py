@@ -7,6 +7,7 @@ commit 0de1f9a, whatever the classes and fields of settings are called since.
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from hashlib import blake2b
 from itertools import islice
 from pathlib import Path
 from typing import Any, Protocol
@@ -18,7 +19,6 @@ from torch import Tensor
 
 from ztsnr.core.errors import CacheError, CheckpointError
 from ztsnr.io.atomic import write_bytes_atomically
-from ztsnr.io.hashing import content_hash
 from ztsnr.io.tensors import open_tensors
 
 CACHE_FORMAT = 2
@@ -48,7 +48,7 @@ def key_text(name: str, **values: object) -> KeyText:
 
 def hashed(*parts: object) -> bytes:
     """16 bytes that change with any of the parts: values whose repr() never changes, and KeyText."""
-    return content_hash(repr((CACHE_FORMAT, *parts)).encode(), size=KEY_BYTES)
+    return blake2b(repr((CACHE_FORMAT, *parts)).encode(), digest_size=KEY_BYTES).digest()
 
 
 # Shards --------------------------------------------------------------------------------------------------------------

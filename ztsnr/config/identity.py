@@ -2,12 +2,12 @@
 
 import json
 from collections.abc import Iterable, Iterator
+from hashlib import blake2b
 from typing import Any
 
 from omegaconf import DictConfig, OmegaConf
 
 from ztsnr.config.names import CLASS, NAMES, TARGET, downgrade, encode
-from ztsnr.io.hashing import content_hash
 
 RESULT_GROUPS = ("schedule", "target", "weighting", "distance", "model", "data", "optimizer", "lr_schedule", "trainer")
 RESULT_GROUPS += ("sampler", "samples", "validation", "seed")
@@ -56,7 +56,7 @@ def accepted_digests(config: dict) -> tuple[str, str]:
 
 
 def _digest(config: dict) -> str:
-    return content_hash(json.dumps(config, sort_keys=True).encode(), size=8).hex()
+    return blake2b(json.dumps(config, sort_keys=True).encode(), digest_size=8).hexdigest()
 
 
 def differences(then: dict, now: dict) -> list[str]:
