@@ -31,7 +31,7 @@ from ztsnr.caching.latents import EncodeRequest, LatentEncoder, views_of_image
 from ztsnr.caching.prepare import inspect_images, plan_images
 from ztsnr.config.registry import build, compose
 from ztsnr.io.console import Progress, make_console
-from ztsnr.models.pretrained import fingerprint, load_vae
+from ztsnr.models.pretrained import find_source, load_vae
 
 ENTRIES = (10**4, 10**6, 12 * 10**6)
 
@@ -46,7 +46,7 @@ def views_of(data) -> list[EncodeRequest]:
     """Every image's view, by bucket."""
     images = inspect_images(data, Progress(make_console(sys.stderr, quiet=True))).images
     plan = plan_images(images, np.zeros(len(images), dtype=bool), data)
-    weights, views = fingerprint(data.pretrained, "vae"), []
+    weights, views = find_source(data.pretrained).fingerprint("vae"), []
     for number, image in enumerate(images):
         views += views_of_image(number, image, plan, data, weights)
     return sorted(views, key=lambda request: request.group)

@@ -36,7 +36,7 @@ def write_random_sdxl(folder: Path, tokenizer: Path) -> None:
     from transformers import CLIPTextConfig
 
     from ztsnr.models.architectures import ARCHITECTURES
-    from ztsnr.models.parts import part_class
+    from ztsnr.models.source import part_class
 
     torch.manual_seed(0)
     for part, config in ARCHITECTURES["sdxl"].items():
@@ -152,9 +152,9 @@ def settings(name: str):
 
 def conditions(path: Path, name: str) -> list[dict]:
     """Of the example's two texts, by ztsnr's text encoders."""
-    from ztsnr.models.text import TextEncoders
+    from ztsnr.models.text import load_text_encoders
 
-    workflow, encoders = read_workflow(name), TextEncoders(str(path))
+    workflow, encoders = read_workflow(name), load_text_encoders(str(path))
     height, width = (float(workflow["6"]["inputs"][side]) for side in ("height", "width"))
     ids = {"time_ids": torch.tensor([[height, width, 0, 0, height, width]])}
     return [encoders.encode([workflow[node]["inputs"]["text"]]) | ids for node in ("4", "5")]

@@ -19,7 +19,7 @@ from ztsnr.core.errors import BadImage, CacheError, ConfigError
 from ztsnr.core.randomness import normal
 from ztsnr.data.scale import to_latents
 from ztsnr.models.pretrained import load_vae
-from ztsnr.models.text import TextEncoders
+from ztsnr.models.text import load_text_encoders
 
 pytestmark = pytest.mark.slow
 
@@ -83,7 +83,7 @@ def test_batch_has_the_conditions_of_sdxl(shared):
 def test_latents_texts_and_sizes_of_a_row_belong_to_one_image(shared):
     """Each is computed again from the image that the original size and the latent point to."""
     data = prepare_data(*shared, "data.encoding.kind=mean", "data.encoding.dtype=float32", "data.caption_dropout=0")
-    vae, encoders = load_vae(tiny_sdxl()), TextEncoders(tiny_sdxl())
+    vae, encoders = load_vae(tiny_sdxl()), load_text_encoders(tiny_sdxl())
     images = inspect_images(data, QUIET).images
     plan = plan_images(images, np.zeros(len(images), dtype=bool), data)
     known = {}
@@ -252,7 +252,7 @@ def test_distribution_is_resampled_in_each_step_and_its_mean_is_validated(shared
 
 def test_captions_are_dropped_at_the_configured_rate(shared):
     data = prepare_data(*shared, "data.caption_dropout=0.4")
-    empty = TextEncoders(tiny_sdxl()).encode([""])["pooled"].half().float()
+    empty = load_text_encoders(tiny_sdxl()).encode([""])["pooled"].half().float()
     pooled = torch.cat([full_batch(data, step)[1]["pooled"] for step in range(100)])
     assert (pooled == empty).all(1).double().mean().item() == pytest.approx(0.4, abs=0.06)
 

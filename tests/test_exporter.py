@@ -17,7 +17,7 @@ from ztsnr.formats.single_file import SingleFile
 from ztsnr.models.latents import fold_latents
 from ztsnr.models.parts import plain_state
 from ztsnr.models.pretrained import load_unet, load_vae
-from ztsnr.models.text import TextEncoders
+from ztsnr.models.text import load_text_encoders
 
 EPS = ("schedule=sdxl", "loss=eps")
 LORA = ("model/train=lora", "model.train.rank=3", "model.train.alpha=2")
@@ -25,7 +25,7 @@ LORA = ("model/train=lora", "model.train.rank=3", "model.train.alpha=2")
 
 def ours(export, prompt, size, guidance, rescale=0.0):
     """A image's latents by our sampler, from noise of seed 0."""
-    encoders = TextEncoders(tiny_sdxl())
+    encoders = load_text_encoders(tiny_sdxl())
     ids = torch.tensor([[float(size), size, 0, 0, size, size]])
     cond, negative = ({**encoders.encode([words]), "time_ids": ids} for words in (prompt, ""))
     z = torch.randn(1, 4, size // 8, size // 8, generator=torch.Generator().manual_seed(0))

@@ -12,9 +12,10 @@ from ztsnr.core.errors import CheckpointError
 from ztsnr.formats.ldm import from_ldm, ldm_names, to_ldm
 from ztsnr.formats.single_file import SingleFile, join
 from ztsnr.models.architectures import ARCHITECTURES
-from ztsnr.models.parts import part_class, plain_state
-from ztsnr.models.pretrained import fingerprint, load_part
-from ztsnr.models.text import TextEncoders
+from ztsnr.models.parts import plain_state
+from ztsnr.models.pretrained import find_source, load_part
+from ztsnr.models.source import part_class
+from ztsnr.models.text import load_text_encoders
 
 PARTS = ("unet", "vae", "text_encoder", "text_encoder_2")
 
@@ -44,11 +45,11 @@ def test_single_file_and_folder_are_the_same_model(part):
     of_file, of_folder = (load_part(place, part).state_dict() for place in (tiny_sdxl_file(), tiny_sdxl()))
     assert of_file.keys() == of_folder.keys()
     assert all(torch.equal(of_file[name], of_folder[name]) for name in of_folder)
-    assert fingerprint(tiny_sdxl_file(), part) == fingerprint(tiny_sdxl(), part)
+    assert find_source(tiny_sdxl_file()).fingerprint(part) == find_source(tiny_sdxl()).fingerprint(part)
 
 
 def test_single_file_and_folder_encode_prompts_alike():
-    embeddings = [TextEncoders(place).encode(["a cat", ""]) for place in (tiny_sdxl_file(), tiny_sdxl())]
+    embeddings = [load_text_encoders(place).encode(["a cat", ""]) for place in (tiny_sdxl_file(), tiny_sdxl())]
     for name in ("text", "pooled"):
         assert torch.equal(embeddings[0][name], embeddings[1][name])
 

@@ -8,16 +8,15 @@ from safetensors.torch import load_file, save_file
 
 from tests.tiny import tiny_sdxl
 from ztsnr.core.errors import CheckpointError, ConfigError
-from ztsnr.models.pretrained import fingerprint, load_unet, load_vae
-from ztsnr.models.source import find_source
-from ztsnr.models.text import TextEncoders
+from ztsnr.models.pretrained import find_source, load_unet, load_vae
+from ztsnr.models.text import load_text_encoders
 
 LONG = "a long prompt of many letters, each of which is a token of its own here, so that it takes two windows"
 
 
 @pytest.fixture(scope="module")
 def encoders():
-    return TextEncoders(tiny_sdxl())
+    return load_text_encoders(tiny_sdxl())
 
 
 @pytest.fixture(scope="module")
@@ -76,15 +75,15 @@ def test_parts_are_loaded_frozen_in_float32(encoders):
 
 
 def test_fingerprint_depends_only_on_the_weights(copied):
-    before = {part: fingerprint(tiny_sdxl(), part) for part in ("vae", "text_encoder", "text_encoder_2")}
+    before = {part: find_source(tiny_sdxl()).fingerprint(part) for part in ("vae", "text_encoder", "text_encoder_2")}
     assert len(set(before.values())) == 3
-    assert {part: fingerprint(str(copied), part) for part in before} == before
+    assert {part: find_source(str(copied)).fingerprint(part) for part in before} == before
     file = copied / "vae" / "diffusion_pytorch_model.safetensors"
     weights = load_file(file)
     weights["decoder.conv_in.bias"][0] += 1e-3
     save_file(weights, file)
-    assert fingerprint(str(copied), "vae") != before["vae"]
-    assert fingerprint(str(copied), "text_encoder") == before["text_encoder"]
+    assert find_source(str(copied)).fingerprint("vae") != before["vae"]
+    assert find_source(str(copied)).fingerprint("text_encoder") == before["text_encoder"]
 
 
 def test_missing_or_unsupported_model_is_refused_by_name(copied, tmp_path):
@@ -110,7 +109,7 @@ def test_folder_with_missing_extra_or_misshapen_tensors_is_refused_by_name(copie
     for change in ({name: None}, {"extra": torch.zeros(1)}, {name: torch.zeros(3)}):
         save_file({key: value for key, value in (weights | change).items() if value is not None}, file)
         with pytest.raises(CheckpointError, match=f"{name}|extra"):
-            load_unet(str(copied)) if part == "unet" else TextEncoders(str(copied))
+            load_unet(str(copied)) if part == "unet" else load_text_encoders(str(copied))
 
 
 def test_absent_single_file_is_refused_with_the_key(tmp_path):

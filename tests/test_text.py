@@ -26,8 +26,8 @@ from ztsnr.checkpoints.load import without_lora_start
 from ztsnr.config.registry import build, compose
 from ztsnr.core.errors import CheckpointError, ConfigError
 from ztsnr.core.sampling import Euler, Guidance, guided_denoise
-from ztsnr.models.source import find_source
-from ztsnr.models.text import TextEncoders, Tokenizers
+from ztsnr.models.pretrained import find_source
+from ztsnr.models.text import Tokenizers, load_text_encoders
 from ztsnr.tracking.monitor import Monitor
 
 BOTH = ("model/train=lora", "model.train.rank=3", "model/train_text=lora", "model.train_text.rank=2")
@@ -43,7 +43,7 @@ def test_tokens_and_their_embeddings_give_the_same_output(model):
     net = make("model/train_text=full", model=model, pretrained=place).eval().requires_grad_(False)
     z, t, cond = inputs()
     prompts = ["a red house", "a blue ship " * 9]
-    embeddings = TextEncoders(place).encode(prompts, 2)
+    embeddings = load_text_encoders(place).encode(prompts, 2)
     wanted = net(z, t, time_ids=cond["time_ids"], **embeddings)
     torch.testing.assert_close(net(z, t, time_ids=cond["time_ids"], tokens=tokens(prompts, 2, place)), wanted)
 
@@ -125,7 +125,7 @@ def test_exported_model_has_the_trained_text_encoders(tmp_path, train):
         embeddings = export.network.text_encoders.encode(["a red house", "a ship"])
     export.write_diffusers(tmp_path / "model")
     export.write_single_file(tmp_path / "model.safetensors")
-    again = TextEncoders(str(tmp_path / "model")).encode(["a red house", "a ship"])
+    again = load_text_encoders(str(tmp_path / "model")).encode(["a red house", "a ship"])
     for name, value in again.items():
         torch.testing.assert_close(value, embeddings[name], rtol=1e-4, atol=1e-5)
     key = "conditioner.embedders.0.transformer.text_model.encoder.layers.0.self_attn.q_proj.weight"
@@ -152,7 +152,7 @@ def test_data_folder_gives_tokens_where_encoders_are_trained(tmp_path):
     assert cond.keys() == {"tokens", "time_ids"}
     known = {tuple(tokens([f"image {n}"]).flatten().tolist()) for n in range(8)}
     assert {tuple(row.flatten().tolist()) for row in cond["tokens"]} <= known
-    encoders = TextEncoders(tiny_sdxl())
+    encoders = load_text_encoders(tiny_sdxl())
     with torch.no_grad():
         torch.testing.assert_close(encoders(cond["tokens"])["text"].half().float(), embedded["text"])
     assert trained.index_name != frozen.index_name

@@ -16,7 +16,7 @@ from ztsnr.config.identity import result_config
 from ztsnr.config.registry import build, compose
 from ztsnr.core.randomness import normal, order
 from ztsnr.models.exporter import Exporter
-from ztsnr.models.text import TextEncoders
+from ztsnr.models.text import load_text_encoders
 
 V = ("schedule=sdxl_ztsnr", "loss=vpred")
 WORDS = ["a red house", "", "a blue ship at sea"]
@@ -90,7 +90,7 @@ class Latents:
 
     def __post_init__(self):
         self.x0 = normal(0, "latents", 0, range(self.count), (4, 8, 8))
-        embeddings = TextEncoders(tiny_sdxl()).encode([WORDS[i % len(WORDS)] for i in range(self.count)])
+        embeddings = load_text_encoders(tiny_sdxl()).encode([WORDS[i % len(WORDS)] for i in range(self.count)])
         self.cond = embeddings | {"time_ids": torch.tensor([[64.0, 64, 0, 0, 64, 64]]).repeat(self.count, 1)}
 
     def batch_sizes(self, batch_size):

@@ -22,7 +22,7 @@ from ztsnr.core.errors import BadImage, CacheError
 from ztsnr.core.randomness import generator
 from ztsnr.devices.processes import local_device
 from ztsnr.io.console import Progress, Report
-from ztsnr.models.pretrained import fingerprint, load_vae
+from ztsnr.models.pretrained import find_source, load_vae
 
 SHARD_BYTES = 2**27
 """About the size of a shard, which is what a killed process has to do again."""
@@ -58,7 +58,7 @@ def encode_latents(
     images: list[CatalogueEntry], plan: Plan, settings: CacheSettings, progress: Progress
 ) -> EncodedViews:
     """Fills the cache with the latents of all views of the images that the plan uses. Raises CacheError."""
-    weights = fingerprint(settings.pretrained, "vae")
+    weights = find_source(settings.pretrained).fingerprint("vae")
     requests = [views_of_image(number, image, plan, settings, weights) for number, image in enumerate(images)]
     wanted = {request.key: request for views in requests for request in views}
 

@@ -14,7 +14,7 @@ from ztsnr.caching.settings import CacheSettings
 from ztsnr.caching.shards import ShardStore, hashed
 from ztsnr.core.errors import BadImage, CacheError
 from ztsnr.io.console import Progress, Report
-from ztsnr.models.source import find_source
+from ztsnr.models.pretrained import find_source
 
 SHARD_MASKS = 4096
 

@@ -21,7 +21,7 @@ from ztsnr.core.errors import ConfigError
 from ztsnr.data.order import order_of
 from ztsnr.devices.processes import is_main
 from ztsnr.io.console import Progress, make_console
-from ztsnr.models.source import find_source
+from ztsnr.models.pretrained import find_source
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -14,9 +14,8 @@ from ztsnr.caching.settings import CacheSettings
 from ztsnr.caching.shards import Keys, ShardStore, hashed
 from ztsnr.devices.processes import local_device
 from ztsnr.io.console import Progress, Report
-from ztsnr.models.pretrained import fingerprint
-from ztsnr.models.source import find_source
-from ztsnr.models.text import TextEncoders, Tokenizers, text_encoder_names
+from ztsnr.models.pretrained import find_source
+from ztsnr.models.text import TextEncoders, Tokenizers
 
 SHARD_TEXTS = 256
 BATCH_SIZE = 64
@@ -82,13 +81,13 @@ class TextEncoder:
 
     @cached_property
     def _weights(self) -> tuple[str, ...]:
-        parts = text_encoder_names(find_source(self.pretrained))
-        return tuple(fingerprint(self.pretrained, part) for part in parts)
+        source = find_source(self.pretrained)
+        return tuple(source.fingerprint(part) for part in source.text_encoders)
 
     @cached_property
     def _encoders(self) -> TextEncoders:
         """Loaded only where a text is missing in the cache."""
-        return TextEncoders(self.pretrained).to(local_device())
+        return TextEncoders(find_source(self.pretrained)).to(local_device())
 
 
 class Tokenizer:

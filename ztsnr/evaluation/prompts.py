@@ -20,7 +20,7 @@ from ztsnr.data.scale import to_latents
 from ztsnr.devices.processes import device_of
 from ztsnr.evaluation.samples import tile_images
 from ztsnr.models.pretrained import load_vae
-from ztsnr.models.text import TextEncoders
+from ztsnr.models.text import TextEncoders, load_text_encoders
 
 HEALTH_PROMPTS = {"black": "solid black background", "white": "solid white background"}
 HEALTH_DRAWS = 4
@@ -141,7 +141,7 @@ class Prompts(Part):
     @cached_property
     def _frozen_embeddings(self) -> dict[str, Embeddings]:
         """The encoders are loaded and freed here."""
-        return self._encode(TextEncoders(self.pretrained))
+        return self._encode(load_text_encoders(self.pretrained))
 
     def _encode(self, encoders: TextEncoders) -> dict[str, Embeddings]:
         prompts = list(dict.fromkeys([*self.texts, self.negative, *HEALTH_PROMPTS.values()]))

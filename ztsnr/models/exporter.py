@@ -25,9 +25,8 @@ from ztsnr.io.tensors import write_tensors
 from ztsnr.models.architectures import ARCHITECTURES, serialisable_config
 from ztsnr.models.latents import fold_latents, is_default_normalisation
 from ztsnr.models.parts import plain_state, to_dtype
-from ztsnr.models.pretrained import load_part, load_vae
+from ztsnr.models.pretrained import find_source, load_part, load_vae
 from ztsnr.models.sdxl import PretrainedUNet
-from ztsnr.models.source import find_source
 from ztsnr.models.trainable import LoRA
 
 EXPORT_DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}

@@ -1,41 +1,55 @@
-"""The parts of a pretrained model, each loaded by itself."""
+"""Opening a pretrained model: a diffusers folder, a name on the hub, or a single file. Never a pickle."""
 
-import hashlib
+import re
+from pathlib import Path
 from typing import TYPE_CHECKING, cast
 
-import torch
 from torch import nn
 
-from ztsnr.models.parts import TEXT_MODEL
-from ztsnr.models.source import find_source
+from ztsnr.core.errors import CheckpointError
+from ztsnr.models.original_file import OriginalFile
+from ztsnr.models.source import DiffusersFolder, HubModel, PartFolder, Source
 
 if TYPE_CHECKING:
     from diffusers.models.autoencoders.autoencoder_kl import AutoencoderKL
     from diffusers.models.unets.unet_2d_condition import UNet2DConditionModel
 
+PICKLES = (".ckpt", ".pt", ".pth", ".bin")
+
+
+def find_source(pretrained: str) -> Source:
+    """Raises CheckpointError."""
+    path = Path(str(pretrained))
+    if path.suffix.lower() in PICKLES:
+        raise CheckpointError(
+            f"model.pretrained={pretrained} is a pickle, which can run any code when it is read. "
+            f"Use the same weights as .safetensors."
+        )
+    if path.suffix.lower() == ".safetensors":
+        if not path.is_file():
+            raise CheckpointError(f"model.pretrained={pretrained} is not a file")
+        return OriginalFile(path)
+    if path.is_dir():
+        is_part = (path / "config.json").is_file()
+        return PartFolder(str(pretrained)) if is_part else DiffusersFolder(str(pretrained))
+    if re.fullmatch(r"[\w.-]+/[\w.-]+", str(pretrained)):
+        return HubModel(str(pretrained))
+    raise CheckpointError(
+        f"model.pretrained={pretrained} does not exist. It must be a diffusers folder, a .safetensors file, or a name "
+        f"on the hub such as stabilityai/stable-diffusion-xl-base-1.0"
+    )
+
 
 def load_vae(pretrained: str) -> "AutoencoderKL":
-    """In float32, in which SDXL's does not overflow; in eval mode, frozen."""
-    vae = cast("AutoencoderKL", load_part(pretrained, "vae"))
-    return vae.requires_grad_(False).eval()
+    """In float32, in eval mode, frozen. Raises CheckpointError."""
+    return find_source(pretrained).vae()
 
 
 def load_unet(pretrained: str) -> "UNet2DConditionModel":
-    """In float32."""
+    """In float32. Raises CheckpointError."""
     return cast("UNet2DConditionModel", load_part(pretrained, "unet"))
 
 
 def load_part(pretrained: str, part: str) -> nn.Module:
     """In float32. Raises CheckpointError."""
     return find_source(pretrained).network(part)
-
-
-def fingerprint(pretrained: str, part: str) -> str:
-    """A hash of the weights of "vae", "text_encoder", ..., and of the scale of a VAE's latents: 32 hex digits."""
-    source = find_source(pretrained)
-    digest = hashlib.blake2b(digest_size=16)
-    digest.update(repr(source.config(part).get("scaling_factor")).encode())
-    for name, tensor in source.tensors(part):
-        digest.update(f"{name.removeprefix(TEXT_MODEL)} {tensor.dtype} {tuple(tensor.shape)}".encode())
-        digest.update(tensor.contiguous().view(-1).view(torch.uint8).numpy().data)
-    return digest.hexdigest()

@@ -14,7 +14,7 @@ from ztsnr.formats.lora import read_file
 from ztsnr.models.partial import PartiallyTrained
 from ztsnr.models.parts import to_dtype
 from ztsnr.models.pretrained import load_unet
-from ztsnr.models.text import TextEncoders
+from ztsnr.models.text import TextEncoders, load_text_encoders
 from ztsnr.models.trainable import TrainableSelection, layers_of, merge
 
 
@@ -52,7 +52,7 @@ class PretrainedUNet(PartiallyTrained):
         self.text_encoders = None
         if train_text is not None:
             checks.instance("train_text", train_text, TrainableSelection)
-            self.text_encoders = TextEncoders(pretrained)
+            self.text_encoders = load_text_encoders(pretrained)
 
         self.unet_selection = train
         self.text_selection = train_text

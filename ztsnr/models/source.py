@@ -1,28 +1,22 @@
-"""Where a pretrained model comes from: a diffusers folder, a name on the hub, or a single file. Never a pickle."""
+"""What a pretrained model gives of its parts, and those that are diffusers folders, local or on the hub."""
 
+import hashlib
 import json
-import re
 from collections.abc import Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 import torch
 from safetensors import SafetensorError
 from torch import Tensor, nn
 
 from ztsnr.core.errors import CheckpointError
-from ztsnr.formats.ldm import from_ldm
-from ztsnr.formats.single_file import SingleFile
 from ztsnr.io.tensors import open_tensors
-from ztsnr.models.architectures import ARCHITECTURES
-from ztsnr.models.parts import TEXT_MODEL, part_class, plain_state, to_dtype
+from ztsnr.models.parts import TEXT_MODEL
 
 if TYPE_CHECKING:
+    from diffusers.models.autoencoders.autoencoder_kl import AutoencoderKL
     from transformers import CLIPTokenizer
-
-PICKLES = (".ckpt", ".pt", ".pth", ".bin")
-CLIP = "openai/clip-vit-large-patch14"
-"""Where a single file's tokenizer is, unless folders named tokenizer and tokenizer_2 are beside the file."""
 
 
 class MissingPart(CheckpointError):
@@ -30,6 +24,8 @@ class MissingPart(CheckpointError):
 
 
 class Source:
+    """A pretrained model. Its parts are "unet", "vae", "text_encoder" and "text_encoder_2"."""
+
     def has(self, part: str) -> bool:
         raise NotImplementedError
 
@@ -48,28 +44,24 @@ class Source:
         """`part` is "tokenizer" or "tokenizer_2"."""
         raise NotImplementedError
 
+    @property
+    def text_encoders(self) -> tuple[str, ...]:
+        """The parts that encode prompts: SDXL's two, or Stable Diffusion 1.5's one."""
+        return ("text_encoder", "text_encoder_2") if self.has("text_encoder_2") else ("text_encoder",)
 
-def find_source(pretrained: str) -> Source:
-    """Raises CheckpointError."""
-    path = Path(str(pretrained))
-    if path.suffix.lower() in PICKLES:
-        raise CheckpointError(
-            f"model.pretrained={pretrained} is a pickle, which can run any code when it is read. "
-            f"Use the same weights as .safetensors."
-        )
-    if path.suffix.lower() == ".safetensors":
-        if not path.is_file():
-            raise CheckpointError(f"model.pretrained={pretrained} is not a file")
-        return OriginalFile(path)
-    if path.is_dir():
-        is_part = (path / "config.json").is_file()
-        return PartFolder(str(pretrained)) if is_part else DiffusersFolder(str(pretrained))
-    if re.fullmatch(r"[\w.-]+/[\w.-]+", str(pretrained)):
-        return HubModel(str(pretrained))
-    raise CheckpointError(
-        f"model.pretrained={pretrained} does not exist. It must be a diffusers folder, a .safetensors file, or a name "
-        f"on the hub such as stabilityai/stable-diffusion-xl-base-1.0"
-    )
+    def vae(self) -> "AutoencoderKL":
+        """In float32, in which SDXL's does not overflow; in eval mode, frozen."""
+        vae = cast("AutoencoderKL", self.network("vae"))
+        return vae.requires_grad_(False).eval()
+
+    def fingerprint(self, part: str) -> str:
+        """A hash of the weights of "vae", "text_encoder", ..., and of the scale of a VAE's latents: 32 hex digits."""
+        digest = hashlib.blake2b(digest_size=16)
+        digest.update(repr(self.config(part).get("scaling_factor")).encode())
+        for name, tensor in self.tensors(part):
+            digest.update(f"{name.removeprefix(TEXT_MODEL)} {tensor.dtype} {tuple(tensor.shape)}".encode())
+            digest.update(tensor.contiguous().view(-1).view(torch.uint8).numpy().data)
+        return digest.hexdigest()
 
 
 class DiffusersFolder(Source):
@@ -161,57 +153,23 @@ class HubModel(DiffusersFolder):
             return False
 
 
-class OriginalFile(Source):
-    """The configs of its parts are those in its metadata, or else the released models'."""
-
-    def __init__(self, path: Path) -> None:
-        self.file = SingleFile(path)
-
-    def has(self, part: str) -> bool:
-        return part in ARCHITECTURES[self.file.family]
-
-    def config(self, part: str) -> dict[str, Any]:
-        return self.file.architecture(part) or ARCHITECTURES[self.file.family][part]
-
-    def network(self, part: str) -> nn.Module:
-        network = self._empty(part)
-        network.load_state_dict(self._state(network, part), assign=True)
-        return to_dtype(network, torch.float32)
-
-    def tensors(self, part: str) -> Iterator[tuple[str, Tensor]]:
-        yield from sorted(self._state(self._empty(part), part).items())
-
-    def tokenizer(self, part: str) -> "CLIPTokenizer":
-        from transformers import CLIPTokenizer
-
-        beside = self.file.path.parent / part
-        source = str(beside) if beside.is_dir() else CLIP
-        try:
-            if part == "tokenizer_2":
-                return CLIPTokenizer.from_pretrained(source, pad_token="!")
-            return CLIPTokenizer.from_pretrained(source)
-        except OSError as error:
-            raise CheckpointError(
-                f"{self.file.path} has no tokenizer, and {CLIP} cannot be downloaded from the hub: {error}. "
-                f"Put the folders tokenizer and tokenizer_2 of a diffusers model beside the file."
-            ) from error
-
-    def _empty(self, part: str) -> nn.Module:
-        """The network without weights."""
-        from accelerate import init_empty_weights
-        from transformers import CLIPTextConfig
-
-        cls = part_class(part)
-        with init_empty_weights(include_buffers=False):
-            if part.startswith("text_encoder"):
-                return cls(CLIPTextConfig(**self.config(part)))
-            return cls.from_config(self.config(part))
-
-    def _state(self, network: nn.Module, part: str) -> dict[str, Tensor]:
-        names = {name.removeprefix(TEXT_MODEL): name for name in network.state_dict()}
-        state = from_ldm(part, self.file.part(part), plain_state(network), str(self.file.path))
-        return {names[name]: value for name, value in state.items()}
-
-
 def _weight_files(folder: Path, *, half: bool) -> list[Path]:
     return sorted(file for file in folder.glob("*.safetensors") if (".fp16" in file.name) == half)
+
+
+def part_class(part: str) -> type[Any]:
+    """diffusers' or transformers' class of "unet", "vae", "text_encoder" or "text_encoder_2"."""
+    if part == "unet":
+        from diffusers.models.unets.unet_2d_condition import UNet2DConditionModel
+
+        return UNet2DConditionModel
+    if part == "vae":
+        from diffusers.models.autoencoders.autoencoder_kl import AutoencoderKL
+
+        return AutoencoderKL
+
+    from transformers import CLIPTextModel, CLIPTextModelWithProjection
+    from transformers.utils.logging import disable_progress_bar
+
+    disable_progress_bar()  # it would interrupt ours, for each part
+    return CLIPTextModel if part == "text_encoder" else CLIPTextModelWithProjection

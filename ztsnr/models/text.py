@@ -8,7 +8,8 @@ from torch import Tensor, nn
 
 from ztsnr.core.errors import ConfigError
 from ztsnr.devices.processes import device_of
-from ztsnr.models.source import Source, find_source
+from ztsnr.models.pretrained import find_source
+from ztsnr.models.source import Source
 
 if TYPE_CHECKING:
     from transformers import CLIPTokenizer
@@ -23,7 +24,7 @@ class Tokenizers:
     """SDXL's two, which differ in their padding, or Stable Diffusion 1.5's one."""
 
     def __init__(self, source: Source) -> None:
-        names = [part.replace("text_encoder", "tokenizer") for part in text_encoder_names(source)]
+        names = [part.replace("text_encoder", "tokenizer") for part in source.text_encoders]
         self.all = [source.tokenizer(name) for name in names]
 
     def windows(self, prompts: list[str]) -> int:
@@ -73,11 +74,10 @@ class Tokenizers:
 class TextEncoders(nn.Module):
     """Text encoders of a model of the family: in float32, in eval mode, frozen."""
 
-    def __init__(self, pretrained: str) -> None:
+    def __init__(self, source: Source) -> None:
         super().__init__()
-        source = find_source(pretrained)
         self.tokenizers = Tokenizers(source)
-        self.parts = nn.ModuleDict({part: source.network(part) for part in text_encoder_names(source)})
+        self.parts = nn.ModuleDict({part: source.network(part) for part in source.text_encoders})
         self.requires_grad_(False).eval()
 
     def forward(self, tokens: Tensor) -> dict[str, Tensor]:
@@ -117,5 +117,6 @@ class TextEncoders(nn.Module):
                 unused.requires_grad_(False)
 
 
-def text_encoder_names(source: Source) -> tuple[str, ...]:
-    return ("text_encoder", "text_encoder_2") if source.has("text_encoder_2") else ("text_encoder",)
+def load_text_encoders(pretrained: str) -> TextEncoders:
+    """Raises CheckpointError."""
+    return TextEncoders(find_source(pretrained))
