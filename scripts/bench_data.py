@@ -29,9 +29,10 @@ from ztsnr.caching.colours import to_srgb_on
 from ztsnr.caching.contents import save_index
 from ztsnr.caching.latents import EncodeRequest, LatentEncoder, views_of_image
 from ztsnr.caching.prepare import inspect_images, plan_images
+from ztsnr.caching.shards import AdaptiveBatches
 from ztsnr.config.registry import build, compose
 from ztsnr.io.console import Progress, make_console
-from ztsnr.models.pretrained import find_source, load_vae
+from ztsnr.models.pretrained import find_source
 
 ENTRIES = (10**4, 10**6, 12 * 10**6)
 
@@ -54,8 +55,9 @@ def views_of(data) -> list[EncodeRequest]:
 
 def encoding(data, rounds: int) -> list[float]:
     """bare seconds / ours, so that 1 is as fast as only the VAE."""
-    views, vae = views_of(data), load_vae(data.pretrained)
-    encoder = LatentEncoder(vae, data.encoding, data.background, 1)
+    views, model = views_of(data), find_source(data.pretrained)
+    encoder = LatentEncoder(model, data.encoding, data.background, 1)
+    vae = encoder.vae
     groups = [list(group) for _, group in itertools.groupby(views, key=lambda request: request.group)]
     size, ratios = data.encoding.batch_size, []
     ready = [[encoder.pixels(request) for request in group] for group in groups]
@@ -68,7 +70,7 @@ def encoding(data, rounds: int) -> list[float]:
                     vae.encode(x).latent_dist.sample().half()
         middle = time.perf_counter()
         for group in groups:
-            encoder(group)
+            AdaptiveBatches(size).map(group, encoder.encode, lambda more: None)
         ratios.append((middle - began) / (time.perf_counter() - middle))
     return ratios[1:]
 

@@ -18,7 +18,7 @@ from ztsnr.caching.texts import TextEncoder
 from ztsnr.core.errors import BadImage, CacheError, ConfigError
 from ztsnr.core.randomness import normal
 from ztsnr.data.scale import to_latents
-from ztsnr.models.pretrained import load_vae
+from ztsnr.models.pretrained import find_source, load_vae
 from ztsnr.models.text import load_text_encoders
 
 pytestmark = pytest.mark.slow
@@ -44,18 +44,18 @@ def own(shared, tmp_path):
 def encoded(monkeypatch):
     """Records what is encoded: latents by their images' names, and texts."""
     recorded = {"latents": [], "texts": []}
-    latents, texts = LatentEncoder.__call__, TextEncoder.__call__
+    latents, texts = LatentEncoder.encode, TextEncoder.encode
 
-    def encode_latents(self, requests, report):
-        recorded["latents"] += [request.image.file.name for request in requests]
-        return latents(self, requests, report)
+    def encode_latents(self, batch, upcoming):
+        recorded["latents"] += [request.image.file.name for request in batch]
+        return latents(self, batch, upcoming)
 
-    def encode_texts(self, entries, report):
-        recorded["texts"] += [entry.text for entry in entries]
-        return texts(self, entries, report)
+    def encode_texts(self, batch, upcoming):
+        recorded["texts"] += [entry.text for entry in batch]
+        return texts(self, batch, upcoming)
 
-    monkeypatch.setattr(LatentEncoder, "__call__", encode_latents)
-    monkeypatch.setattr(TextEncoder, "__call__", encode_texts)
+    monkeypatch.setattr(LatentEncoder, "encode", encode_latents)
+    monkeypatch.setattr(TextEncoder, "encode", encode_texts)
     return recorded
 
 
@@ -348,7 +348,7 @@ def test_large_image_is_encoded_in_overlapping_tiles(shared):
 
     def encode(x, tile):
         encoding = make_data(*shared, f"data.encoding.tile={tile}").encoding
-        return LatentEncoder(load_vae(tiny_sdxl()), encoding, (0, 0, 0), 1).posterior(x, "float32")
+        return LatentEncoder(find_source(tiny_sdxl()), encoding, (0, 0, 0), 1).posterior(x, "float32")
 
     x = normal(0, "pixels", 0, range(1), (3, 224, 224)).clamp(-1, 1)
     tiled, first, second = encode(x, 128), encode(x[..., :128, :128], "null"), encode(x[..., 96:, 96:], "null")
@@ -405,13 +405,13 @@ def test_masks_are_cached_and_no_latent_is_encoded_for_them(own, encoded):
 def test_only_a_changed_mask_is_encoded_again(own, encoded, monkeypatch):
     root, _ = own
     add_masks(root, range(8))
-    redone, encode = [], MaskEncoder.encode
+    redone, mask = [], MaskEncoder.mask
 
     def recording(self, request):
         redone.append(request.image.file.name)
-        return encode(self, request)
+        return mask(self, request)
 
-    monkeypatch.setattr(MaskEncoder, "encode", recording)
+    monkeypatch.setattr(MaskEncoder, "mask", recording)
     before = masks_of(prepare_data(*own, "data.masks=files"), 40)
     redone.clear()
     add_masks(root, [3], left=100)

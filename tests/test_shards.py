@@ -12,8 +12,9 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
+from tests.photos import QUIET
 from tests.processes import scaled
-from ztsnr.caching.shards import ShardStore
+from ztsnr.caching.shards import AdaptiveBatches, ShardStore
 from ztsnr.core.errors import CacheError
 
 
@@ -33,13 +34,26 @@ def key(number):
 WANTED = {key(n): Item(n) for n in range(60)}
 
 
-def encode(items):
-    return {"value": torch.tensor([[item.number, item.number**2] for item in items])}
+class Squares:
+    """An encoder that records what it encodes."""
+
+    kind = label = unit = "things"
+    batch_size = 100
+
+    def __init__(self, seconds=0.0):
+        self.seconds = seconds
+        self.encoded = []
+
+    def encode(self, batch, upcoming):
+        time.sleep(self.seconds)
+        self.encoded.extend(item.number for item in batch)
+        return {"value": torch.tensor([[item.number, item.number**2] for item in batch])}
 
 
-def slowly(items):
-    time.sleep(0.002)
-    return encode(items)
+def fill(folder, shard_size=8, encoder=None, wanted=None):
+    return ShardStore(folder, "things").fill(
+        WANTED if wanted is None else wanted, encoder or Squares(), shard_size, QUIET
+    )
 
 
 def contents(folder):
@@ -57,40 +71,50 @@ EXPECTED = {digest: [item.number, item.number**2] for digest, item in WANTED.ite
 
 
 def test_fill_encodes_only_missing_entries(tmp_path):
-    encoded, store = [], ShardStore(tmp_path, "things")
-
-    def counting(items):
-        encoded.extend(item.number for item in items)
-        return encode(items)
-
+    encoder = Squares()
     some = dict(list(WANTED.items())[:20])
-    store.fill(some, 8, counting)
-    assert sorted(encoded) == list(range(20))
-    known = store.fill(WANTED, 8, counting)
-    assert sorted(encoded) == list(range(60))
+    fill(tmp_path, 8, encoder, some)
+    assert sorted(encoder.encoded) == list(range(20))
+    known = fill(tmp_path, 8, encoder)
+    assert sorted(encoder.encoded) == list(range(60))
     assert set(known) == set(WANTED)
     assert contents(tmp_path) == EXPECTED
     shard, row = known[key(7)]
     assert load_file(tmp_path / shard)["value"][row].tolist() == [7, 49]
-    store.fill(WANTED, 5, counting)
-    assert len(encoded) == 60
+    fill(tmp_path, 5, encoder)
+    assert len(encoder.encoded) == 60
+
+
+def test_batches_are_of_one_shard_and_name_those_that_follow(tmp_path):
+    calls = []
+
+    class Recording(Squares):
+        batch_size = 3
+
+        def encode(self, batch, upcoming):
+            calls.append((len(batch), len(upcoming)))
+            return super().encode(batch, upcoming)
+
+    fill(tmp_path, 30, Recording())
+    assert calls == 2 * ([(3, 6)] * 8 + [(3, 3), (3, 0)])
+    assert contents(tmp_path) == EXPECTED
 
 
 def test_broken_shard_is_reported_by_name(tmp_path):
     store = ShardStore(tmp_path, "things")
-    store.fill(WANTED, 8, encode)
+    fill(tmp_path)
     path = next((tmp_path / "things").glob("*.safetensors"))
     path.write_bytes(path.read_bytes()[:-9])
     with pytest.raises(CacheError, match=f"{path.name} is truncated or not a safetensors file.*Delete it"):
         store.keys()
     path.unlink()
-    store.fill(WANTED, 8, encode)
+    fill(tmp_path)
     assert contents(tmp_path) == EXPECTED
 
 
 def test_files_of_killed_writers_are_deleted_and_those_of_living_ones_kept(tmp_path):
     store = ShardStore(tmp_path, "things")
-    store.fill(WANTED, 8, encode)
+    fill(tmp_path)
     dead, alive = (tmp_path / "things" / f".{name}.safetensors.1" for name in ("dead", "alive"))
     dead.write_bytes(b"half")
     alive.write_bytes(b"half")
@@ -101,7 +125,7 @@ def test_files_of_killed_writers_are_deleted_and_those_of_living_ones_kept(tmp_p
 
 
 def fill_slowly(folder):
-    ShardStore(folder, "things").fill(WANTED, 4, slowly)
+    fill(folder, 4, Squares(seconds=0.002))
 
 
 def start(folder):
@@ -149,8 +173,37 @@ def test_full_disk_is_reported_and_written_shards_stay(tmp_path, monkeypatch):
 
     monkeypatch.setattr(Path, "write_bytes", filling)
     with pytest.raises(CacheError, match=r"No space left on device.*what is cached already stays"):
-        ShardStore(tmp_path, "things").fill(WANTED, 8, encode)
+        fill(tmp_path)
     monkeypatch.undo()
     assert len(contents(tmp_path)) == 24
-    ShardStore(tmp_path, "things").fill(WANTED, 8, encode)
+    fill(tmp_path)
     assert contents(tmp_path) == EXPECTED
+
+
+def test_adaptive_batches_halve_when_out_of_memory_and_grow_back():
+    tried, done, room = [], [], 5
+
+    def encode(batch, upcoming):
+        tried.append(len(batch))
+        if len(batch) > room:
+            raise torch.OutOfMemoryError
+        return {"x": torch.tensor(batch)}
+
+    parts = AdaptiveBatches(16)
+    assert parts.map(list(range(100)), encode, done.append)["x"].tolist() == list(range(100))
+    assert sum(done) == 100
+    assert tried[:3] == [16, 8, 4]
+    room = 99
+    parts.map(list(range(400)), encode, done.append)
+    assert max(tried[-8:]) == 16
+    room = 0
+    with pytest.raises(CacheError, match=r"data\.encoding\.tile"):
+        parts.map([0, 1, 2], encode, done.append)
+
+
+def test_adaptive_batches_raise_errors_other_than_out_of_memory():
+    def encode(batch, upcoming):
+        raise RuntimeError("shapes do not fit")
+
+    with pytest.raises(RuntimeError, match="shapes do not fit"):
+        AdaptiveBatches(4).map([0, 1, 2], encode, lambda more: None)

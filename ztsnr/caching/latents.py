@@ -1,12 +1,11 @@
-"""Images through the VAE, in batches as large as memory lets them be."""
+"""Images through the VAE."""
 
-from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import nullcontext
 from dataclasses import dataclass
-from functools import partial
+from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import torch
@@ -21,13 +20,11 @@ from ztsnr.caching.statistics import all_finite, moments_of
 from ztsnr.core.errors import BadImage, CacheError
 from ztsnr.core.randomness import generator
 from ztsnr.devices.processes import local_device
-from ztsnr.io.console import Progress, Report
-from ztsnr.models.pretrained import find_source, load_vae
+from ztsnr.io.console import Progress
+from ztsnr.models.source import Source
 
 SHARD_BYTES = 2**27
 """About the size of a shard, which is what a killed process has to do again."""
-GROW_AFTER = 16
-"""Batches that fitted into memory after which a size that was halved is doubled again."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,10 +34,8 @@ class EncodeRequest:
     image: CatalogueEntry
     view: View
     key: bytes
-
-    @property
-    def group(self) -> str:
-        return "{}x{}".format(*self.view.size)
+    group: str
+    """The view's size: all of one shard have one."""
 
 
 @dataclass(frozen=True)
@@ -49,32 +44,21 @@ class EncodedViews:
     """Parallel to the images: each one's views; none of an image that is left out."""
     known: Keys
 
-    @property
-    def have_masks(self) -> bool:
-        return any(request.image.mask_digest for views in self.requests for request in views)
-
 
 def encode_latents(
-    images: list[CatalogueEntry], plan: Plan, settings: CacheSettings, progress: Progress
+    images: list[CatalogueEntry], plan: Plan, settings: CacheSettings, model: Source, weights: str, progress: Progress
 ) -> EncodedViews:
-    """Fills the cache with the latents of all views of the images that the plan uses. Raises CacheError."""
-    weights = find_source(settings.pretrained).fingerprint("vae")
+    """Fills the cache with the latents of all views of the images that the plan uses. Raises CacheError.
+
+    `weights` is the fingerprint of the model's VAE.
+    """
+    encoder = LatentEncoder(model, settings.encoding, settings.background, settings.workers)
     requests = [views_of_image(number, image, plan, settings, weights) for number, image in enumerate(images)]
     wanted = {request.key: request for views in requests for request in views}
 
-    encoder: LatentEncoder | None = None
-
-    def encode(requests: list[EncodeRequest]) -> dict[str, Tensor]:
-        nonlocal encoder
-        if encoder is None:  # where nothing is missing, no VAE is loaded
-            vae = load_vae(settings.pretrained)
-            encoder = LatentEncoder(vae, settings.encoding, settings.background, settings.worker_count)
-        return encoder(requests, report)
-
     latent_bytes = 16 * np.prod(plan.sizes, axis=1).max(initial=1) // 64  # of float32, at most
-    with progress.counting("latents", len(wanted), "images") as report:
-        store = ShardStore(Path(settings.cache), "latents")
-        known = store.fill(wanted, max(1, int(SHARD_BYTES // latent_bytes)), encode, partial(report, 0))
+    shard_size = max(1, int(SHARD_BYTES // latent_bytes))
+    known = ShardStore(Path(settings.cache), encoder.kind).fill(wanted, encoder, shard_size, progress)
     return EncodedViews(requests, known)
 
 
@@ -92,10 +76,16 @@ def views_of_image(
             position = down, right
         for flip in (False, True) if settings.flip else (False,):
             view = plan.view(number, image.size, position, flip)
-            encoding = settings.encoding.key_parts(view.size)
+            encoding = encoding_key(settings.encoding, view.size)
             key = hashed("latent", image.digest, view_key(view), settings.background, encoding, weights)
-            requests.append(EncodeRequest(image, view, key))
+            requests.append(EncodeRequest(image, view, key, "{}x{}".format(*view.size)))
     return requests
+
+
+def encoding_key(encoding: Encoding, size: tuple[int, int]) -> tuple:
+    """What a latent of this size depends on of the settings."""
+    tile = encoding.tile if encoding.tile and max(size) > encoding.tile else None
+    return encoding.kind, encoding.precision, encoding.dtype, tile
 
 
 def view_key(view: View) -> KeyText:
@@ -103,37 +93,43 @@ def view_key(view: View) -> KeyText:
 
 
 class LatentEncoder:
-    """encoder(requests) -> {"latent" (N, C, h, w), "mean" (N, C), "distance" (N, C)}, of views of one bucket.
+    """Requests of one bucket -> {"latent" (N, C, h, w), "mean" (N, C), "distance" (N, C)}.
 
     Mean and distance are the moments of each, of what training will see of it.
     """
 
-    def __init__(self, vae: torch.nn.Module, encoding: Encoding, background: Background, workers: int) -> None:
-        self.vae: Any = vae.to(local_device())
+    kind = label = "latents"
+    unit = "images"
+
+    def __init__(self, model: Source, encoding: Encoding, background: Background, workers: int) -> None:
+        self.model = model
         self.encoding = encoding
         self.background = background
+        self.batch_size = encoding.batch_size
         self.pool = ThreadPoolExecutor(workers)
-        self.batches = AdaptiveBatches(encoding.batch_size)
-        if encoding.tile:
-            self.vae.enable_tiling()
-            self.vae.tile_sample_min_size = encoding.tile
-            self.vae.tile_latent_min_size = encoding.tile // 2 ** (len(self.vae.config.block_out_channels) - 1)
+        self.pending: dict[bytes, Future[np.ndarray]] = {}
+        """Pixels of the requests that are next, by their keys."""
 
-    def __call__(self, requests: list[EncodeRequest], report: Report = lambda more: None) -> dict[str, Tensor]:
-        pending: dict[int, Future[np.ndarray]] = {}
+    @cached_property
+    def vae(self) -> Any:
+        """Loaded only where a latent is missing in the cache."""
+        vae = cast("Any", self.model.vae())  # of its tiling, diffusers declares no types
+        vae.to(local_device())
+        if self.encoding.tile:
+            vae.enable_tiling()
+            vae.tile_sample_min_size = self.encoding.tile
+            vae.tile_latent_min_size = self.encoding.tile // 2 ** (len(vae.config.block_out_channels) - 1)
+        return vae
 
-        def encode(items: range) -> dict[str, Tensor]:
-            for i in range(items.start, min(items.stop + 2 * len(items), len(requests))):  # and the next two batches
-                if i not in pending:
-                    pending[i] = self.pool.submit(self.pixels, requests[i])
-            pixels = torch.from_numpy(np.stack([pending[i].result() for i in items]))
-            encoded = self._encode(pixels, [requests[i] for i in items])
-            for i in items:
-                del pending[i]
-            report(len(items))
-            return encoded
-
-        return self.batches.map(len(requests), encode)
+    def encode(self, batch: list[EncodeRequest], upcoming: list[EncodeRequest]) -> dict[str, Tensor]:
+        for request in (*batch, *upcoming):
+            if request.key not in self.pending:
+                self.pending[request.key] = self.pool.submit(self.pixels, request)
+        pixels = torch.from_numpy(np.stack([self.pending[request.key].result() for request in batch]))
+        encoded = self._encode(pixels, batch)
+        for request in batch:
+            del self.pending[request.key]
+        return encoded
 
     def pixels(self, request: EncodeRequest) -> np.ndarray:
         """(h, w, 3) uint8. Raises CacheError."""
@@ -146,7 +142,7 @@ class LatentEncoder:
     @torch.no_grad()
     def _encode(self, pixels: Tensor, requests: list[EncodeRequest]) -> dict[str, Tensor]:
         """pixels (N, h, w, 3) uint8."""
-        x = pixels.to(local_device()).permute(0, 3, 1, 2).float() / 127.5 - 1
+        x = pixels.to(self.vae.device).permute(0, 3, 1, 2).float() / 127.5 - 1
         posterior = self.posterior(x, self.encoding.precision)
         is_finite = all_finite(posterior)
         if not is_finite.all():
@@ -156,7 +152,10 @@ class LatentEncoder:
         mean, logvar = posterior.chunk(2, 1)
         variance = logvar.exp()
         if self.encoding.kind == "draw":
-            noise = [torch.randn(mean.shape[1:], generator=_latent_generator(request)) for request in requests]
+            noise = []
+            for request in requests:
+                source = generator(0, f"latent {request.key.hex()}")
+                noise.append(torch.randn(mean.shape[1:], generator=source))
             mean = mean + variance.sqrt() * torch.stack(noise).to(mean)
         latent = posterior if self.encoding.kind == "distribution" else mean
         stored = latent.to(getattr(torch, self.encoding.dtype)).cpu()
@@ -181,52 +180,6 @@ class LatentEncoder:
     def posterior(self, x: Tensor, precision: str) -> Tensor:
         """x (N, 3, H, W) in [-1, 1] -> mean and log-variance, (N, 2C, h, w) float32."""
         is_low = precision == "bfloat16"
-        with torch.autocast(local_device().type, torch.bfloat16) if is_low else nullcontext():
+        with torch.autocast(self.vae.device.type, torch.bfloat16) if is_low else nullcontext():
             distribution = self.vae.encode(x).latent_dist
         return torch.cat([distribution.mean, distribution.logvar], 1).float()
-
-
-def _latent_generator(request: EncodeRequest) -> torch.Generator:
-    return generator(0, f"latent {request.key.hex()}")
-
-
-class AdaptiveBatches:
-    """Batches of at most `largest` items, halved where memory does not suffice, and grown back."""
-
-    def __init__(self, largest: int) -> None:
-        self.largest = largest
-        self.size = largest
-        self.successes = 0
-
-    def map(self, count: int, work: Callable[[range], dict[str, Tensor]]) -> dict[str, Tensor]:
-        """work(range of items) -> tensors with as many rows; all of them together. Raises CacheError."""
-        done = 0
-        parts = []
-        while done < count:
-            items = range(done, min(done + self.size, count))
-            try:
-                parts.append(work(items))
-            except (torch.OutOfMemoryError, MemoryError):
-                self._shrink(len(items))
-            except RuntimeError as error:
-                if "can't allocate memory" not in str(error):  # torch has no class of its own for this on CPUs
-                    raise
-                self._shrink(len(items))
-            else:
-                done = items.stop
-                self._succeeded()
-        return {name: torch.cat([part[name] for part in parts]) for name in parts[0]}
-
-    def _shrink(self, tried: int) -> None:
-        if tried == 1:
-            raise CacheError("Out of memory for a single image. Set data.encoding.tile=512.")
-        self.size = tried // 2
-        self.successes = 0
-        if torch.cuda.is_available():
-            torch.cuda.empty_cache()
-
-    def _succeeded(self) -> None:
-        self.successes += 1
-        if self.successes >= GROW_AFTER and self.size < self.largest:
-            self.size = min(2 * self.size, self.largest)
-            self.successes = 0

@@ -46,10 +46,21 @@ def write_cache(source: ImageSource, progress: Progress) -> None:
     """Everything that these settings need, and their index. Raises BadImage, CacheError, ConfigError."""
     catalogue = inspect_images(source, progress)
     plan, held_out = plan_with_validation(catalogue, source)
-    latents = encode_latents(catalogue.images, plan, source, progress)
-    masks = encode_masks(latents, source, progress) if latents.have_masks else None
-    texts = encode_texts(catalogue.images, plan, source, progress)
-    write_index(catalogue, IndexContents(catalogue.images, plan, held_out, latents, masks, texts), source)
+
+    # what the entries of the cache depend on
+    model = find_source(source.pretrained)
+    vae_config = model.config("vae")
+    text_encoders = model.text_encoders if source.train_text is None else ()
+    vae_weights, *text_weights = [model.fingerprint(part) for part in ("vae", *text_encoders)]
+
+    images = catalogue.images
+    has_masks = any(image.mask_digest for image, fate in zip(images, plan.fate, strict=True) if fate == USED)
+    latents = encode_latents(images, plan, source, model, vae_weights, progress)
+    masks = encode_masks(latents, source, vae_config, progress) if has_masks else None
+    texts = encode_texts(images, plan, source, model, tuple(text_weights), progress)
+
+    contents = IndexContents(images, plan, held_out, latents, masks, texts)
+    write_index(catalogue, contents, source, scaling_factor=float(vae_config["scaling_factor"]))
 
 
 def inspect_images(source: ImageSource, progress: Progress) -> Catalogue:
@@ -58,7 +69,7 @@ def inspect_images(source: ImageSource, progress: Progress) -> Catalogue:
             source.listing(),
             masks=source.masks,
             database=Path(source.cache) / "pictures.db",
-            workers=source.worker_count,
+            workers=source.workers,
             stop_at_bad=source.on_bad == "stop",
             report=report,
         )
@@ -102,11 +113,13 @@ def plan_images(images: list[CatalogueEntry], held_out: np.ndarray, settings: Ca
     )
 
 
-def write_index(catalogue: Catalogue, contents: IndexContents, settings: CacheSettings) -> None:
+def write_index(
+    catalogue: Catalogue, contents: IndexContents, settings: CacheSettings, *, scaling_factor: float
+) -> None:
     """And beside it the list of images that are left out."""
     weights, rarity_report = sample_weights(contents, settings)
     arrays = contents.arrays(weights)
-    facts = index_facts(catalogue, contents, settings)
+    facts = index_facts(catalogue, contents, settings, scaling_factor)
     facts["report"] += rarity_report
 
     path = settings.index_path
@@ -117,7 +130,9 @@ def write_index(catalogue: Catalogue, contents: IndexContents, settings: CacheSe
         path.with_suffix(".left_out.tsv").write_text(left_out_table(catalogue, contents.plan), encoding="utf-8")
 
 
-def index_facts(catalogue: Catalogue, contents: IndexContents, settings: CacheSettings) -> dict[str, Any]:
+def index_facts(
+    catalogue: Catalogue, contents: IndexContents, settings: CacheSettings, scaling_factor: float
+) -> dict[str, Any]:
     moments = contents.moments(Path(settings.cache))
     order = order_of(
         contents.plan.sizes,
@@ -132,7 +147,7 @@ def index_facts(catalogue: Catalogue, contents: IndexContents, settings: CacheSe
         "masks": contents.mask_locations.paths,
         "texts": contents.text_locations.paths,
         "kind": settings.encoding.kind,
-        "scaling_factor": float(find_source(settings.pretrained).config("vae")["scaling_factor"]),
+        "scaling_factor": scaling_factor,
         "mean": moments.mean.tolist(),
         "std": moments.std.tolist(),
         "std_of_all": moments.pooled.std.item(),

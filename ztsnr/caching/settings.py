@@ -36,10 +36,6 @@ class Encoding(Part):
     tile: Annotated[int, Bounds(at_least=64)] | None
     batch_size: checks.Count
 
-    def key_parts(self, size: tuple[int, int]) -> tuple:
-        """What a latent of this size depends on here."""
-        return self.kind, self.precision, self.dtype, self.tile if self.tile and max(size) > self.tile else None
-
 
 @dataclass(frozen=True, kw_only=True)
 class FolderOptions(Part):
@@ -90,6 +86,7 @@ class CacheSettings(CachedImages):
     refresh: bool
     on_bad: Literal["skip", "stop"]
     workers: checks.NonNegativeInt
+    """Threads that decode; 0 becomes the number of cores that this process may use."""
     background: tuple[Channel, Channel, Channel]
     masks: MaskSource
     max_aspect: Annotated[float, Bounds(at_least=1)]
@@ -107,6 +104,7 @@ class CacheSettings(CachedImages):
     def __post_init__(self) -> None:
         super().__post_init__()
         object.__setattr__(self, "background", tuple(self.background))
+        object.__setattr__(self, "workers", self.workers or len(os.sched_getaffinity(0)))
         _ = self.folder_options  # checks them
         if not self.roots:
             raise ConfigError(f"{key('root')} must be a path or a list of paths, got {self.root!r}")
@@ -126,11 +124,6 @@ class CacheSettings(CachedImages):
     def identity(self) -> tuple:
         """What says which images these are."""
         raise NotImplementedError
-
-    @property
-    def worker_count(self) -> int:
-        """Threads that decode; `workers` 0 is one a core that this process may use."""
-        return self.workers or len(os.sched_getaffinity(0))
 
     @property
     def index_name(self) -> str:

@@ -19,11 +19,14 @@ from torch import Tensor
 
 from ztsnr.core.errors import CacheError, CheckpointError
 from ztsnr.io.atomic import write_bytes_atomically
+from ztsnr.io.console import Progress
 from ztsnr.io.tensors import open_tensors
 
 CACHE_FORMAT = 2
 """Of shards and indices, and of the code that decodes and encodes. Raising it encodes everything again."""
 KEY_BYTES = 16
+GROW_AFTER = 16
+"""Batches that fitted into memory after which a size that was halved is doubled again."""
 Keys = dict[bytes, tuple[str, int]]
 """Key -> shard (path below the cache) and row."""
 
@@ -31,14 +34,10 @@ Keys = dict[bytes, tuple[str, int]]
 # Keys ----------------------------------------------------------------------------------------------------------------
 
 
-class KeyText:
+class KeyText(str):
     """A text that is part of a key as it is, without quotes."""
 
-    def __init__(self, text: str) -> None:
-        self.text = text
-
-    def __repr__(self) -> str:
-        return self.text
+    __repr__ = str.__str__
 
 
 def key_text(name: str, **values: object) -> KeyText:
@@ -61,6 +60,72 @@ class Entry(Protocol):
     def group(self) -> str:
         """Entries of one shard have one group."""
         ...
+
+
+class Encoder(Protocol):
+    """Encodes entries of one kind."""
+
+    kind: str
+    """The folder of its shards."""
+    label: str
+    unit: str
+    """Of what its progress counts."""
+    batch_size: int
+    """Entries that are encoded at once, at most."""
+
+    def encode(self, batch: list[Any], upcoming: list[Any]) -> Mapping[str, Tensor]:
+        """Entries of one group -> tensors with as many rows. `upcoming` are likely to follow, and may be read ahead."""
+        ...
+
+
+class AdaptiveBatches:
+    """Batches of at most `largest` entries, halved where memory does not suffice, and grown back."""
+
+    def __init__(self, largest: int) -> None:
+        self.largest = largest
+        self.size = largest
+        self.successes = 0
+
+    def map(
+        self,
+        entries: list[Any],
+        encode: Callable[[list[Any], list[Any]], Mapping[str, Tensor]],
+        report: Callable[[int], object],
+    ) -> dict[str, Tensor]:
+        """What `encode`, see Encoder, makes of all entries. Raises CacheError. `report` is called with how many more
+        are done."""
+        start = 0
+        parts = []
+        while start < len(entries):
+            stop = min(start + self.size, len(entries))
+            batch = entries[start:stop]
+            try:
+                parts.append(encode(batch, entries[stop : stop + 2 * len(batch)]))
+            except (torch.OutOfMemoryError, MemoryError):
+                self._shrink(len(batch))
+            except RuntimeError as error:
+                if "can't allocate memory" not in str(error):  # torch has no class of its own for this on CPUs
+                    raise
+                self._shrink(len(batch))
+            else:
+                start = stop
+                report(len(batch))
+                self._succeeded()
+        return {name: torch.cat([part[name] for part in parts]) for name in parts[0]}
+
+    def _shrink(self, tried: int) -> None:
+        if tried == 1:
+            raise CacheError("Out of memory for a single image. Set data.encoding.tile=512.")
+        self.size = tried // 2
+        self.successes = 0
+        if torch.cuda.is_available():
+            torch.cuda.empty_cache()
+
+    def _succeeded(self) -> None:
+        self.successes += 1
+        if self.successes >= GROW_AFTER and self.size < self.largest:
+            self.size = min(2 * self.size, self.largest)
+            self.successes = 0
 
 
 @dataclass(frozen=True)
@@ -88,40 +153,35 @@ class ShardStore:
                 for row, key in enumerate(_keys(path)):
                     known.setdefault(key, (f"{self.kind}/{path.name}", row))
 
-    def fill(
-        self,
-        wanted: Mapping[bytes, Any],
-        unit: int,
-        encode: Callable[[Any], Mapping[str, Tensor]],
-        begin: Callable[[int], object] = lambda missing: None,
-    ) -> Keys:
-        """Encodes what is wanted and missing, in units of about so many; `wanted` maps keys to entries.
+    def fill(self, wanted: Mapping[bytes, Any], encoder: Encoder, shard_size: int, progress: Progress) -> Keys:
+        """Encodes what is wanted and missing, in shards of about so many; `wanted` maps keys to entries.
 
-        encode(entries of one group) -> tensors with as many rows. Units that other processes work on are waited for.
-        `begin` is called with the number of missing entries.
+        Shards that other processes work on are waited for. Raises CacheError.
         """
         self.folder.mkdir(parents=True, exist_ok=True)
         self.delete_unfinished()
         known: Keys = {}
         read: set[str] = set()
         self._read_new(known, read)
-        begin(len(wanted.keys() - known.keys()))
+        batches = AdaptiveBatches(encoder.batch_size)
 
-        while units := self._units({key: entry for key, entry in wanted.items() if key not in known}, unit):
-            waiting = []
-            for name, keys in units.items():
-                try:
-                    with self.lock(name).acquire(timeout=0):
-                        self._read_new(known, read)  # others may have written meanwhile
-                        if missing := [key for key in keys if key not in known]:
-                            self._write(name, missing, encode([wanted[key] for key in missing]))
-                except Timeout:
-                    waiting.append(name)
+        with progress.counting(encoder.label, len(wanted.keys() - known.keys()), encoder.unit) as report:
+            while units := self._units({key: entry for key, entry in wanted.items() if key not in known}, shard_size):
+                waiting = []
+                for name, keys in units.items():
+                    try:
+                        with self.lock(name).acquire(timeout=0):
+                            self._read_new(known, read)  # others may have written meanwhile
+                            if missing := [key for key in keys if key not in known]:
+                                tensors = batches.map([wanted[key] for key in missing], encoder.encode, report)
+                                self._write(name, missing, tensors)
+                    except Timeout:
+                        waiting.append(name)
 
-            if len(waiting) == len(units):  # other processes work on all that is left
-                with self.lock(waiting[0]):
-                    pass
-            self._read_new(known, read)
+                if len(waiting) == len(units):  # other processes work on all that is left
+                    with self.lock(waiting[0]):
+                        pass
+                self._read_new(known, read)
         return known
 
     def delete_unfinished(self) -> None:
@@ -143,7 +203,7 @@ class ShardStore:
         stored = {"key": stored_keys} | {kind: tensor.contiguous() for kind, tensor in tensors.items()}
         write_shard(self.folder / f"{name}.safetensors", stored, {"ztsnr.rows": str(len(keys))})
 
-    def _units(self, missing: Mapping[bytes, Entry], unit: int) -> dict[str, list[bytes]]:
+    def _units(self, missing: Mapping[bytes, Entry], size: int) -> dict[str, list[bytes]]:
         """Name -> keys. The same missing entries give the same units in every process."""
         groups: dict[str, list[bytes]] = {}
         for key in sorted(missing):
@@ -152,7 +212,7 @@ class ShardStore:
         units = {}
         for group in sorted(groups):
             keys = iter(groups[group])
-            while part := list(islice(keys, unit)):
+            while part := list(islice(keys, size)):
                 units[f"{group}-{part[0].hex()}"] = part
         return units
 
