@@ -11,6 +11,7 @@ entries, and to have its first batch, in a process of its own. The machine's loa
 import argparse
 import io
 import itertools
+import json
 import os
 import platform
 import statistics
@@ -26,10 +27,9 @@ from PIL import Image
 
 from ztsnr.caching import decode
 from ztsnr.caching.colours import to_srgb_on
-from ztsnr.caching.contents import save_index
 from ztsnr.caching.latents import EncodeRequest, LatentEncoder, views_of_image
 from ztsnr.caching.prepare import inspect_images, plan_images
-from ztsnr.caching.shards import AdaptiveBatches
+from ztsnr.caching.shards import AdaptiveBatches, write_shard
 from ztsnr.config.registry import build, compose
 from ztsnr.io.console import Progress, make_console
 from ztsnr.models.pretrained import find_source
@@ -156,7 +156,8 @@ def write_synthetic(data, entries: int) -> Path:
         "text_row": numbers(len(real.arrays["text_row"])),
     }
     path = Path(data.cache) / "synthetic.safetensors"
-    save_index(path, {name: value.contiguous() for name, value in arrays.items()}, real.facts)
+    contiguous = {name: value.contiguous() for name, value in arrays.items()}
+    write_shard(path, contiguous, {"ztsnr.index": json.dumps(real.facts)})
     return path
 
 

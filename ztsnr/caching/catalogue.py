@@ -72,11 +72,6 @@ class CatalogueEntry:
     mask_digest: bytes = b""
     """Hash of the file with the mask; b"" without a mask."""
 
-    @property
-    def fraction(self) -> float:
-        """A number in [0, 1) that depends only on the content."""
-        return int.from_bytes(self.digest[:8], "big") / 2**64
-
 
 @dataclass
 class Catalogue:

@@ -1,11 +1,9 @@
 """What an index says of images that are all encoded."""
 
-import json
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
@@ -14,7 +12,7 @@ from torch import Tensor
 from ztsnr.caching.buckets import USED, Plan
 from ztsnr.caching.catalogue import CatalogueEntry
 from ztsnr.caching.latents import EncodedViews
-from ztsnr.caching.shards import Keys, write_shard
+from ztsnr.caching.shards import Keys
 from ztsnr.caching.statistics import Moments, merged, stacked
 from ztsnr.caching.texts import EncodedTexts
 from ztsnr.io.tensors import open_tensors
@@ -140,8 +138,3 @@ def _moments_of_shard(path: Path, times: dict[int, int]) -> Moments:
         cells = int(np.prod(file.get_slice("latent").get_shape()[2:]))
         means, distances = (file.get_tensor(name)[rows] for name in ("mean", "distance"))
     return stacked(count * cells, means, distances * count[:, None])
-
-
-def save_index(path: Path, arrays: Mapping[str, Tensor], facts: Mapping[str, Any]) -> None:
-    """Raises CacheError."""
-    write_shard(path, arrays, {"ztsnr.index": json.dumps(facts)})

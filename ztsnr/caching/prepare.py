@@ -1,5 +1,6 @@
 """From images on the disk to an index: what is missing in the cache is encoded, nothing else."""
 
+import json
 import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -10,12 +11,12 @@ import numpy as np
 
 from ztsnr.caching.buckets import USED, Plan, make_plan
 from ztsnr.caching.catalogue import Catalogue, CatalogueEntry, ImageFile, build_catalogue
-from ztsnr.caching.contents import IndexContents, save_index
+from ztsnr.caching.contents import IndexContents
 from ztsnr.caching.latents import encode_latents
 from ztsnr.caching.masks import encode_masks
 from ztsnr.caching.report import first_lines, left_out_table, moments_report, plan_report, reasons
 from ztsnr.caching.settings import CacheSettings
-from ztsnr.caching.shards import ShardStore
+from ztsnr.caching.shards import ShardStore, write_shard
 from ztsnr.caching.texts import encode_texts
 from ztsnr.core.errors import ConfigError
 from ztsnr.data.order import order_of
@@ -81,7 +82,8 @@ def plan_with_validation(catalogue: Catalogue, settings: CacheSettings) -> tuple
         skipped = first_lines(catalogue.skipped)
         raise ConfigError(f"data.root={settings.root} contains no image that can be used.\n{skipped}")
 
-    fractions = np.array([image.fraction for image in catalogue.images])
+    # numbers in [0, 1) that depend only on the contents
+    fractions = np.array([int.from_bytes(image.digest[:8], "big") / 2**64 for image in catalogue.images])
     held_out = fractions < settings.held_out
     plan = plan_images(catalogue.images, held_out, settings)
     is_used = plan.fate == USED
@@ -118,22 +120,25 @@ def write_index(
 ) -> None:
     """And beside it the list of images that are left out."""
     weights, rarity_report = sample_weights(contents, settings)
-    arrays = contents.arrays(weights)
     facts = index_facts(catalogue, contents, settings, scaling_factor)
     facts["report"] += rarity_report
+    left_out = left_out_table(catalogue, contents.plan)
+    arrays = contents.arrays(weights)
 
     path = settings.index_path
     store = ShardStore(Path(settings.cache), path.parent.name)
     store.delete_unfinished()
     with store.lock(path.stem):
-        save_index(path, arrays, facts)
-        path.with_suffix(".left_out.tsv").write_text(left_out_table(catalogue, contents.plan), encoding="utf-8")
+        write_shard(path, arrays, {"ztsnr.index": json.dumps(facts)})
+        path.with_suffix(".left_out.tsv").write_text(left_out, encoding="utf-8")
 
 
 def index_facts(
     catalogue: Catalogue, contents: IndexContents, settings: CacheSettings, scaling_factor: float
 ) -> dict[str, Any]:
     moments = contents.moments(Path(settings.cache))
+    mean, std = moments.mean.tolist(), moments.std.tolist()
+    pooled_mean, pooled_std = moments.pooled.mean.item(), moments.pooled.std.item()
     order = order_of(
         contents.plan.sizes,
         contents.counts[:, 0],
@@ -142,16 +147,18 @@ def index_facts(
         leftovers=settings.leftovers,
         seed=settings.seed,
     )
+    report = plan_report(catalogue, contents.plan, contents.counts, order)
+    report += moments_report(mean, std, pooled_mean, pooled_std)
     return {
         "latents": contents.view_locations.paths,
         "masks": contents.mask_locations.paths,
         "texts": contents.text_locations.paths,
         "kind": settings.encoding.kind,
         "scaling_factor": scaling_factor,
-        "mean": moments.mean.tolist(),
-        "std": moments.std.tolist(),
-        "std_of_all": moments.pooled.std.item(),
-        "report": plan_report(catalogue, contents.plan, contents.counts, order) + moments_report(moments),
+        "mean": mean,
+        "std": std,
+        "std_of_all": pooled_std,
+        "report": report,
     }
 
 

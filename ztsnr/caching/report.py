@@ -7,7 +7,6 @@ import numpy as np
 
 from ztsnr.caching.buckets import TOO_LONG, TOO_SMALL, USED, Plan
 from ztsnr.caching.catalogue import Catalogue
-from ztsnr.caching.statistics import Moments
 from ztsnr.data.order import Order
 
 MAX_LINES = 40
@@ -69,13 +68,12 @@ def left_out_table(catalogue: Catalogue, plan: Plan) -> str:
     return "".join(f"{name}\t{reason}\n" for name, reason in reasons(catalogue, plan).items())
 
 
-def moments_report(moments: Moments) -> str:
-    """The latents' statistics, as the VAE encoded them."""
-    pooled = moments.pooled
+def moments_report(means: list[float], stds: list[float], pooled_mean: float, pooled_std: float) -> str:
+    """The statistics of latents as the VAE encoded them, by channel and of all."""
     rows = [("channel", "mean", "std")]
-    for channel, (mean, std) in enumerate(zip(moments.mean, moments.std, strict=True)):
+    for channel, (mean, std) in enumerate(zip(means, stds, strict=True)):
         rows.append((str(channel), f"{mean:.4f}", f"{std:.4f}"))
-    rows.append(("all", f"{pooled.mean.item():.4f}", f"{pooled.std.item():.4f}"))
+    rows.append(("all", f"{pooled_mean:.4f}", f"{pooled_std:.4f}"))
     return "\n".join(["", "latents", *_table(rows, "  ")]) + "\n"
 
 
