@@ -15,8 +15,8 @@ WIDTH = 120
 """Width of output that does not go to a terminal."""
 QUIET_SECONDS = 1.0
 """Work that takes less time prints no line."""
-Report = Callable[..., None]
-"""report(more): `more` items are done; report(0, total): there are `total` items."""
+Report = Callable[[int], None]
+"""report(more): `more` items are done."""
 
 
 def make_console(stream: TextIO, *, wrap: bool = True, quiet: bool = False) -> Console:
@@ -53,11 +53,11 @@ class Progress:
         began = time.perf_counter()
         done = 0
 
-        def report(more: int, total: int | None = None) -> None:
+        def report(more: int) -> None:
             nonlocal done
             done += more
             rate = f"{done / (time.perf_counter() - began):.1f} {unit}/s" if done else ""
-            bar.update(task, advance=more, total=total, rate=rate)
+            bar.update(task, advance=more, rate=rate)
 
         with bar:
             yield report
