@@ -2,7 +2,8 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ztsnr.caching.statistics import Moments, merged, moments_of, stacked
+from ztsnr.caching.contents import Moments, merged, stacked
+from ztsnr.caching.latents import moments_of
 
 
 def of(x):

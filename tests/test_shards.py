@@ -50,10 +50,8 @@ class Squares:
         return {"value": torch.tensor([[item.number, item.number**2] for item in batch])}
 
 
-def fill(folder, shard_size=8, encoder=None, wanted=None):
-    return ShardStore(folder, "things").fill(
-        WANTED if wanted is None else wanted, encoder or Squares(), shard_size, QUIET
-    )
+def fill(folder, shard_size=8, encoder=None, wanted=WANTED):
+    return ShardStore(folder, "things").fill(wanted, encoder or Squares(), shard_size, QUIET)
 
 
 def contents(folder):

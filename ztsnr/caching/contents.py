@@ -1,4 +1,4 @@
-"""What an index says of images that are all encoded."""
+"""What an index says of images that are all encoded: where each is, how often, and the latents' mean and std."""
 
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -13,7 +13,6 @@ from ztsnr.caching.buckets import USED, Plan
 from ztsnr.caching.catalogue import CatalogueEntry
 from ztsnr.caching.latents import EncodedViews
 from ztsnr.caching.shards import Keys
-from ztsnr.caching.statistics import Moments, merged, stacked
 from ztsnr.caching.texts import EncodedTexts
 from ztsnr.io.tensors import open_tensors
 
@@ -33,6 +32,25 @@ class Locations:
         numbers = {path: number for number, path in enumerate(paths)}
         shards = np.array([numbers[path] for path, _ in locations], dtype=np.int32)
         return cls(paths, shards, np.array([row for _, row in locations], dtype=np.int32))
+
+
+@dataclass(frozen=True)
+class Moments:
+    """`count` numbers of each channel, their mean and their sum of squared distances from it, (C,) float64."""
+
+    count: float
+    mean: Tensor
+    distance: Tensor
+
+    @property
+    def std(self) -> Tensor:
+        return (self.distance / self.count).sqrt()
+
+    @property
+    def pooled(self) -> "Moments":
+        """Of all channels taken together, (1,)."""
+        parts = zip(self.mean[:, None], self.distance[:, None], strict=True)
+        return merged([Moments(self.count, mean, distance) for mean, distance in parts])
 
 
 @dataclass(frozen=True)
@@ -138,3 +156,22 @@ def _moments_of_shard(path: Path, times: dict[int, int]) -> Moments:
         cells = int(np.prod(file.get_slice("latent").get_shape()[2:]))
         means, distances = (file.get_tensor(name)[rows] for name in ("mean", "distance"))
     return stacked(count * cells, means, distances * count[:, None])
+
+
+def stacked(counts: Tensor, means: Tensor, distances: Tensor) -> Moments:
+    """Of N groups with counts (N,), means and distances (N, C), by the formula of `merged` for all at once."""
+    total = counts.sum()
+    mean = (counts[:, None] * means).sum(0) / total
+    between = (counts[:, None] * (means - mean).square()).sum(0)
+    return Moments(float(total), mean, distances.sum(0) + between)
+
+
+def merged(parts: list[Moments]) -> Moments:
+    """Of all parts together, in their order (Chan, Golub and LeVeque, 1983)."""
+    total = parts[0]
+    for part in parts[1:]:
+        count, gap = total.count + part.count, part.mean - total.mean
+        mean = total.mean + gap * (part.count / count)
+        distance = total.distance + part.distance + gap.square() * (total.count * part.count / count)
+        total = Moments(count, mean, distance)
+    return total

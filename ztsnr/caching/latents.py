@@ -16,7 +16,6 @@ from ztsnr.caching.catalogue import CatalogueEntry
 from ztsnr.caching.decode import Background, View, decode
 from ztsnr.caching.settings import CacheSettings, Encoding
 from ztsnr.caching.shards import Keys, KeyText, ShardStore, hashed, key_text
-from ztsnr.caching.statistics import all_finite, moments_of
 from ztsnr.core.errors import BadImage, CacheError
 from ztsnr.core.randomness import generator
 from ztsnr.devices.processes import local_device
@@ -183,3 +182,15 @@ class LatentEncoder:
         with torch.autocast(self.vae.device.type, torch.bfloat16) if is_low else nullcontext():
             distribution = self.vae.encode(x).latent_dist
         return torch.cat([distribution.mean, distribution.logvar], 1).float()
+
+
+def moments_of(x: Tensor) -> tuple[Tensor, Tensor]:
+    """x (N, C, ...) -> each entry's mean and sum of squared distances, (N, C) float64 both."""
+    flat = x.double().flatten(2)
+    mean = flat.mean(2)
+    return mean, (flat - mean[..., None]).square().sum(2)
+
+
+def all_finite(x: Tensor) -> Tensor:
+    """(N,) bool: which entries are finite throughout."""
+    return torch.isfinite(x).flatten(1).all(1)
