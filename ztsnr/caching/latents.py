@@ -45,7 +45,13 @@ class EncodedViews:
 
 
 def encode_latents(
-    images: list[CatalogueEntry], plan: Plan, settings: CacheSettings, model: Source, weights: str, progress: Progress
+    images: list[CatalogueEntry],
+    plan: Plan,
+    settings: CacheSettings,
+    model: Source,
+    weights: str,
+    *,
+    progress: Progress,
 ) -> EncodedViews:
     """Fills the cache with the latents of all views of the images that the plan uses. Raises CacheError.
 

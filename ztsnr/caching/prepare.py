@@ -56,9 +56,9 @@ def write_cache(source: ImageSource, progress: Progress) -> None:
 
     images = catalogue.images
     has_masks = any(image.mask_digest for image, fate in zip(images, plan.fate, strict=True) if fate == USED)
-    latents = encode_latents(images, plan, source, model, vae_weights, progress)
+    latents = encode_latents(images, plan, source, model, vae_weights, progress=progress)
     masks = encode_masks(latents, source, vae_config, progress) if has_masks else None
-    texts = encode_texts(images, plan, source, model, tuple(text_weights), progress)
+    texts = encode_texts(images, plan, source, model, tuple(text_weights), progress=progress)
 
     contents = IndexContents(images, plan, held_out, latents, masks, texts)
     write_index(catalogue, contents, source, scaling_factor=float(vae_config["scaling_factor"]))

@@ -41,6 +41,7 @@ def encode_texts(
     settings: CacheSettings,
     model: Source,
     weights: tuple[str, ...],
+    *,
     progress: Progress,
 ) -> EncodedTexts:
     """Fills the cache with the texts of the images that the plan uses, and the empty one. Raises CacheError.
