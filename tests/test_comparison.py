@@ -85,7 +85,7 @@ def test_difference_without_a_common_seed_has_no_value():
     assert math.isnan(difference.mean)
 
 
-def test_axes_are_the_fewest_settings_that_tell_options_apart():
+def test_axes_are_the_fewest_settings_that_distinguish_options():
     assert axes_of(GRID) == ["schedule", "loss"]  # an option's own gamma follows from it
     assert axes_of([scored(1, loss="eps", seed=0), scored(1, loss="eps", seed=1)]) == []
     swept = [scored(1, loss="min_snr", weighting__gamma=gamma, samples__steps=gamma) for gamma in (1, 5)]
@@ -158,7 +158,7 @@ def test_comparison_refuses_a_baseline_that_did_not_finish():
         Comparison(GRID, SCORE, "ztsnr eps")
 
 
-def test_comparison_refuses_runs_of_which_none_finished():
+def test_comparison_without_a_finished_run_is_refused():
     with pytest.raises(ConfigError, match=r"None of 1 runs has a held-out error of v to be ranked by: it cannot be"):
         Comparison(GRID[-1:], SCORE, None)
 

@@ -33,27 +33,28 @@ def output(folder):
 
 
 def test_runs_killed_at_random_end_with_the_same_weights_and_record(tmp_path):
-    struck = kill_runs.survive(tmp_path, kills=3, seed=0)
-    assert sum(struck.values()) == 3
+    stopped = kill_runs.survive(tmp_path, kills=3, seed=0)
+    assert sum(stopped.values()) == 3
 
 
 def test_run_stopped_by_each_signal_is_saved_and_resumes_to_the_same_weights(tmp_path):
-    assert torch.get_num_threads() == 1  # by which these runs are the same to the bit
-    straight, struck = tmp_path / "straight", tmp_path / "struck"
-    assert kill_runs.end_of(start(straight, "tracking=none")) == 0, output(straight)
+    assert torch.get_num_threads() == 1  # so that these runs are equal to the bit
+    uninterrupted = tmp_path / "uninterrupted"
+    stopped = tmp_path / "stopped"
+    assert kill_runs.end_of(start(uninterrupted, "tracking=none")) == 0, output(uninterrupted)
     for times, number in enumerate((signal.SIGTERM, signal.SIGINT, signal.SIGUSR1)):
-        pid = start(struck, "trainer.checkpoint.every=null")
-        wait_until(lambda times=times: output(struck).count("validation score") > times)
+        pid = start(stopped, "trainer.checkpoint.every=null")
+        wait_until(lambda times=times: output(stopped).count("validation score") > times)
         os.kill(pid, number)
-        assert kill_runs.end_of(pid) == 75, output(struck)
-        step = saved_steps(struck / "checkpoints")[-1]
-        assert f"{number.name} stopped the run after step {step}; its state is saved" in output(struck)
-        assert kill_runs.record(struck / "runs", struck)["status"] == "KILLED"
-    assert kill_runs.end_of(start(struck)) == 0, output(struck)
-    assert f"resumed after step {step}" in output(struck)
-    assert "Traceback" not in output(struck)
-    assert kill_runs.record(struck / "runs", struck)["status"] == "FINISHED"
-    assert kill_runs.content(struck)[1] == kill_runs.content(straight)[1]
+        assert kill_runs.end_of(pid) == 75, output(stopped)
+        step = saved_steps(stopped / "checkpoints")[-1]
+        assert f"{number.name} stopped the run after step {step}; its state is saved" in output(stopped)
+        assert kill_runs.record(stopped / "runs", stopped)["status"] == "KILLED"
+    assert kill_runs.end_of(start(stopped)) == 0, output(stopped)
+    assert f"resumed after step {step}" in output(stopped)
+    assert "Traceback" not in output(stopped)
+    assert kill_runs.record(stopped / "runs", stopped)["status"] == "FINISHED"
+    assert kill_runs.content(stopped)[1] == kill_runs.content(uninterrupted)[1]
 
 
 def deaf():

@@ -18,7 +18,7 @@ made = cache(partial(make, "lr_schedule"))
 
 @pytest.mark.parametrize("option", options("lr_schedule"))
 @given(warmup=st.integers(0, 50), steps=st.integers(1, 200))
-def test_factors_are_in_the_unit_interval_and_rise_linearly_to_1(option, warmup, steps):
+def test_factors_are_in_the_unit_interval_and_warm_up_linearly_to_1(option, warmup, steps):
     schedule = replace(made(option), warmup=warmup)
     factors = [schedule.factor(step, steps) for step in range(steps)]
     assert all(0 < factor <= 1 for factor in factors)
@@ -88,7 +88,7 @@ ORACLES = {
 
 
 @pytest.mark.parametrize("name", ORACLES)
-def test_factors_after_the_rise_equal_those_of_the_libraries(name):
+def test_factors_after_the_warmup_equal_those_of_the_libraries(name):
     schedule, oracle = ORACLES[name]
     expected = oracle()[schedule.warmup :]
     assert len(set(expected)) > 1 or name == "constant"

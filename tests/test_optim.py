@@ -103,7 +103,7 @@ def test_every_optimizer_refuses_impossible_rates(option, settings):
 @pytest.mark.parametrize(
     ("option", "settings"), [("adamw", {"betas": [0.9]}), ("came", {"betas": [0.9, 0.99]}), ("muon", {"ns_steps": "x"})]
 )
-def test_settings_that_only_a_step_finds_wrong_are_refused_too(option, settings):
+def test_settings_that_fail_only_in_a_step_are_refused(option, settings):
     with pytest.raises(ConfigError, match=rf"optimizer\.{next(iter(settings))}=.* (is refused|diverges): "):
         check_optimizer(changed(option, **settings))
 
@@ -142,7 +142,7 @@ def test_bfloat16_weights_are_refused_for_optimizers_that_round_small_updates_aw
             check_optimizer(made(option), "bfloat16")
 
 
-def test_small_updates_in_bfloat16_take_effect_where_the_trial_says_so():
+def test_small_updates_in_bfloat16_take_effect_if_the_trial_accepts_them():
     assert travel("adamw", 100, torch.float32) == pytest.approx(0.1, rel=0.01)
     assert travel("adamw", 100, torch.bfloat16) == 0
     assert travel("adamw_kahan", 100, torch.bfloat16) == pytest.approx(0.1, rel=0.05)
@@ -166,7 +166,7 @@ def test_weights_in_bfloat16_train_and_are_averaged_in_float32():
     torch.testing.assert_close(raw, ema, atol=0.01, rtol=0.01)
 
 
-def test_average_of_bfloat16_weights_holds_what_bfloat16_cannot_express():
+def test_average_of_bfloat16_weights_has_the_precision_of_float32():
     network = nn.Linear(4, 1, bias=False).bfloat16()
     ema = make_ema(network, 0.999)
     network.weight.data.fill_(1.0)
@@ -238,13 +238,13 @@ def test_muon_takes_the_hidden_matrices_and_leaves_the_rest_to_adamw():
 
 
 @pytest.mark.parametrize("option", ["adamw", "muon"])
-def test_the_first_group_is_at_the_rate_of_the_config(option):
+def test_first_group_has_the_configured_rate(option):
     optimizer = make_optimizer(made(option), Net(), groups(adamw=["enter"], lr=[["label", 0.1], ["hidden.bias", 2]]))
     assert optimizer.param_groups[0]["lr"] == made(option).keywords["lr"]
 
 
 @pytest.mark.parametrize("option", ["adamw", "muon", "prodigy"])
-def test_parameters_besides_the_network_are_the_last_group_without_decay(option):
+def test_extra_parameters_are_the_last_group_without_decay(option):
     extra = nn.Linear(3, 1)
     optimizer = make_optimizer(made(option), Net(), groups(adamw=["enter"]), extra.parameters())
     last = optimizer.param_groups[-1]
@@ -285,6 +285,6 @@ def test_patterns_that_match_nothing_are_refused(option, fields, message):
         ("trainer.groups=3", r"trainer\.groups must be a ParamGroups, got 3"),
     ],
 )
-def test_groups_reject_what_is_no_pattern_or_no_factor(override, message):
+def test_groups_reject_malformed_patterns_and_factors(override, message):
     with pytest.raises(ConfigError, match=message):
         build(compose(override), "trainer")

@@ -79,44 +79,48 @@ CASES = {
 
 @pytest.mark.slow
 @pytest.mark.parametrize("case", CASES)
-def test_run_interrupted_once_to_three_times_equals_the_straight_run(tmp_path, case):
-    straight, _ = train(tmp_path / "straight", *CASES[case], "trainer.checkpoint.every=null", killer=KillingMonitor())
-    assert saved_steps(tmp_path / "straight" / "checkpoints") == []
+def test_run_interrupted_up_to_three_times_equals_the_uninterrupted_run(tmp_path, case):
+    uninterrupted, _ = train(
+        tmp_path / "uninterrupted", *CASES[case], "trainer.checkpoint.every=null", killer=KillingMonitor()
+    )
+    assert saved_steps(tmp_path / "uninterrupted" / "checkpoints") == []
     for count, places in enumerate(([5], [3, 8], [1, 4, 9]), start=1):
         killer = KillingMonitor(places)
         again, attempts = train(tmp_path / str(count), *CASES[case], killer=killer)
         assert attempts == count + 1
-        assert_same(again, straight)
+        assert_same(again, uninterrupted)
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("optimizer", options("optimizer"))
 def test_every_optimizer_resumes_to_the_bit(tmp_path, optimizer):
     overrides = (f"optimizer={optimizer}", *ALONE.get(optimizer, ()), "trainer.validate_every=100")
-    straight, _ = train(tmp_path / "straight", *overrides, killer=KillingMonitor())
+    uninterrupted, _ = train(tmp_path / "uninterrupted", *overrides, killer=KillingMonitor())
     again, attempts = train(tmp_path / "again", *overrides, killer=KillingMonitor([5]))
     assert attempts == 2
-    assert_same(again, straight)
+    assert_same(again, uninterrupted)
 
 
-def test_losses_of_an_interrupted_run_equal_those_of_the_straight_run(tmp_path):
-    straight, interrupted = KillingMonitor(), KillingMonitor([3, 6])
-    train(tmp_path / "straight", killer=straight)
+def test_losses_of_an_interrupted_run_equal_those_of_the_uninterrupted_run(tmp_path):
+    uninterrupted, interrupted = KillingMonitor(), KillingMonitor([3, 6])
+    train(tmp_path / "uninterrupted", killer=uninterrupted)
     train(tmp_path / "again", killer=interrupted)
-    assert interrupted.losses == straight.losses
+    assert interrupted.losses == uninterrupted.losses
 
 
-def test_run_interrupted_at_an_epochs_end_equals_the_straight_run(tmp_path):
+def test_run_interrupted_at_an_epochs_end_equals_the_uninterrupted_run(tmp_path):
     """1,625 images are 6.3 batches of 256: step 7 holds the border."""
     overrides = ("trainer.batch_size=256", "trainer.steps=9", "model.width=16", "trainer.checkpoint.every=1")
-    straight, _ = train(tmp_path / "straight", *overrides, killer=KillingMonitor())
+    uninterrupted, _ = train(tmp_path / "uninterrupted", *overrides, killer=KillingMonitor())
     again, attempts = train(tmp_path / "again", *overrides, killer=KillingMonitor([3, 6, 7]))
     assert attempts == 4
-    assert_same(again, straight)
+    assert_same(again, uninterrupted)
 
 
-def test_run_interrupted_inside_an_accumulated_batch_equals_the_straight_run(tmp_path, monkeypatch):
-    straight, _ = train(tmp_path / "straight", "trainer.gradient_accumulation_steps=4", killer=KillingMonitor())
+def test_run_interrupted_inside_an_accumulated_batch_equals_the_uninterrupted_run(tmp_path, monkeypatch):
+    uninterrupted, _ = train(
+        tmp_path / "uninterrupted", "trainer.gradient_accumulation_steps=4", killer=KillingMonitor()
+    )
     calls, terms = itertools.count(), Objective.terms
 
     def interrupted(self, *arguments):
@@ -127,15 +131,15 @@ def test_run_interrupted_inside_an_accumulated_batch_equals_the_straight_run(tmp
     monkeypatch.setattr(Objective, "terms", interrupted)
     again, attempts = train(tmp_path / "again", "trainer.gradient_accumulation_steps=4", killer=KillingMonitor())
     assert attempts == 3
-    assert_same(again, straight)
+    assert_same(again, uninterrupted)
 
 
-def test_run_interrupted_between_validation_and_save_equals_the_straight_run(tmp_path):
+def test_run_interrupted_between_validation_and_save_equals_the_uninterrupted_run(tmp_path):
     overrides = ("trainer.checkpoint.every=3", "trainer.checkpoint.keep_best=true", "optimizer=schedule_free")
-    straight, _ = train(tmp_path / "straight", "optimizer=schedule_free", killer=KillingMonitor())
+    uninterrupted, _ = train(tmp_path / "uninterrupted", "optimizer=schedule_free", killer=KillingMonitor())
     again, attempts = train(tmp_path / "again", *overrides, killer=KillingMonitor(validations=[0, 3, 6]))
     assert attempts == 4
-    assert_same(again, straight)
+    assert_same(again, uninterrupted)
 
 
 @pytest.mark.parametrize("keep_best", ["true", "false"])
@@ -150,7 +154,7 @@ def test_newest_every_nth_and_best_states_are_kept(tmp_path, keep_best):
     assert set(saved_steps(tmp_path / "checkpoints")) == kept
 
 
-def test_broken_newest_state_is_reported_and_the_one_before_used(tmp_path, capsys):
+def test_broken_newest_state_is_reported_and_the_previous_one_used(tmp_path, capsys):
     killer = KillingMonitor([9])
     with pytest.raises(Killed):
         attempt(tmp_path, (), killer)
@@ -160,7 +164,7 @@ def test_broken_newest_state_is_reported_and_the_one_before_used(tmp_path, capsy
     newest.write_bytes(content)
     again, _ = train(tmp_path, killer=KillingMonitor())
     assert f"{newest} cannot be used: checksum mismatch" in capsys.readouterr().err
-    assert_same(again, train(tmp_path / "straight", killer=KillingMonitor())[0])
+    assert_same(again, train(tmp_path / "uninterrupted", killer=KillingMonitor())[0])
 
 
 def test_different_config_is_shown_and_refused_unless_allowed(tmp_path):
@@ -237,19 +241,20 @@ def on_processes(folder, overrides, kills, name):
 @pytest.mark.slow
 def test_two_processes_resume_to_the_bit_and_one_process_resumes_from_two(tmp_path):
     """From two to one only the order of sums differs: the same data and noise, hence almost the same weights."""
-    for kills, name in (((), "straight"), ((5,), "killed"), ((), "again")):
-        folder = tmp_path / ("straight" if name == "straight" else "again")
+    for kills, name in (((), "uninterrupted"), ((5,), "killed"), ((), "again")):
+        folder = tmp_path / ("uninterrupted" if name == "uninterrupted" else "again")
         folder.mkdir(exist_ok=True)
         if name == "again":
-            alone = tmp_path / "alone"
-            (alone / "checkpoints").mkdir(parents=True)
+            one_folder = tmp_path / "one_process"
+            (one_folder / "checkpoints").mkdir(parents=True)
             newest = file_of(folder / "checkpoints", 4)
-            (alone / "checkpoints" / newest.name).write_bytes(newest.read_bytes())
+            (one_folder / "checkpoints" / newest.name).write_bytes(newest.read_bytes())
         debug_launcher(on_processes, (folder, (), kills, name), num_processes=2)
-    straight, again = torch.load(tmp_path / "straight" / "straight"), torch.load(tmp_path / "again" / "again")
-    assert [key for key in straight if not torch.equal(straight[key], again[key])] == []
-    one, _ = train(tmp_path / "alone", killer=KillingMonitor())
-    torch.testing.assert_close(tensors(one), straight, atol=1e-4, rtol=1e-3)
+    uninterrupted = torch.load(tmp_path / "uninterrupted" / "uninterrupted")
+    again = torch.load(tmp_path / "again" / "again")
+    assert [key for key in uninterrupted if not torch.equal(uninterrupted[key], again[key])] == []
+    one, _ = train(tmp_path / "one_process", killer=KillingMonitor())
+    torch.testing.assert_close(tensors(one), uninterrupted, atol=1e-4, rtol=1e-3)
 
 
 class SignallingMonitor(Monitor):

@@ -55,12 +55,12 @@ def attempt(file, folder, overrides, killer, seed=0):
 @pytest.mark.slow
 @pytest.mark.parametrize("case", CASES)
 def test_lora_resumes_bit_for_bit(file, tmp_path, case):
-    straight, _ = attempt(file, tmp_path / "straight", CASES[case], KillingMonitor())
+    uninterrupted, _ = attempt(file, tmp_path / "uninterrupted", CASES[case], KillingMonitor())
     with pytest.raises(Killed):
         attempt(file, tmp_path / "again", CASES[case], KillingMonitor([3]))
     again, state = attempt(file, tmp_path / "again", CASES[case], KillingMonitor(), seed=1)
     assert state.step == 2
-    assert_same(again, straight)
+    assert_same(again, uninterrupted)
     assert all("lora_" in name for name in again.networks["raw"].state_dict())
     with safe_open(file_of(tmp_path / "again" / "checkpoints", 4), "pt") as saved:
         kinds = {saved.get_slice(name).get_dtype() for name in saved.keys()}  # noqa: SIM118 (it is not iterable)

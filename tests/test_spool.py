@@ -46,7 +46,7 @@ def test_spool_in_use_is_refused(tmp_path, monkeypatch):
     Spool(tmp_path / "tracking").close()
 
 
-def test_full_disk_raises_nothing_and_loses_nothing_once_there_is_room(tmp_path, monkeypatch):
+def test_full_disk_raises_nothing_and_loses_no_event(tmp_path, monkeypatch):
     spool, write = Spool(tmp_path / "tracking"), os.write
     spool.append("start", **START, uri="")
 

@@ -97,7 +97,7 @@ def test_steps_to_keep_are_the_newest_the_best_and_every_nth():
 @pytest.mark.parametrize(
     "override", ["every=soon", "every=0", "keep=0", "keep_best=1", "on_save_error=x", "keep_every=-1"]
 )
-def test_save_policy_rejects(override):
+def test_save_policy_rejects_invalid_values(override):
     with pytest.raises(ConfigError, match=rf"trainer\.checkpoint\.{override.split('=')[0]} must be"):
         build(compose(f"trainer.checkpoint.{override}"), "trainer")
 

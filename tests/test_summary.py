@@ -20,7 +20,7 @@ def kinds(summary):
     return [note.split(":")[0] for note in summary.notes()]
 
 
-def test_shares_are_those_of_the_table_and_of_min_snr_the_known_ones(zero_terminal):
+def test_shares_equal_those_of_the_table_and_min_snrs_known_shares(zero_terminal):
     summary = summary_of()
     assert summary.share(0)[0] == pytest.approx(1)
     assert summary.share_at(math.inf) == pytest.approx((0.001, 0.001), abs=2e-5)
@@ -57,7 +57,7 @@ def test_cumulative_share_ends_in_1_and_is_the_objectives_cumulative_weight():
         (("schedule=sdxl_ztsnr", "schedule/grid=karras"), ["Wasted"]),
     ],
 )
-def test_notes_name_what_is_starved_or_wasted(overrides, expected):
+def test_notes_name_starved_and_wasted_levels(overrides, expected):
     assert kinds(summary_of(*overrides)) == expected
 
 
@@ -70,7 +70,7 @@ def test_notes_name_what_is_starved_or_wasted(overrides, expected):
         (("weighting=min_snr_plus_one",), None),
     ],
 )
-def test_a_weighting_that_is_constant_over_the_draws_is_noted(overrides, base):
+def test_weighting_that_is_constant_over_the_draws_is_noted(overrides, base):
     notes = [note for note in summary_of(*overrides).notes() if "changes nothing" in note]
     assert [f"unit_{base}" in note for note in notes] == [True] * (base is not None)
 
@@ -120,7 +120,7 @@ def test_tables_print_notes_refusals_and_same_objectives():
     assert any("it cannot be" in line for line in console.lines)
 
 
-def test_the_figure_shows_every_objective(tmp_path):
+def test_figure_shows_every_objective(tmp_path):
     names = ["schedule=ztsnr", "schedule=edm", "schedule=infonoise"]
     figure = objective_figure({name: summary_of(name) for name in names})
     assert [text.get_text() for text in figure.legends[0].get_texts()] == names

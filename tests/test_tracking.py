@@ -133,7 +133,7 @@ def test_charts_url_of_an_empty_folder_is_refused_and_creates_nothing(tmp_path, 
     assert not list(tmp_path.iterdir())
 
 
-def test_uri_is_that_of_the_environment_unless_the_config_has_one(tmp_path, monkeypatch):
+def test_uri_comes_from_the_environment_unless_configured(tmp_path, monkeypatch):
     monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://there")
     assert tracker(tmp_path).uri == "http://there"
     assert tracker(tmp_path, uri="sqlite:///x.db").uri == "sqlite:///x.db"

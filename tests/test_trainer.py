@@ -20,7 +20,7 @@ from ztsnr.training.optim import evaluating, make_optimizer, set_training
 
 
 @pytest.fixture(scope="module")
-def straight():
+def reference():
     return weights(fit())
 
 
@@ -47,35 +47,36 @@ class Masked:
         return x0, cond | {"mask": self.mask.expand(len(rows), 1, *x0.shape[2:])}
 
 
-def test_mask_of_ones_changes_no_bit_and_one_of_zeros_trains_nothing(straight):
-    assert torch.equal(weights(fit(data=partial(Masked, torch.ones(1, 1, 1, 1)))), straight)
+def test_mask_of_ones_changes_no_bit_and_one_of_zeros_trains_nothing(reference):
+    assert torch.equal(weights(fit(data=partial(Masked, torch.ones(1, 1, 1, 1)))), reference)
     monitor = RecordingMonitor()
     trained = fit("optimizer.weight_decay=0", monitor=monitor, data=partial(Masked, torch.zeros(1, 1, 1, 1)))
     assert [(loss, norm) for _, loss, norm, _ in monitor.losses] == [(0.0, 0.0)] * 4
     assert torch.equal(weights(trained), weights(fit("optimizer.lr=0", "optimizer.weight_decay=0")))
 
 
-def test_validation_and_sampling_do_not_change_the_weights(straight):
-    looking = fit("trainer.validate_every=1", "trainer.sample_every=1", "trainer.ema=null")
-    assert torch.equal(weights(looking), straight)
+def test_validation_and_sampling_do_not_change_the_weights(reference):
+    evaluated = fit("trainer.validate_every=1", "trainer.sample_every=1", "trainer.ema=null")
+    assert torch.equal(weights(evaluated), reference)
 
 
 @pytest.mark.parametrize("override", ["seed=1", "data.seed=1", "trainer.noise_seed=1"])
-def test_each_seed_changes_the_run(straight, override):
-    assert not torch.equal(weights(fit(override)), straight)
+def test_each_seed_changes_the_run(reference, override):
+    assert not torch.equal(weights(fit(override)), reference)
 
 
-def test_accumulation_changes_nothing_but_rounding(straight):
-    whole, parts = RecordingMonitor(), RecordingMonitor()
-    fit(monitor=whole)
-    trained = fit("trainer.gradient_accumulation_steps=4", monitor=parts)
-    torch.testing.assert_close(weights(trained), straight, atol=1e-4, rtol=1e-3)
-    for one, other in zip(whole.losses, parts.losses, strict=True):
-        assert other == pytest.approx(one, rel=1e-3)  # the norm too, of which AdamW's steps know nothing
+def test_accumulation_changes_only_rounding(reference):
+    together = RecordingMonitor()
+    accumulated = RecordingMonitor()
+    fit(monitor=together)
+    trained = fit("trainer.gradient_accumulation_steps=4", monitor=accumulated)
+    torch.testing.assert_close(weights(trained), reference, atol=1e-4, rtol=1e-3)
+    for one, other in zip(together.losses, accumulated.losses, strict=True):
+        assert other == pytest.approx(one, rel=1e-3)  # the norm too, which does not affect AdamW's steps
 
 
 def train_and_save(path):
-    AcceleratorState._reset_state(reset_partial_state=True)  # inherited from the test's own process
+    AcceleratorState._reset_state(reset_partial_state=True)  # inherited from the test's process
     trained = fit("trainer.gradient_accumulation_steps=2")
     assert PartialState().num_processes == 2
     if PartialState().is_main_process:
@@ -83,9 +84,9 @@ def train_and_save(path):
 
 
 @pytest.mark.slow
-def test_two_processes_train_like_one(straight, tmp_path):
+def test_two_processes_train_like_one(reference, tmp_path):
     debug_launcher(train_and_save, (tmp_path / "weights.pt",), num_processes=2)
-    torch.testing.assert_close(torch.load(tmp_path / "weights.pt"), straight, atol=1e-4, rtol=1e-3)
+    torch.testing.assert_close(torch.load(tmp_path / "weights.pt"), reference, atol=1e-4, rtol=1e-3)
 
 
 def test_monitor_receives_every_step_and_the_first_and_last_validation():
@@ -101,7 +102,7 @@ def test_monitor_receives_every_step_and_the_first_and_last_validation():
     assert set(monitor.scores[4][1]) == {"raw", "ema"}
 
 
-def test_max_grad_norm_bounds_the_update_and_the_reported_norm_is_that_before():
+def test_max_grad_norm_bounds_the_update_but_not_the_reported_norm():
     one_step = ("trainer.steps=1", "optimizer._target_=torch.optim.SGD", "optimizer.lr=1", "optimizer.weight_decay=0")
     drop = ("~optimizer.betas", "~optimizer.eps", "optimizer.fused=false", "lr_schedule=constant")
     start = weights(fit(*one_step, *drop, "optimizer.lr=0"))
@@ -113,7 +114,7 @@ def test_max_grad_norm_bounds_the_update_and_the_reported_norm_is_that_before():
         assert norm > 1e-3
 
 
-def test_schedule_free_evaluates_other_weights_than_it_trains_and_returns_to_them():
+def test_schedule_free_evaluates_other_weights_and_restores_the_trained_ones():
     network = torch.nn.Linear(3, 3)
     composed = compose("optimizer=schedule_free", "trainer.groups.no_decay=[vectors]")
     optimizer = make_optimizer(build(composed.optimizer), network, build(composed.trainer.groups))
@@ -152,18 +153,18 @@ def test_ema_is_the_running_average_with_its_ramp():
         assert ema.module.weight[0, 0].item() == pytest.approx(expected)
 
 
-def test_compiled_networks_are_saved_under_their_own_names(straight, monkeypatch):
+def test_compiled_networks_are_saved_under_their_own_names(reference, monkeypatch):
     monkeypatch.setattr(torch, "compile", partial(torch.compile, backend="eager"))
     trained = fit("trainer.compile=true")
     assert not any("_orig_mod" in key for key in trained.networks["raw"].state_dict())
-    torch.testing.assert_close(weights(trained), straight, atol=1e-5, rtol=1e-4)
+    torch.testing.assert_close(weights(trained), reference, atol=1e-5, rtol=1e-4)
 
 
-def test_bf16_computes_in_bfloat16_and_keeps_weights_in_float32(straight):
+def test_bf16_computes_in_bfloat16_and_keeps_weights_in_float32(reference):
     low = weights(fit("trainer.mixed_precision=bf16"))
     assert low.dtype == torch.float32
-    assert not torch.equal(low, straight)
-    torch.testing.assert_close(low, straight, atol=0.02, rtol=0.1)
+    assert not torch.equal(low, reference)
+    torch.testing.assert_close(low, reference, atol=0.02, rtol=0.1)
 
 
 def poisoned(data):
@@ -180,7 +181,7 @@ def test_non_finite_loss_stops_training_and_names_the_sigmas():
         fit(data=poisoned)
 
 
-def test_out_of_memory_error_names_what_needs_less(monkeypatch):
+def test_out_of_memory_error_names_settings_that_need_less(monkeypatch):
     def raising(*_):
         raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 20.00 MiB. GPU 0 has a total ...")
 
@@ -227,7 +228,7 @@ def test_non_finite_gradient_stops_training_and_names_the_tensors():
         ),
     ],
 )
-def test_trainer_rejects(overrides, message):
+def test_trainer_rejects_invalid_settings(overrides, message):
     with pytest.raises(ConfigError, match=message):
         build(compose(*overrides), "trainer")
 

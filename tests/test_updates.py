@@ -39,7 +39,7 @@ def train(option, steps, one_by_one):
 
 
 @pytest.mark.parametrize("option", options("optimizer"))
-def test_per_parameter_steps_equal_the_common_step_or_are_refused(option):
+def test_per_parameter_steps_equal_a_joint_step_or_are_refused(option):
     settings = {"param_dtype": "bfloat16" if option == "adamw_flash" else "float32", "rounding": "nearest"}
     if option == "prodigy":
         with pytest.raises(ConfigError, match=r"update each parameter separately, but .* Prodigy depend on each other"):
@@ -115,7 +115,7 @@ def test_stochastic_rounding_keeps_small_updates_in_bfloat16(option, backward):
         (["trainer.ema_every=0"], r"trainer\.ema_every must be an integer of 1 or more"),
     ],
 )
-def test_trainer_rejects_updates_that_do_not_go_together(overrides, message):
+def test_trainer_rejects_conflicting_update_settings(overrides, message):
     with pytest.raises(ConfigError, match=message):
         fit(*overrides)
 
