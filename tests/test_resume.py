@@ -272,7 +272,7 @@ def test_signal_stops_fit_after_the_step_with_its_state_saved(tmp_path):
 
 
 def signalled(folder, name):
-    """The second process alone hears a signal."""
+    """Only the second process receives a signal."""
     AcceleratorState._reset_state(reset_partial_state=True)
     torch.set_num_threads(1)
 
