@@ -1,10 +1,10 @@
-"""How long training stands still for a checkpoint, against torch.save of the same state, and what the spool costs.
+"""Measures how long a checkpoint pauses training, against torch.save of the same state, and the cost of the spool.
 
     .venv/bin/python scripts/bench_checkpoint.py
 
-Saves alternate with torch.save, to a file on the same disk; what counts is the median of the paired ratios. `still` is
-the time until the loop could go on, `whole` until the file and the pointer were on the disk, checksum and all. The
-first save, which takes its room in memory, is shown apart. torch.save leaves its file to the system's cache.
+Saves alternate with torch.save to a file on the same disk; the result is the median of the paired ratios. `pause` is
+the time until the loop continues, `complete` the time until file, checksum and pointer are on the disk. The first save,
+which allocates memory, is shown separately. torch.save leaves its file in the system's cache.
 """
 
 import argparse
@@ -29,39 +29,45 @@ CASES = {"mlp of the main job": (), "500 MB of state": ("model.width=1080", "mod
 
 
 def trained_step(composed) -> TrainStep:
-    """After one step, so that the optimizer has its state."""
-    network, objective, trainer = build(composed.model), build(composed.objective), build(composed.trainer)
-    train_step, data = TrainStep(trainer, objective, network, build(composed.optimizer)), build(composed.data)
+    """Makes one step, so that the optimizer has its state."""
+    network = build(composed.model)
+    objective = build(composed.objective)
+    trainer = build(composed.trainer)
+    data = build(composed.data)
+    train_step = TrainStep(trainer, objective, network, build(composed.optimizer))
     x0, cond = data.batch(0, train_step.rows_of(trainer.batch_size), trainer.batch_size)
     train_step(0, TrainingBatch(x0, cond, torch.randn_like(x0), torch.rand(len(x0), dtype=torch.float64)))
     return train_step
 
 
 def measure(composed, folder: Path, saves: int) -> None:
-    train_step, policy = trained_step(composed), build(composed.trainer).checkpoint
-    still, whole, plain = [], [], []
+    train_step = trained_step(composed)
+    policy = build(composed.trainer).checkpoint
+    pause, complete, plain = [], [], []
     with DiskCheckpointer(folder / "checkpoints", policy, {"config": {}}, None) as ours:
         ours.resume({"loop": train_step})
         for step in range(1, saves + 2):
             began = time.perf_counter()
             ours._save(step)
-            still.append(time.perf_counter() - began)
+            pause.append(time.perf_counter() - began)
             ours._writer.wait()
-            whole.append(time.perf_counter() - began)
+            complete.append(time.perf_counter() - began)
             began = time.perf_counter()
             torch.save(train_step.state(), folder / "plain.pt")
             plain.append(time.perf_counter() - began)
-    size, other = file_of(folder / "checkpoints", saves + 1).stat().st_size, os.path.getsize(folder / "plain.pt")
-    ratios = [one / two for one, two in zip(still[1:], plain[1:], strict=True)]
+
+    size = file_of(folder / "checkpoints", saves + 1).stat().st_size
+    plain_size = os.path.getsize(folder / "plain.pt")
+    ratios = [ours / theirs for ours, theirs in zip(pause[1:], plain[1:], strict=True)]
     low, middle, high = statistics.quantiles(ratios, n=4)
-    seconds = {"still": still[1:], "whole": whole[1:], "torch.save": plain[1:]}
+    seconds = {"pause": pause[1:], "complete": complete[1:], "torch.save": plain[1:]}
     times = ", ".join(f"{name} {statistics.median(values) * 1e3:.1f} ms" for name, values in seconds.items())
-    print(f"  still / torch.save {middle:.3f} (quartiles {low:.3f} to {high:.3f}); first save {still[0] * 1e3:.1f} ms")
-    print(f"  {times}; {size / 1e6:,.2f} MB written, torch.save {other / 1e6:,.2f} MB", flush=True)
+    print(f"  pause / torch.save {middle:.3f} (quartiles {low:.3f} to {high:.3f}); first save {pause[0] * 1e3:.1f} ms")
+    print(f"  {times}; {size / 1e6:,.2f} MB written, torch.save {plain_size / 1e6:,.2f} MB", flush=True)
 
 
 def measure_spool(folder: Path) -> None:
-    """Of 1,000 calls with one metric each, and of 250 with four, as the monitor makes them."""
+    """Measures 1,000 calls with one metric each, and 250 with four, as the monitor makes them."""
     spool = Spool(folder / "tracking")
     for calls, names in ((1000, ["train/loss"]), (250, ["train/loss", "train/grad_norm", "train/lr", "train/rate"])):
         began = time.perf_counter()

@@ -1,10 +1,10 @@
-"""A sweep against its training only, and against as many processes of its own.
+"""Compares a sweep with bare training loops, and with separate processes for the same runs.
 
     .venv/bin/python scripts/bench_sweep.py
 
-Twelve short runs of the main job, which differ in their seeds. The bare loop is bench_trainer.py's: same network,
-batches and optimizer, nothing else. The sweep is timed from its command to its end: imports, validation, samples, their
-quality, MLflow on SQLite, and the comparison. Three sweeps leave out one after another what is not training.
+The sweep has twelve short runs of the main job with different seeds. bench_trainer.py's bare loop has the same
+network, batches and optimizer, nothing else. The time of the sweep includes imports, validation, samples, their
+quality, MLflow on SQLite, and the comparison. Each of the three sweeps does less besides training than the one before.
 """
 
 import argparse
@@ -21,7 +21,7 @@ from ztsnr.config.registry import compose
 
 BASE = ("trainer.ema=null",)
 LEAN = (*BASE, "quality=none", "trainer.validate_every=100000", "trainer.sample_every=100000", "samples.steps=1")
-SWEEPS = {"the whole sweep": BASE, "without quality": (*BASE, "quality=none"), "training and tracking": LEAN}
+SWEEPS = {"complete sweep": BASE, "without quality": (*BASE, "quality=none"), "training and tracking": LEAN}
 
 
 def seconds_of(words: list[str]) -> float:
@@ -33,7 +33,7 @@ def seconds_of(words: list[str]) -> float:
 
 
 def bare_seconds(runs: int, steps: str) -> float:
-    """The last `runs` of one more, whose first warms up what all of them share."""
+    """Seconds of `runs` loops, after another one to warm up."""
     for number in range(runs + 1):
         if number == 1:
             began = time.perf_counter()
@@ -46,16 +46,16 @@ def main() -> None:
     arguments = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     arguments.add_argument("--steps", type=int, default=500)
     arguments.add_argument("--runs", type=int, default=12)
-    given = arguments.parse_args()
-    steps = f"trainer.steps={given.steps}"
+    options = arguments.parse_args()
+    steps = f"trainer.steps={options.steps}"
     print(f"torch {torch.__version__}, {torch.get_num_threads()} threads, {platform.machine()}, {DEVICE}")
-    bare = bare_seconds(given.runs, steps)
-    print(f"{given.runs} bare loops of {given.steps} steps: {bare:.1f} s")
+    bare = bare_seconds(options.runs, steps)
+    print(f"{options.runs} bare loops of {options.steps} steps: {bare:.1f} s")
     for name, words in SWEEPS.items():
-        swept = seconds_of(["-m", f"seed=range(0,{given.runs})", steps, *words])
-        print(f"{name}: {swept:.1f} s, {swept / bare:.3f} of the bare loops")
-    apart = sum(seconds_of([f"seed={seed}", steps, *BASE]) for seed in range(given.runs))
-    print(f"{given.runs} processes: {apart:.1f} s, {apart / bare:.3f} of the bare loops")
+        sweep_seconds = seconds_of(["-m", f"seed=range(0,{options.runs})", steps, *words])
+        print(f"{name}: {sweep_seconds:.1f} s, {sweep_seconds / bare:.3f} of the bare loops")
+    separate = sum(seconds_of([f"seed={seed}", steps, *BASE]) for seed in range(options.runs))
+    print(f"{options.runs} processes: {separate:.1f} s, {separate / bare:.3f} of the bare loops")
 
 
 if __name__ == "__main__":

@@ -1,10 +1,10 @@
-"""The trainer's step against a bare loop: same network, batches, optimizer and clipping, without tracking or a bar.
+"""Compares the trainer's step with a bare loop of the same network, batches, optimizer and clipping.
 
     .venv/bin/python scripts/bench_trainer.py
 
-They alternate step by step in one process; what counts is the median of the paired ratios, trainer / bare. The trainer
-runs as in the main job: MLflow on SQLite, progress bar, draws, finite checks. EMA is off in both. The bare loop's
-batches and noise lie ready in memory, so that the ratio holds the cost of drawing them as well.
+They alternate step by step in one process; the result is the median of the paired ratios, trainer / bare. The trainer
+runs as in the main job: MLflow on SQLite, progress bar, random draws, finite checks. EMA is off in both. The bare
+loop's batches and noise are in memory, so the ratio includes the cost of drawing them.
 """
 
 import argparse
@@ -35,7 +35,7 @@ DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
 
 
 def bare_steps(composed) -> Iterator[None]:
-    """A loop that trains v on the zero-terminal table and does nothing else; one step at each next()."""
+    """Trains v on the zero-terminal table and nothing else, one step for each next()."""
     torch.manual_seed(0)
     network, objective, data = (build(composed[name]) for name in ("model", "objective", "data"))
     network.to(DEVICE).train()
@@ -61,7 +61,7 @@ def bare_steps(composed) -> Iterator[None]:
 
 
 class Alternating(RunMonitor):
-    """Lets the bare loop make a step after each of the trainer's, and times both."""
+    """Runs a step of the bare loop after each step of the trainer, and times both."""
 
     def alternate(self, bare: Iterator[None]) -> None:
         self.bare, self.pairs, self.resumed = bare, [], time.perf_counter()

@@ -1,9 +1,9 @@
-"""Damages checkpoint files at random and reads them: nothing but CheckpointError may come out.
+"""Damages checkpoint files at random and reads them. Reading may raise only CheckpointError.
 
     .venv/bin/python scripts/fuzz_checkpoint.py --files 10000
 
 Half are a final.safetensors, whose weights are loaded into the network; half are training states, which are resumed.
-Of each, half are damaged files, and half forged ones, whose checksums are right. What is still whole may load.
+Half of each kind are damaged, and half are forged with valid checksums. A file may load if its content is still valid.
 """
 
 import argparse
@@ -44,7 +44,7 @@ def trained() -> tuple[nn.Module, torch.optim.Optimizer, list[dict]]:
 
 
 def write_both(folder: Path) -> dict[str, bytes]:
-    """A small sound file of each kind."""
+    """A small valid file of each kind."""
     net, optimizer, begun = trained()
     final, state = folder / "final.safetensors", folder / "state.safetensors"
     save_checkpoint(final, {"raw": net, "ema": network()}, CONFIG, 7, score=0.25, facts={"mean": [0.5, 1.0]})
@@ -54,7 +54,7 @@ def write_both(folder: Path) -> dict[str, bytes]:
 
 
 class Forged(nn.Module):
-    """Says that its state is what it is given."""
+    """A module with an arbitrary state."""
 
     def __init__(self, state: dict):
         super().__init__()
@@ -65,7 +65,7 @@ class Forged(nn.Module):
 
 
 def other_tensors(tensors: dict, draw: random.Random) -> dict:
-    """One of them of another type or shape, or gone, or under another name."""
+    """Changes the type, shape or name of one tensor, or removes it."""
     name = draw.choice(sorted(tensors))
     other = tensors[name].contiguous()
     kind = draw.choice((torch.int64, torch.bool, torch.float64, torch.bfloat16, torch.complex64, torch.float8_e4m3fn))
@@ -76,7 +76,7 @@ def other_tensors(tensors: dict, draw: random.Random) -> dict:
 
 
 def forge(kind: str, path: Path, draw: random.Random) -> None:
-    """A file with right checksums that says what no run would."""
+    """Writes a file with valid checksums and content that no run would write."""
     net, optimizer, begun = trained()
     if kind == "final":
         state = other_tensors(net.state_dict(), draw)
@@ -144,7 +144,7 @@ def _length(content: bytes, draw: random.Random) -> bytes:
 
 
 def _header(content: bytes, change: Callable[[str], str]) -> bytes:
-    """With the header changed and its length put right, so that the damage is met behind the first check."""
+    """Changes the header and corrects its length, so that the damage passes the first check."""
     size = int.from_bytes(content[:8], "little")
     header = change(content[8 : 8 + size].decode("utf-8", "surrogateescape")).encode("utf-8", "surrogateescape")
     return len(header).to_bytes(8, "little") + header + content[8 + size :]
@@ -176,7 +176,7 @@ def _type(content: bytes, draw: random.Random) -> bytes:
 
 
 def _metadata(content: bytes, draw: random.Random) -> bytes:
-    """Another text in place of one that the file says of itself, in a header that is sound JSON."""
+    """Replaces one text of the metadata; the header remains valid JSON."""
 
     def change(header: str) -> str:
         try:
@@ -191,7 +191,7 @@ def _metadata(content: bytes, draw: random.Random) -> bytes:
 
 
 def fuzz(folder: Path, files: int, seed: int) -> Iterator[str]:
-    """What became of each file: '' where it loaded, else the message without names and numbers."""
+    """Yields '' for a file that loaded, otherwise the error message without names and numbers."""
     draw, sound = random.Random(seed), write_both(folder)
     path = folder / "damaged.safetensors"
     for number in range(files):
@@ -208,7 +208,7 @@ def fuzz(folder: Path, files: int, seed: int) -> Iterator[str]:
         except BaseException:
             kept = Path(f"fuzz_{seed}_{number}.safetensors").absolute()
             kept.write_bytes(path.read_bytes())
-            print(f"{kept} is a file that is not refused as it should be")
+            print(f"{kept} did not raise CheckpointError")
             raise
 
 

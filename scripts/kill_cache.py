@@ -1,10 +1,10 @@
-"""Kills ztsnr.cache at random moments, as kill -9 does, and starts it again until it ends: are its files the same?
+"""Kills ztsnr.cache at random moments and restarts it until it finishes; the cache must equal an uninterrupted one.
 
     .venv/bin/python scripts/kill_cache.py FOLDER TINY --kills 20    # of make_photo_folder.py and make_tiny_sdxl.py
 
-Each attempt is the command as it is, forked from this process so that its start takes no seconds, with shards of some
-images each. At every other cache two processes work at once, of which one is killed. A cache that is whole is held
-against one that was made in peace, and another begins, until there were so many kills. It says where they struck.
+Each attempt runs the command with small shards, forked from this process to save its start-up time. Every other cache
+has two processes, of which one is killed. The script compares each complete cache with an uninterrupted one and begins
+the next, until it has made all its kills. It prints what the kills interrupted.
 """
 
 import argparse
@@ -16,7 +16,7 @@ import tempfile
 import time
 from pathlib import Path
 
-from diffusers import AutoencoderKL  # here, as what is below, so that no child has to
+from diffusers import AutoencoderKL  # this and the imports below save each child the time
 from kill_runs import end_of, start
 from transformers import CLIPTextModel, CLIPTextModelWithProjection, CLIPTokenizer
 
@@ -24,19 +24,22 @@ import ztsnr.cache
 import ztsnr.caching.latents
 
 SMALL_SHARD = 2**15
-"""Bytes, of two to eight images here."""
+"""Bytes; a shard then has two to eight images."""
 LOADED = (AutoencoderKL, CLIPTextModel, CLIPTextModelWithProjection, CLIPTokenizer)
-"""What the command asks its libraries for late."""
+"""Classes that the command imports lazily."""
 
 
 def files(cache: Path) -> dict[str, bytes]:
-    """All that a training reads of the cache, by name."""
-    found = (path for kind in ("latents", "texts", "index") for path in (cache / kind).iterdir())
-    return {str(path.relative_to(cache)): path.read_bytes() for path in found}
+    """Name -> content of the files that training reads."""
+    contents = {}
+    for kind in ("latents", "texts", "index"):
+        for path in (cache / kind).iterdir():
+            contents[str(path.relative_to(cache))] = path.read_bytes()
+    return contents
 
 
 def where(cache: Path) -> str:
-    """What a kill left, for the list of what was struck."""
+    """Which stage a kill interrupted, by the files that it left."""
     if half := next(cache.glob("*/.*"), None):
         return f"while a file of {half.parent.name} was written"
     if list(cache.glob("index/*")):
@@ -46,7 +49,7 @@ def where(cache: Path) -> str:
 
 
 def survive(command: list[str], folder: Path, kills: int, seed: int) -> collections.Counter:
-    """Where the kills struck. Raises AssertionError for a cache that ends other than one that was made in peace."""
+    """Counts kills by the stage that they interrupted. Raises AssertionError if a cache differs from the reference."""
     draw, struck, caches = random.Random(seed), collections.Counter(), 0
 
     def begin(name: str) -> int:
@@ -56,7 +59,7 @@ def survive(command: list[str], folder: Path, kills: int, seed: int) -> collecti
     assert end_of(begin("peace")) == 0, (folder / "peace" / "output.log").read_text()
     length, wanted = time.monotonic() - began, files(folder / "peace" / "cache")
     shards = collections.Counter(name.split("/")[0] for name in wanted)
-    print(f"made in peace in {length:.1f} s: {dict(shards)} files", flush=True)
+    print(f"uninterrupted in {length:.1f} s: {dict(shards)} files", flush=True)
     while struck.total() < kills:
         name, attempts, codes = f"cache{caches}", 0, [-1]
         while any(codes):
@@ -71,7 +74,7 @@ def survive(command: list[str], folder: Path, kills: int, seed: int) -> collecti
             assert set(codes) <= {0, -signal.SIGKILL}, (folder / name / "output.log").read_text()
         found = files(folder / name / "cache")
         other = {file for file in found.keys() | wanted.keys() if found.get(file) != wanted.get(file)}
-        assert not other, f"{name} is another: {sorted(other)}"
+        assert not other, f"{name} differs in {sorted(other)}"
         print(f"{name}: {attempts} attempts of {1 + caches % 2} processes, the same files", flush=True)
         caches += 1
     return struck

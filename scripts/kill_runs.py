@@ -1,10 +1,10 @@
-"""Kills a short run at random moments, as kill -9 does, and starts it again until it ends: the same weights and record?
+"""Kills a short run at random moments and restarts it until it finishes; weights and record must equal a straight run.
 
     .venv/bin/python scripts/kill_runs.py --kills 50
 
-Each attempt is a process of its own, forked from this one so that its start takes no seconds, which runs the training
-command as it is: MLflow on SQLite, a checkpoint after every step. A run that reaches its end is compared with one that
-was never killed, and another begins, until there were so many kills. It says where they struck.
+Each attempt runs the training command in a process, forked from this one to save its start-up time: MLflow on SQLite,
+a checkpoint after every step. The script compares each finished run with one that was never killed and begins the next,
+until it has made all its kills. It prints what the kills interrupted.
 """
 
 import argparse
@@ -30,7 +30,7 @@ from ztsnr.io.tensors import checksum, open_tensors
 from ztsnr.tracking.store import make_client
 
 for module in ("training.trainer", "analysis.plots", "evaluation.quality"):
-    importlib.import_module(f"ztsnr.{module}")  # here, so that no child has to
+    importlib.import_module(f"ztsnr.{module}")  # saves each child the time
 for module in ("sklearn.datasets", "scipy.stats", "torch._dynamo", "mlflow.store.tracking.sqlalchemy_store"):
     importlib.import_module(module)
 
@@ -40,7 +40,7 @@ CHANGING = ("train/samples_per_second", "usage/train_seconds", "usage/peak_memor
 
 
 def start(folder: Path, *arguments: str, program: Callable[[], None] = ztsnr.train.main) -> int:
-    """A command in a process of its own, which stands in `folder` and writes output.log there; its process id."""
+    """Runs a command in a new process in `folder`, where it writes output.log. Returns the process id."""
     folder.mkdir(parents=True, exist_ok=True)
     log = open(folder / "output.log", "a", buffering=1)  # noqa: SIM115 (it is the child's)
     pid = os.fork()
@@ -66,19 +66,19 @@ def start(folder: Path, *arguments: str, program: Callable[[], None] = ztsnr.tra
 
 
 def end_of(pid: int) -> int:
-    """Waits for a process; its exit code, or minus the signal that ended it."""
+    """Waits for a process. Returns its exit code, or minus the signal that ended it."""
     return os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
 
 
 def content(folder: Path) -> tuple[dict, str]:
-    """All that final.safetensors says, but for the order in which it does."""
+    """Metadata and a checksum of the tensors of final.safetensors, whatever their order in the file."""
     with open_tensors(folder / "final.safetensors") as file:
         tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (it is not iterable)
         return file.metadata(), checksum(tensors)
 
 
 def record(folder: Path, run: Path) -> dict[str, object]:
-    """What the store in `folder` holds of a run: its status, and each metric's steps and values in order."""
+    """A run's record in the store in `folder`: status, number of images, and each metric's steps and values."""
     client = make_client(f"sqlite:///{folder / 'mlflow.db'}")
     found = client.get_run(json.loads((run / "tracking" / "delivered.json").read_text())["run_id"])
     kept = {
@@ -91,7 +91,7 @@ def record(folder: Path, run: Path) -> dict[str, object]:
 
 
 def where(folder: Path) -> str:
-    """What a kill left, for the list of what was struck."""
+    """Which stage a kill interrupted, by the files that it left."""
     if (folder / "final.safetensors").exists():
         return "after final.safetensors"
     checkpoints = folder / "checkpoints"
@@ -103,7 +103,7 @@ def where(folder: Path) -> str:
 
 
 def survive(folder: Path, kills: int, seed: int) -> collections.Counter:
-    """Where the kills struck. Raises AssertionError for a run that ends other than one that was never killed."""
+    """Counts kills by the stage that they interrupted. Raises AssertionError if a run differs from the straight one."""
     draw, struck, runs = random.Random(seed), collections.Counter(), 1
     straight, began = folder / "straight", time.monotonic()
     command = (*SHORT, f"tracking.folder={folder}", "hydra.run.dir=.")

@@ -56,7 +56,7 @@ def to_image(pixels: np.ndarray) -> Image.Image:
 
 
 def write_images(folder: Path, crops: int) -> None:
-    """An image in each format in turn; captions in text files, in a table, or both for one image."""
+    """Writes images in each format in turn, with captions in text files or in a table."""
     rows, draw = [], np.random.default_rng(0)
     for number, (name, pixels) in enumerate(photographs().items()):
         photograph, caption = to_image(pixels), CAPTIONS.get(name, f"photograph, {name}")
@@ -81,14 +81,14 @@ def subfolder(folder: Path, caption: str) -> Path:
 
 
 def part(image: Image.Image, draw: np.random.Generator) -> Image.Image:
-    """A random part of at least half of each side."""
+    """A random crop with at least half of each side."""
     width, height = (int(side * draw.uniform(0.5, 1)) for side in image.size)
     left, top = draw.integers(image.width - width + 1), draw.integers(image.height - height + 1)
     return image.crop((left, top, left + width, top + height))
 
 
 def write_odd(folder: Path) -> None:
-    """Images of unusual kinds: turned by EXIF, four inks, 16 bits, a palette, an animation."""
+    """Writes unusual images: EXIF orientation, CMYK, 16 bits, a palette, an animation."""
     from skimage import data
 
     cat = Image.fromarray(data.cat())
@@ -125,7 +125,7 @@ def write_broken(folder: Path) -> None:
 
 
 def bomb(width: int, height: int) -> bytes:
-    """A small PNG that claims to be large and is, when decoded."""
+    """A small PNG file that decodes to a large image."""
 
     def chunk(kind: bytes, body: bytes) -> bytes:
         return struct.pack(">I", len(body)) + kind + body + struct.pack(">I", zlib.crc32(kind + body))

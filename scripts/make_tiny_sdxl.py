@@ -1,10 +1,10 @@
-"""Writes a diffusers folder with SDXL's architecture, tiny and with random weights: offline, in seconds.
+"""Writes a tiny SDXL with random weights as a diffusers folder or single file, offline, in seconds.
 
     .venv/bin/python scripts/make_tiny_sdxl.py FOLDER [--seed 0]
     .venv/bin/python scripts/make_tiny_sdxl.py FILE.safetensors --single-file   # tokenizers go beside it
 
-It goes through the same code as the real one, in tests, docs and CI. UNet 3.1 M parameters, VAE 1.0 M, two text
-encoders of 3 layers, tokenizers of single bytes. Images are multiples of 16 pixels.
+Tests, docs and CI use it in place of the real model, with the same code. The U-Net has 3.1 M parameters, the VAE 1.0 M,
+the two text encoders 3 layers each; the tokenizers have single bytes. Sides of images are multiples of 16 pixels.
 """
 
 import argparse
@@ -21,7 +21,7 @@ from ztsnr.models.architectures import serialisable_config
 from ztsnr.models.parts import plain_state
 
 TEXT, TEXT_2, TIME = 32, 64, 8
-"""Widths of the encoders' states, unequal, since readers of single files tell them apart so; and of a time id's."""
+"""Widths of the encoders' states and of a time id. Readers of single files distinguish the encoders by their width."""
 START, END = "<|startoftext|>", "<|endoftext|>"
 
 
@@ -55,7 +55,7 @@ def make_vae() -> AutoencoderKL:
 
 
 def vocabulary() -> dict[str, int]:
-    """Every byte, inside a word and at its end, as CLIP writes bytes; the markers come last, as there."""
+    """All bytes in CLIP's notation, inside a word and at its end, then the two markers, in CLIP's order."""
     printed = [*range(33, 127), *range(161, 173), *range(174, 256)]
     characters = [chr(byte) for byte in printed] + [chr(256 + i) for i in range(256 - len(printed))]
     words = [*characters, *(character + "</w>" for character in characters), START, END]

@@ -1,4 +1,4 @@
-"""The table of options in conf/README.md, made from conf/: each file's first comment says what the option is.
+"""Generates the table of options in conf/README.md from the first comment of each file in conf/.
 
 .venv/bin/python scripts/options_table.py           # prints it
 .venv/bin/python scripts/options_table.py --write   # puts it into conf/README.md
@@ -53,7 +53,7 @@ def options_table(conf: Path) -> str:
 
 
 def first_comment(file: Path) -> str:
-    """The lines of the comment that a file begins with, as one."""
+    """The comment at the beginning of a file, as one line."""
     lines = []
     for line in file.read_text(encoding="utf-8").splitlines():
         if line.startswith("# @package"):
