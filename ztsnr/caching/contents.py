@@ -1,4 +1,4 @@
-"""What an index says of images that are all encoded: where each is, how often, and the latents' mean and std."""
+"""The contents of an index: location and repetitions of each encoded image, and the latents' mean and std."""
 
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -19,7 +19,7 @@ from ztsnr.io.tensors import open_tensors
 
 @dataclass(frozen=True)
 class Locations:
-    """Where keys are: paths of shards below the cache, and for each key the shard's number and the row."""
+    """Locations of keys: paths of shards below the cache, and each key's shard number and row."""
 
     paths: list[str]
     shard: np.ndarray
@@ -48,26 +48,26 @@ class Moments:
 
     @property
     def pooled(self) -> "Moments":
-        """Of all channels taken together, (1,)."""
+        """The moments over all channels, (1,)."""
         parts = zip(self.mean[:, None], self.distance[:, None], strict=True)
         return merged([Moments(self.count, mean, distance) for mean, distance in parts])
 
 
 @dataclass(frozen=True)
 class IndexContents:
-    """Lists are parallel to the images; what is left out has no views and no texts."""
+    """Lists have an entry for each image. An excluded image has no views and no texts."""
 
     images: list[CatalogueEntry]
     plan: Plan
     held_out: np.ndarray
     latents: EncodedViews
     masks: EncodedViews | None
-    """None where no image has a mask."""
+    """None if no image has a mask."""
     texts: EncodedTexts
 
     @cached_property
     def samples(self) -> np.ndarray:
-        """(M,) int64: images by bucket, the trained ones first and as often as repeated; by content within."""
+        """(M,) int64: images sorted by bucket, then training before held out, then by content; with repeats."""
         used = np.flatnonzero(self.plan.fate == USED).tolist()
         names = [(image.digest, image.file.name) for image in self.images]
         used.sort(key=lambda i: (self.plan.bucket[i], self.held_out[i], names[i]))
@@ -76,22 +76,22 @@ class IndexContents:
 
     @cached_property
     def view_locations(self) -> Locations:
-        """Of the samples' views, one sample after the other."""
+        """Locations of the samples' views, sample by sample."""
         return self._locations_of_views(self.latents)
 
     @cached_property
     def mask_locations(self) -> Locations:
-        """Of the views' masks, in the same order; there are none where all of every image is trained."""
+        """Locations of the views' masks, in the same order; empty if no image has a mask."""
         return Locations.of([], {}) if self.masks is None else self._locations_of_views(self.masks)
 
     @cached_property
     def text_locations(self) -> Locations:
-        """Of each text once, the empty one first."""
+        """Locations of the distinct texts, the empty one first."""
         return Locations.of(self._text_numbers, self.texts.known)
 
     @cached_property
     def counts(self) -> np.ndarray:
-        """(K, 2): samples of each bucket to train on and held out."""
+        """(K, 2): training and held-out samples of each bucket."""
         counts = np.zeros((len(self.plan.sizes), 2), dtype=np.int64)
         np.add.at(counts, (self.plan.bucket[self.samples], self.held_out[self.samples].astype(int)), 1)
         return counts
@@ -103,7 +103,7 @@ class IndexContents:
         return np.bincount(trained, minlength=len(self.images))
 
     def arrays(self, weights: np.ndarray) -> dict[str, Tensor]:
-        """See Index. weights (N,) are the images' own."""
+        """The arrays of an Index. weights: of the images, (N,)."""
         samples = self.samples
         text_counts = np.array([len(self.texts.keys[i]) for i in samples], dtype=np.int32)
         text_numbers = [self._text_numbers[key] for i in samples for key in self.texts.keys[i]]
@@ -128,7 +128,7 @@ class IndexContents:
         return {name: torch.from_numpy(array) for name, array in arrays.items()}
 
     def moments(self, cache: Path) -> Moments:
-        """Of the latents that are trained on, as often as they are."""
+        """The moments of the training latents, with repeats."""
         times: dict[str, dict[int, int]] = {}
         for i in self.samples[~self.held_out[self.samples]]:
             for request in self.latents.requests[i]:
@@ -149,7 +149,7 @@ class IndexContents:
 
 
 def _moments_of_shard(path: Path, times: dict[int, int]) -> Moments:
-    """Of its rows, each as many times."""
+    """The moments of a shard's rows, each as often as in `times`."""
     rows = torch.tensor(sorted(times))
     count = torch.tensor([times[row] for row in rows.tolist()], dtype=torch.float64)
     with open_tensors(path) as file:

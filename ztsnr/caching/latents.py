@@ -1,4 +1,4 @@
-"""Images through the VAE."""
+"""Encodes views of images with the VAE."""
 
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import nullcontext
@@ -23,24 +23,24 @@ from ztsnr.io.console import Progress
 from ztsnr.models.source import Source
 
 SHARD_BYTES = 2**27
-"""About the size of a shard, which is what a killed process has to do again."""
+"""Approximate size of a shard: a killed process loses at most this much work."""
 
 
 @dataclass(frozen=True, slots=True)
 class EncodeRequest:
-    """A view of an image, or of its mask, that is to be encoded."""
+    """A view of an image, or of its mask, to encode."""
 
     image: CatalogueEntry
     view: View
     key: bytes
     group: str
-    """The view's size: all of one shard have one."""
+    """The view's size, the same for all rows of a shard."""
 
 
 @dataclass(frozen=True)
 class EncodedViews:
     requests: list[list[EncodeRequest]]
-    """Parallel to the images: each one's views; none of an image that is left out."""
+    """The views of each image; none for an excluded image."""
     known: Keys
 
 
@@ -74,7 +74,7 @@ def views_of_image(
         return []
     requests = []
     for crop in range(settings.crops):
-        # The first shows the middle, the others are where the content's digest says.
+        # The first crop is the centre; the image's digest chooses the others.
         position = (0.5, 0.5)
         if crop > 0:
             down, right = torch.rand(2, generator=generator(0, f"crop {image.digest.hex()}", crop)).tolist()
@@ -88,7 +88,7 @@ def views_of_image(
 
 
 def encoding_key(encoding: Encoding, size: tuple[int, int]) -> tuple:
-    """What a latent of this size depends on of the settings."""
+    """The settings that a latent of this size depends on."""
     tile = encoding.tile if encoding.tile and max(size) > encoding.tile else None
     return encoding.kind, encoding.precision, encoding.dtype, tile
 
@@ -113,11 +113,11 @@ class LatentEncoder:
         self.batch_size = encoding.batch_size
         self.pool = ThreadPoolExecutor(workers)
         self.pending: dict[bytes, Future[np.ndarray]] = {}
-        """Pixels of the requests that are next, by their keys."""
+        """Pixels of the next requests, by key."""
 
     @cached_property
     def vae(self) -> Any:
-        """Loaded only where a latent is missing in the cache."""
+        """Loads the model only if the cache lacks a latent."""
         vae = cast("Any", self.model.vae())  # of its tiling, diffusers declares no types
         vae.to(local_device())
         if self.encoding.tile:
@@ -153,7 +153,7 @@ class LatentEncoder:
         if not is_finite.all():
             posterior[~is_finite] = self.posterior(x[~is_finite], "float32")
 
-        # what is stored of the distribution
+        # the stored latent
         mean, logvar = posterior.chunk(2, 1)
         variance = logvar.exp()
         if self.encoding.kind == "draw":
@@ -166,7 +166,7 @@ class LatentEncoder:
         stored = latent.to(getattr(torch, self.encoding.dtype)).cpu()
         self._require_finite(stored, requests)
 
-        # the moments of what training sees
+        # the moments of the latents in training
         means, distances = moments_of(mean)
         if self.encoding.kind == "distribution":
             distances = distances + variance.double().flatten(2).sum(2)
@@ -191,12 +191,12 @@ class LatentEncoder:
 
 
 def moments_of(x: Tensor) -> tuple[Tensor, Tensor]:
-    """x (N, C, ...) -> each entry's mean and sum of squared distances, (N, C) float64 both."""
+    """x (N, C, ...) -> mean and sum of squared distances of each channel, both (N, C) float64."""
     flat = x.double().flatten(2)
     mean = flat.mean(2)
     return mean, (flat - mean[..., None]).square().sum(2)
 
 
 def all_finite(x: Tensor) -> Tensor:
-    """(N,) bool: which entries are finite throughout."""
+    """(N,) bool: whether all values of an entry are finite."""
     return torch.isfinite(x).flatten(1).all(1)

@@ -1,4 +1,4 @@
-"""Masks of the images' views, at the resolution of latents."""
+"""Encodes the masks of the images' views, at the resolution of latents."""
 
 from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor

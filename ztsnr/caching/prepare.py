@@ -1,4 +1,4 @@
-"""From images on the disk to an index: what is missing in the cache is encoded, nothing else."""
+"""Fills a cache from images on the disk: encodes only missing entries, then writes the index."""
 
 import json
 import sys
@@ -27,10 +27,10 @@ from ztsnr.models.pretrained import find_source
 
 @dataclass(frozen=True, kw_only=True)
 class ImageSource(CacheSettings):
-    """A data set of images that are somewhere else, in a cache that `prepare` fills."""
+    """A data set of captioned images; `prepare` fills its cache."""
 
     def listing(self) -> Iterator[ImageFile]:
-        """The images."""
+        """Yields the images."""
         raise NotImplementedError
 
     def prepare(self) -> None:
@@ -44,11 +44,11 @@ class ImageSource(CacheSettings):
 
 
 def write_cache(source: ImageSource, progress: Progress) -> None:
-    """Everything that these settings need, and their index. Raises BadImage, CacheError, ConfigError."""
+    """Encodes all missing entries and writes the index. Raises BadImage, CacheError, ConfigError."""
     catalogue = inspect_images(source, progress)
     plan, held_out = plan_with_validation(catalogue, source)
 
-    # what the entries of the cache depend on
+    # the settings that the cache's entries depend on
     model = find_source(source.pretrained)
     vae_config = model.config("vae")
     text_encoders = model.text_encoders if source.train_text is None else ()
@@ -77,7 +77,7 @@ def inspect_images(source: ImageSource, progress: Progress) -> Catalogue:
 
 
 def plan_with_validation(catalogue: Catalogue, settings: CacheSettings) -> tuple[Plan, np.ndarray]:
-    """Buckets, and which images are held out, (N,) bool: at least one, or ConfigError is raised with the reasons."""
+    """The plan, and the held-out images, (N,) bool. Raises ConfigError if none is left to train on or to hold out."""
     if not catalogue.images:
         skipped = first_lines(catalogue.skipped)
         raise ConfigError(f"data.root={settings.root} contains no image that can be used.\n{skipped}")
@@ -88,7 +88,7 @@ def plan_with_validation(catalogue: Catalogue, settings: CacheSettings) -> tuple
     plan = plan_images(catalogue.images, held_out, settings)
     is_used = plan.fate == USED
 
-    # of few images, chance may hold out none
+    # with few images, none may fall below the share
     if settings.held_out * is_used.sum() >= 0.5 and not (is_used & held_out).any():
         held_out[np.where(is_used, fractions, np.inf).argmin()] = True
         plan = plan_images(catalogue.images, held_out, settings)
@@ -118,7 +118,7 @@ def plan_images(images: list[CatalogueEntry], held_out: np.ndarray, settings: Ca
 def write_index(
     catalogue: Catalogue, contents: IndexContents, settings: CacheSettings, *, scaling_factor: float
 ) -> None:
-    """And beside it the list of images that are left out."""
+    """Writes the index, and the list of excluded images beside it."""
     weights, rarity_report = sample_weights(contents, settings)
     facts = index_facts(catalogue, contents, settings, scaling_factor)
     facts["report"] += rarity_report
@@ -163,7 +163,7 @@ def index_facts(
 
 
 def sample_weights(contents: IndexContents, settings: CacheSettings) -> tuple[np.ndarray, str]:
-    """Each image's, of its folder and its tags' rarity (N,), and a report of them."""
+    """The images' weights (N,) by folder and rarity of tags, and a report of them."""
     files = [image.file for image in contents.images]
     weights = np.array([file.folder.weight for file in files])
     if not settings.rarity.strength:

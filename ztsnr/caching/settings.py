@@ -1,4 +1,4 @@
-"""The settings that making a cache needs, besides those that training reads."""
+"""The settings for filling a cache, in addition to those for reading it."""
 
 import os
 from collections.abc import Mapping
@@ -60,7 +60,7 @@ PLAIN_FOLDER = FolderOptions(path="*")
 
 
 def folder_options(entries: list[Any]) -> list[FolderOptions]:
-    """The config's entries, each with a path and what differs from a plain folder. Raises ConfigError."""
+    """Builds the config's entries, each with a path and some options. Raises ConfigError."""
     names = {field.name for field in fields(FolderOptions)}
     options = []
     for entry in entries:
@@ -122,7 +122,7 @@ class CacheSettings(CachedImages):
         return folder_options(self.folders)
 
     def identity(self) -> tuple:
-        """What says which images these are."""
+        """Identifies the images."""
         raise NotImplementedError
 
     @property

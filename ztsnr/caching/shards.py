@@ -26,16 +26,16 @@ CACHE_FORMAT = 2
 """Of shards and indices, and of the code that decodes and encodes. Raising it encodes everything again."""
 KEY_BYTES = 16
 GROW_AFTER = 16
-"""Batches that fitted into memory after which a size that was halved is doubled again."""
+"""A halved batch size is doubled after this many successful batches."""
 Keys = dict[bytes, tuple[str, int]]
-"""Key -> shard (path below the cache) and row."""
+"""Key -> shard, as a path below the cache, and row."""
 
 
 # Keys ----------------------------------------------------------------------------------------------------------------
 
 
 class KeyText(str):
-    """A text that is part of a key as it is, without quotes."""
+    """A text that enters a key without quotes."""
 
     __repr__ = str.__str__
 
@@ -54,11 +54,11 @@ def hashed(*parts: object) -> bytes:
 
 
 class Entry(Protocol):
-    """What is to be encoded."""
+    """An entry to encode."""
 
     @property
     def group(self) -> str:
-        """Entries of one shard have one group."""
+        """All entries of a shard have the same group."""
         ...
 
 
@@ -66,12 +66,12 @@ class Encoder(Protocol):
     """Encodes entries of one kind."""
 
     kind: str
-    """The folder of its shards."""
+    """Folder of the shards."""
     label: str
     unit: str
-    """Of what its progress counts."""
+    """Unit of the progress bar."""
     batch_size: int
-    """Entries that are encoded at once, at most."""
+    """Largest number of entries in a batch."""
 
     def encode(self, batch: list[Any], upcoming: list[Any]) -> Mapping[str, Tensor]:
         """Entries of one group -> tensors with as many rows. `upcoming` are likely to follow, and may be read ahead."""
@@ -79,7 +79,7 @@ class Encoder(Protocol):
 
 
 class AdaptiveBatches:
-    """Batches of at most `largest` entries, halved where memory does not suffice, and grown back."""
+    """Batches of at most `largest` entries. Halves the size when memory runs out, and doubles it later."""
 
     def __init__(self, largest: int) -> None:
         self.largest = largest
@@ -140,13 +140,13 @@ class ShardStore:
         return self.cache / self.kind
 
     def keys(self) -> Keys:
-        """Where each entry is; of one that is there twice, the first."""
+        """The location of each entry; the first, if it occurs twice."""
         known: Keys = {}
         self._read_new(known, set())
         return known
 
     def _read_new(self, known: Keys, read: set[str]) -> None:
-        """Adds the entries of shards that were not read yet."""
+        """Adds the entries of new shards."""
         for path in sorted(self.folder.glob("*.safetensors")):
             if path.name not in read:
                 read.add(path.name)
@@ -171,7 +171,7 @@ class ShardStore:
                 for name, keys in units.items():
                     try:
                         with self.lock(name).acquire(timeout=0):
-                            self._read_new(known, read)  # others may have written meanwhile
+                            self._read_new(known, read)  # other processes may have written shards
                             if missing := [key for key in keys if key not in known]:
                                 tensors = batches.map([wanted[key] for key in missing], encoder.encode, report)
                                 self._write(name, missing, tensors)
@@ -185,7 +185,7 @@ class ShardStore:
         return known
 
     def delete_unfinished(self) -> None:
-        """Deletes what killed processes left half written."""
+        """Deletes unfinished files of killed processes."""
         for path in self.folder.glob(".*.safetensors.*"):
             try:
                 with self.lock(path.name[1:].partition(".")[0]).acquire(timeout=0):
@@ -194,7 +194,7 @@ class ShardStore:
                 continue  # its writer is alive
 
     def lock(self, name: str) -> FileLock:
-        """To be held while the file of this name is written."""
+        """Hold this lock while writing the file of this name."""
         (self.cache / "locks").mkdir(exist_ok=True)
         return FileLock(self.cache / "locks" / f"{self.kind}-{name}.lock")
 
@@ -218,8 +218,8 @@ class ShardStore:
 
 
 def write_shard(path: Path, tensors: Mapping[str, Tensor], metadata: Mapping[str, str]) -> None:
-    """Completely or not at all. Raises CacheError."""
-    content = save(dict(tensors), dict(metadata))  # its save_file would leave a file of its own where it is killed
+    """Writes the file completely or not at all. Raises CacheError."""
+    content = save(dict(tensors), dict(metadata))  # save_file would leave a temporary file if it is killed
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         write_bytes_atomically(path, content)

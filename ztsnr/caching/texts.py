@@ -1,4 +1,4 @@
-"""Captions for a network: their embeddings, or tokens for text encoders that are trained."""
+"""Encodes captions as embeddings, or as tokens if the text encoders are trained."""
 
 from dataclasses import dataclass
 from functools import cached_property
@@ -29,7 +29,7 @@ class Text:
 @dataclass(frozen=True)
 class EncodedTexts:
     keys: list[list[bytes]]
-    """Parallel to the images: those of each one's texts; none of an image that is left out."""
+    """The keys of each image's texts; none for an excluded image."""
     empty: bytes
     """The empty text's key."""
     known: Keys
@@ -88,7 +88,7 @@ class TextEncoder:
 
     @cached_property
     def _encoders(self) -> TextEncoders:
-        """Loaded only where a text is missing in the cache."""
+        """Loads the text encoders only if the cache lacks a text."""
         return TextEncoders(self.model).to(local_device())
 
 

@@ -1,4 +1,4 @@
-"""A pretrained model in a single file, with the names that its first authors gave the tensors."""
+"""A pretrained model in a single file, with Stable Diffusion's original tensor names."""
 
 from collections.abc import Iterator
 from pathlib import Path
@@ -22,7 +22,7 @@ CLIP = "openai/clip-vit-large-patch14"
 
 
 class OriginalFile(Source):
-    """The configs of its parts are those in its metadata, or else the released models'."""
+    """Takes the parts' configs from its metadata, or else those of the released models."""
 
     def __init__(self, path: Path) -> None:
         self.file = SingleFile(path)

@@ -1,10 +1,10 @@
-"""The networks that a pretrained model consists of: their types and the names of their tensors."""
+"""The networks of a pretrained model: conversion of their types and tensor names."""
 
 import torch
 from torch import Tensor, nn
 
 TEXT_MODEL = "text_model."
-"""A prefix that only some versions of transformers put before the names of a text encoder's tensors."""
+"""Prefix of a text encoder's tensor names in some versions of transformers."""
 
 
 def to_dtype(network: nn.Module, dtype: torch.dtype) -> nn.Module:
@@ -15,5 +15,5 @@ def to_dtype(network: nn.Module, dtype: torch.dtype) -> nn.Module:
 
 
 def plain_state(network: nn.Module) -> dict[str, Tensor]:
-    """Its tensors, a text encoder's by the names that all versions of transformers agree on."""
+    """The network's tensors, under names that do not depend on the version of transformers."""
     return {name.removeprefix(TEXT_MODEL): value for name, value in network.state_dict().items()}

@@ -1,4 +1,4 @@
-"""What a pretrained model gives of its parts, and those that are diffusers folders, local or on the hub."""
+"""The interface of a pretrained model, and diffusers folders, local or on the hub."""
 
 import hashlib
 import json
@@ -33,11 +33,11 @@ class Source:
         raise NotImplementedError
 
     def network(self, part: str) -> nn.Module:
-        """The part in float32. Raises CheckpointError where a tensor is missing, left over, or of another shape."""
+        """The part in float32. Raises CheckpointError for a missing, unexpected or misshapen tensor."""
         raise NotImplementedError
 
     def tensors(self, part: str) -> Iterator[tuple[str, Tensor]]:
-        """As stored, by diffusers' names, in their order."""
+        """The tensors as stored, sorted by diffusers' names."""
         raise NotImplementedError
 
     def tokenizer(self, part: str) -> "CLIPTokenizer":
@@ -50,7 +50,7 @@ class Source:
         return ("text_encoder", "text_encoder_2") if self.has("text_encoder_2") else ("text_encoder",)
 
     def vae(self) -> "AutoencoderKL":
-        """In float32, in which SDXL's does not overflow; in eval mode, frozen."""
+        """The VAE in float32, since SDXL's overflows in float16; in eval mode, frozen."""
         vae = cast("AutoencoderKL", self.network("vae"))
         return vae.requires_grad_(False).eval()
 
@@ -121,7 +121,7 @@ class DiffusersFolder(Source):
 
 
 class PartFolder(DiffusersFolder):
-    """A folder with only one part, whatever its name, such as the unet_ema of SimpleTuner's checkpoints."""
+    """A folder with one part under any name, such as unet_ema of SimpleTuner's checkpoints."""
 
     def folder(self, part: str) -> Path:
         return Path(self.name)
