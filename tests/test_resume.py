@@ -123,10 +123,10 @@ def test_run_interrupted_inside_an_accumulated_batch_equals_the_uninterrupted_ru
     )
     calls, terms = itertools.count(), Objective.terms
 
-    def interrupted(self, *arguments):
+    def interrupted(self, *arguments, **mask):
         if next(calls) in (4 * 5 + 2, 4 * 8 + 3):
             raise Killed
-        return terms(self, *arguments)
+        return terms(self, *arguments, **mask)
 
     monkeypatch.setattr(Objective, "terms", interrupted)
     again, attempts = train(tmp_path / "again", "trainer.gradient_accumulation_steps=4", killer=KillingMonitor())

@@ -182,7 +182,7 @@ def test_non_finite_loss_stops_training_and_names_the_sigmas():
 
 
 def test_out_of_memory_error_names_settings_that_need_less(monkeypatch):
-    def raising(*_):
+    def raising(*_, **__):
         raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 20.00 MiB. GPU 0 has a total ...")
 
     monkeypatch.setattr(Objective, "terms", raising)
