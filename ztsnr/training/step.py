@@ -153,7 +153,8 @@ class TrainStep:
         Returns the losses (B,), and for an adaptive density a tensor (b, 2) float64 for each part: levels, and errors
         of x0 at them.
         """
-        losses, observed = [], []
+        losses = []
+        observed = []
         parts = parts_of(len(batch.u), self.settings.gradient_accumulation_steps)
         for rows in parts:
             is_last = rows is parts[-1]
