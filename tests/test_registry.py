@@ -1,12 +1,13 @@
 """conf/ and the classes it names hold each other to account."""
 
 import inspect
+import re
 from dataclasses import replace
 from itertools import zip_longest
 
 import pytest
 from hydra._internal.utils import _locate
-from omegaconf import OmegaConf
+from omegaconf import OmegaConf, open_dict
 
 from tests.helpers import GROUPS, write_plug_in
 from tests.tiny import tiny_sd15, tiny_sdxl
@@ -152,3 +153,20 @@ def test_a_file_that_names_a_class_outside_conf_is_refused(tmp_path):
             build_from_file(known | {"base": {"_target_": foreign}}, tmp_path)
     with pytest.raises(CheckpointError, match="must be resolved"):
         build_from_file({"_target_": "ztsnr.core.target.EDM", "sigma_data": "${oc.env:HOME}"}, tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("override", "message"),
+    [
+        ("+trainer.clip=1.0", "trainer.clip is now trainer.max_grad_norm"),
+        ("+trainer.stesp=3", "There is no key 'trainer.stesp'. Did you mean trainer.steps?"),
+        ("+target.gamma=3", "There is no key 'target.gamma'. This option has no keys."),
+    ],
+)
+def test_a_key_that_its_class_does_not_have_is_refused_by_name_wherever_it_was_written(override, message):
+    composed = compose()  # compose() refuses some of them itself: a user's own YAML gives what it does not see
+    key, _, value = override.lstrip("+").partition("=")
+    with open_dict(composed):
+        OmegaConf.update(composed, key, value)
+    with pytest.raises(ConfigError, match=f"^{re.escape(message)}$"):
+        build(composed, key.split(".")[0])

@@ -5,8 +5,10 @@ make("weighting", "min_snr", gamma=3.0)       # MinSNR(base=X0(), gamma=3.0)
 build(compose("schedule=sdxl", "loss=eps"))   # every part of a run, by name
 """
 
+import difflib
+import inspect
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from functools import partial
 from importlib.resources import files
@@ -27,7 +29,7 @@ from omegaconf import DictConfig, ListConfig, OmegaConf
 
 import ztsnr
 from ztsnr.config.names import decode
-from ztsnr.config.renamed import refuse_renamed
+from ztsnr.config.renamed import RENAMED_KEYS, refuse_renamed
 from ztsnr.core.checks import constructing
 from ztsnr.core.errors import CheckpointError, ConfigError, ZtsnrError
 
@@ -94,6 +96,7 @@ def _build(node: Any, key: str) -> Any:
     target = _locate(node["_target_"], key)
     if node.get("_partial_"):
         return partial(target, **values)
+    _check_keys(target, values, prefix)
     try:
         with constructing(key, references):
             return target(**values)
@@ -102,6 +105,27 @@ def _build(node: Any, key: str) -> Any:
     except (TypeError, ImportError, AttributeError, ValueError) as error:
         name = f"{key}: " if key else ""
         raise ConfigError(f"{name}{node['_target_']} cannot be built from these values: {error}") from error
+
+
+def _check_keys(target: Callable[..., Any], names: Iterable[str], prefix: str) -> None:
+    """Raises ConfigError for a key that the class does not have, and names the one that may be meant."""
+    try:
+        parameters = inspect.signature(target).parameters
+    except ValueError:  # a function written in C has no signature to check against
+        return
+    if any(parameter.kind is parameter.VAR_KEYWORD for parameter in parameters.values()):
+        return
+
+    for name in names:
+        if name in parameters:
+            continue
+        key = prefix + name
+        if key in RENAMED_KEYS:
+            raise ConfigError(f"{key} is now {RENAMED_KEYS[key]}")
+        hint = f"The keys here are {', '.join(parameters)}." if parameters else "This option has no keys."
+        if near := difflib.get_close_matches(name, parameters, n=1):
+            hint = f"Did you mean {prefix}{near[0]}?"
+        raise ConfigError(f"There is no key {key!r}. {hint}")
 
 
 def _references(node: DictConfig | dict) -> dict[str, str]:
