@@ -25,6 +25,7 @@ from omegaconf import OmegaConf
 
 from ztsnr.config.registry import compose, conf_folder, options
 from ztsnr.core.bounds import Bounds, bounds_in
+from ztsnr.core.checks import Part
 
 ROOT = Path(__file__).parent.parent
 SCHEMA = ROOT / "conf" / "schema.json"
@@ -70,7 +71,9 @@ def class_schema(path: str, classes: Mapping[str, type]) -> dict[str, Any]:
     """The keys of a node of this class. A node may leave some to another file: none is required."""
     cls = classes[path]
     target = {"_target_": {"const": path}}
-    if not path.startswith("ztsnr."):
+    if not (
+        path.startswith("ztsnr.") or (isinstance(cls, type) and issubclass(cls, Part))
+    ):  # other libraries do not annotate theirs
         return {"type": "object", "properties": target}
     keys = {name: value_schema(annotation, classes) for name, annotation in annotations_of(cls).items()}
     return {"type": "object", "properties": KEYS_OF_HYDRA | target | keys, "additionalProperties": False}

@@ -26,6 +26,7 @@ NAMES = [
     "null.safetensors",
     "2024",
 ]
+POSITIONAL = [("doctor", "file"), ("sync", "run"), ("sample", "checkpoint"), ("export", "checkpoint"), ("ema", "run")]
 TEXTS = [
     ("doctor", "file"),
     ("sample", "checkpoint"),
@@ -73,12 +74,15 @@ def test_a_text_key_takes_any_name(command, key, name, monkeypatch):
     assert value_of(as_override(f"{key}={name}", grammar_of(command, monkeypatch))) == name
 
 
-@pytest.mark.parametrize(("command", "key"), [("doctor", "file"), ("sync", "run")])
+@pytest.mark.parametrize(("command", "key"), POSITIONAL, ids="-".join)
 @pytest.mark.parametrize("name", NAMES)
 def test_a_bare_word_is_the_positional_keys_value(command, key, name, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     (tmp_path / name).touch()
     override = as_override(name, grammar_of(command, monkeypatch))
+    if command == "sample" and name.startswith("steps="):  # a key of this command: here the file needs checkpoint=
+        assert override == name
+        return
     assert override.startswith(f"{key}=")
     assert value_of(override) == name
 

@@ -6,7 +6,7 @@ import pytest
 import yaml
 from jsonschema import Draft202012Validator
 
-from tests.helpers import ROOT, load_script
+from tests.helpers import ROOT, load_script, write_plug_in
 
 SCRIPT = load_script("config_schema")
 SCHEMA = json.loads((ROOT / "conf" / "schema.json").read_text(encoding="utf-8"))
@@ -60,3 +60,13 @@ def test_options_of_a_custom_config_dir_are_in_the_schema(tmp_path):
     schema = Draft202012Validator(SCRIPT.config_schema(tmp_path))
     assert schema.is_valid({"defaults": [{"override /weighting": "mine"}]})
     assert not VALIDATOR.is_valid({"defaults": [{"override /weighting": "mine"}]})
+
+
+def test_keys_of_a_custom_class_are_in_the_schema(tmp_path, monkeypatch):
+    folder = write_plug_in(tmp_path)
+    monkeypatch.syspath_prepend(tmp_path)
+    schema = Draft202012Validator(SCRIPT.config_schema(folder))
+    option = {"_target_": "my_plug_in.MyMinSNR", "gamma": 5.0}
+    assert schema.is_valid(option)
+    assert not schema.is_valid(option | {"gama": 5.0})
+    assert not schema.is_valid(option | {"gamma": "abc"})

@@ -9,7 +9,7 @@ from ztsnr.config.identity import without_paths
 from ztsnr.config.outputs import output_file
 
 
-@command("ema", text_keys=("run", "output"))
+@command("ema", positional="run", text_keys=("run", "output"))
 def main(composed: DictConfig) -> None:
     from ztsnr.checkpoints.weights import write_checkpoint
     from ztsnr.training.posthoc import average_snapshots

@@ -5,7 +5,7 @@ from omegaconf import DictConfig
 from ztsnr.config.command import command
 
 
-@command("export", text_keys=("checkpoint", "output", "pretrained"))
+@command("export", positional="checkpoint", text_keys=("checkpoint", "output", "pretrained"))
 def main(composed: DictConfig) -> None:
     from ztsnr.formats.diagnosis import diagnose, print_diagnosis
     from ztsnr.models.export_checkpoint import export_checkpoint

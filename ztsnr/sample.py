@@ -14,7 +14,7 @@ from ztsnr.config.outputs import output_file
 from ztsnr.config.registry import build
 
 
-@command("sample", text_keys=("checkpoint", "output", "file", "negative", "pretrained"))
+@command("sample", positional="checkpoint", text_keys=("checkpoint", "output", "file", "negative", "pretrained"))
 def main(composed: DictConfig) -> None:
     from ztsnr.evaluation.from_checkpoint import sample_grid
 
