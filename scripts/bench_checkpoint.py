@@ -43,24 +43,24 @@ def trained_step(composed) -> TrainStep:
 def measure(composed, folder: Path, saves: int) -> None:
     train_step = trained_step(composed)
     policy = build(composed.trainer).checkpoint
-    pause, complete, plain = [], [], []
-    with DiskCheckpointer(folder / "checkpoints", policy, {"config": {}}, None) as ours:
-        ours.resume({"loop": train_step})
+    pause, complete, torch_save = [], [], []
+    with DiskCheckpointer(folder / "checkpoints", policy, {"config": {}}, None) as checkpointer:
+        checkpointer.resume({"loop": train_step})
         for step in range(1, saves + 2):
             began = time.perf_counter()
-            ours._save(step)
+            checkpointer._save(step)
             pause.append(time.perf_counter() - began)
-            ours._writer.wait()
+            checkpointer._writer.wait()
             complete.append(time.perf_counter() - began)
             began = time.perf_counter()
             torch.save(train_step.state(), folder / "plain.pt")
-            plain.append(time.perf_counter() - began)
+            torch_save.append(time.perf_counter() - began)
 
     size = file_of(folder / "checkpoints", saves + 1).stat().st_size
     plain_size = os.path.getsize(folder / "plain.pt")
-    ratios = [ours / theirs for ours, theirs in zip(pause[1:], plain[1:], strict=True)]
+    ratios = [seconds / reference for seconds, reference in zip(pause[1:], torch_save[1:], strict=True)]
     low, middle, high = statistics.quantiles(ratios, n=4)
-    seconds = {"pause": pause[1:], "complete": complete[1:], "torch.save": plain[1:]}
+    seconds = {"pause": pause[1:], "complete": complete[1:], "torch.save": torch_save[1:]}
     times = ", ".join(f"{name} {statistics.median(values) * 1e3:.1f} ms" for name, values in seconds.items())
     print(f"  pause / torch.save {middle:.3f} (quartiles {low:.3f} to {high:.3f}); first save {pause[0] * 1e3:.1f} ms")
     print(f"  {times}; {size / 1e6:,.2f} MB written, torch.save {plain_size / 1e6:,.2f} MB", flush=True)

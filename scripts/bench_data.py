@@ -1,11 +1,11 @@
-"""The data side against the bare work that it cannot avoid, as ratios of one process on the same images.
+"""Compares the data pipeline with the bare work that it cannot avoid, in one process on the same images.
 
     .venv/bin/python scripts/bench_data.py FOLDER TINY    # of scripts/make_photo_folder.py and make_tiny_sdxl.py
 
 Decoding: of files in memory, Pillow's bare decode / decode, resize and crop, in seconds of one CPU; and its parts.
 Encoding: a loop over the bare VAE with the pixels ready in memory / ztsnr.cache's encoder, which reads, decodes and
-stores. Waiting: share of a training step that waits for its batch. Index: seconds and memory to open one of so many
-entries, and to have its first batch, in a process of its own. The machine's load is printed too.
+stores. Waiting: share of a training step that waits for its batch. Index: seconds and memory to open an index of each
+size and to read its first batch, in a separate process. The script also prints the machine's load.
 """
 
 import argparse
@@ -38,9 +38,9 @@ ENTRIES = (10**4, 10**6, 12 * 10**6)
 
 
 def make_data(folder: Path, tiny: Path, cache: str, resolution: int):
-    places = f"data.root={folder}", f"data.cache={cache}", "model=sdxl", f"model.pretrained={tiny}"
+    paths = f"data.root={folder}", f"data.cache={cache}", "model=sdxl", f"model.pretrained={tiny}"
     settings = f"data.sizes.resolution={resolution}", "trainer.batch_size=4", "data.held_out=0.2", "data.workers=1"
-    return build(compose("data=folder", *places, *settings).data)
+    return build(compose("data=folder", *paths, *settings).data)
 
 
 def views_of(data) -> list[EncodeRequest]:
@@ -54,7 +54,7 @@ def views_of(data) -> list[EncodeRequest]:
 
 
 def encoding(data, rounds: int) -> list[float]:
-    """bare seconds / ours, so that 1 is as fast as only the VAE."""
+    """Seconds of the bare VAE / seconds of the encoder, in each round."""
     views, model = views_of(data), find_source(data.pretrained)
     encoder = LatentEncoder(model, data.encoding, data.background, 1)
     vae = encoder.vae
@@ -70,13 +70,13 @@ def encoding(data, rounds: int) -> list[float]:
                     vae.encode(x).latent_dist.sample().half()
         middle = time.perf_counter()
         for group in groups:
-            AdaptiveBatches(size).map(group, encoder.encode, lambda more: None)
+            AdaptiveBatches(size).map(group, encoder.encode, lambda upcoming: None)
         ratios.append((middle - began) / (time.perf_counter() - middle))
     return ratios[1:]
 
 
 def write_large(folder: Path, large: Path) -> None:
-    """The images as photographs are: JPEGs of about 12 million pixels."""
+    """Writes the images in the size of photographs: JPEGs of about 12 million pixels."""
     for path in sorted(folder.glob("*.*")):
         try:
             image = Image.open(path).convert("RGB")
@@ -89,7 +89,7 @@ def write_large(folder: Path, large: Path) -> None:
 
 
 def decoding(data, rounds: int) -> dict[str, list[float]]:
-    """CPU seconds of all images, in each round, by what is done."""
+    """CPU seconds for all images in each round, by kind of work."""
     views = views_of(data)
     contents = [view.image.file.read() for view in views]
     pairs, background = list(zip(contents, views, strict=True)), data.background
@@ -101,18 +101,21 @@ def decoding(data, rounds: int) -> dict[str, list[float]]:
         "whole": lambda: [decode.decode(c, s.view, background) for c, s in pairs],
         "read": lambda: [view.image.file.read_verified(view.image.digest) for view in views],
     }
-    taken: dict[str, list[float]] = {name: [] for name in work}
+    times: dict[str, list[float]] = {name: [] for name in work}
     for _ in range(rounds + 1):
         for name, do in work.items():
             began = time.process_time()
             do()
-            taken[name].append(time.process_time() - began)
-    return {name: seconds[1:] for name, seconds in taken.items()}
+            times[name].append(time.process_time() - began)
+    return {name: seconds[1:] for name, seconds in times.items()}
 
 
-def tell_decoding(name: str, taken: dict[str, list[float]]) -> None:
-    tell(f"{name}: Pillow's bare decode / ours", [b / w for b, w in zip(taken["bare"], taken["whole"], strict=True)])
-    middle = {part: statistics.median(seconds) / statistics.median(taken["bare"]) for part, seconds in taken.items()}
+def tell_decoding(name: str, times: dict[str, list[float]]) -> None:
+    tell(
+        f"{name}: Pillow's bare decode / ours",
+        [b / w for b, w in zip(times["bare"], times["whole"], strict=True)],
+    )
+    middle = {part: statistics.median(seconds) / statistics.median(times["bare"]) for part, seconds in times.items()}
     resizing = middle["whole"] - middle["upright"]
     parts = f"decode to upright RGB {middle['upright']:.2f}, resize and crop {resizing:.2f}"
     print(f"    in units of the bare decode: {parts}; besides, read and digest {middle['read']:.2f}", flush=True)
@@ -134,30 +137,30 @@ def waiting(data, steps: int) -> list[float]:
 
 
 def write_synthetic(data, entries: int) -> Path:
-    """An index of so many entries, all of which lie in the shards that the folder's cache has."""
-    real, count = data.train, entries // 2
+    """Writes an index with this number of entries, which all refer to the existing shards. Returns its path."""
+    index, count = data.train, entries // 2
     draw = torch.Generator().manual_seed(0)
 
     def numbers(high: int, *shape: int) -> torch.Tensor:
         return torch.randint(high, (entries, *shape), generator=draw, dtype=torch.int32)
 
     arrays = {
-        "sizes": real.sizes[:1].repeat(2, 1),
+        "sizes": index.sizes[:1].repeat(2, 1),
         "counts": torch.tensor([[count - 5, 5], [entries - count - 5, 5]]),
         "original": numbers(4000, 2),
         "weight": torch.ones(entries),
-        "view_shard": real.arrays["view_shard"][:1].expand(entries, 1),
-        "view_row": numbers(1 + int(real.arrays["view_row"][: real.counts[0].sum()].max()), 1),
+        "view_shard": index.arrays["view_shard"][:1].expand(entries, 1),
+        "view_row": numbers(1 + int(index.arrays["view_row"][: index.counts[0].sum()].max()), 1),
         "crop": numbers(500, 1, 2),
         "text_start": torch.arange(entries),
         "text_count": torch.ones(entries, dtype=torch.int32),
         "text": torch.randperm(entries, generator=draw).int(),
         "text_shard": torch.zeros(entries, dtype=torch.int32),
-        "text_row": numbers(len(real.arrays["text_row"])),
+        "text_row": numbers(len(index.arrays["text_row"])),
     }
     path = Path(data.cache) / "synthetic.safetensors"
     contiguous = {name: value.contiguous() for name, value in arrays.items()}
-    write_shard(path, contiguous, {"ztsnr.index": json.dumps(real.facts)})
+    write_shard(path, contiguous, {"ztsnr.index": json.dumps(index.facts)})
     return path
 
 
@@ -182,12 +185,12 @@ print(opened - began, time.perf_counter() - opened, memory() - before)
 
 
 def opening(data, entries: int) -> tuple[float, float, float]:
-    """Seconds to open, seconds to the first batch of 64, MB of memory that both took."""
+    """Seconds to open the index, seconds to read the first batch of 64, and MB of memory for both."""
     path = write_synthetic(data, entries)
     command = [sys.executable, "-c", PROBE, data.cache, path.name]
-    printed = subprocess.run(command, capture_output=True, text=True, check=True).stdout
+    output = subprocess.run(command, capture_output=True, text=True, check=True).stdout
     path.unlink()
-    return tuple(map(float, printed.split()))
+    return tuple(map(float, output.split()))
 
 
 def tell(name: str, ratios: list[float]) -> None:
@@ -201,22 +204,25 @@ def main() -> None:
     arguments.add_argument("tiny", type=Path)
     arguments.add_argument("--resolution", type=int, default=256)
     arguments.add_argument("--rounds", type=int, default=5)
-    given = arguments.parse_args()
+    options = arguments.parse_args()
     machine = f"{os.cpu_count()} cores of {platform.machine()} with a load of {os.getloadavg()[0]:.1f}"
     print(f"torch {torch.__version__}, {torch.get_num_threads()} threads, {machine}")
     with tempfile.TemporaryDirectory() as cache:
-        data = make_data(given.folder, given.tiny, cache, given.resolution)
-        tell_decoding("decode, resize and crop", decoding(data, given.rounds))
+        data = make_data(options.folder, options.tiny, cache, options.resolution)
+        tell_decoding("decode, resize and crop", decoding(data, options.rounds))
         with tempfile.TemporaryDirectory() as large:
-            write_large(given.folder, Path(large))
-            photographs = decoding(make_data(Path(large), given.tiny, cache, 1024), given.rounds)
+            write_large(options.folder, Path(large))
+            photographs = decoding(make_data(Path(large), options.tiny, cache, 1024), options.rounds)
         tell_decoding("the same, of JPEGs of 12 million pixels for buckets of 1024²", photographs)
-        tell("encoding: bare VAE / ours", encoding(data, given.rounds))
+        tell("encoding: bare VAE / ours", encoding(data, options.rounds))
         data.prepare()
-        tell("waiting for data, share of a step", waiting(data, 4 * given.rounds))
+        tell("waiting for data, share of a step", waiting(data, 4 * options.rounds))
         for entries in ENTRIES:
-            opened, first, memory = opening(data, entries)
-            print(f"index of {entries:,}: open {opened:.3f} s, first batch {first:.3f} s, {memory:.0f} MB", flush=True)
+            open_seconds, batch_seconds, memory = opening(data, entries)
+            print(
+                f"index of {entries:,}: open {open_seconds:.3f} s, first batch {batch_seconds:.3f} s, {memory:.0f} MB",
+                flush=True,
+            )
 
 
 if __name__ == "__main__":

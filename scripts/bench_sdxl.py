@@ -109,15 +109,15 @@ def seconds(step: Callable[[], None]) -> float:
 def tiny(steps: int) -> None:
     with tempfile.TemporaryDirectory() as folder:
         make_pipeline().save_pretrained(folder)
-        for name, size, more in (
+        for name, size, overrides in (
             ("float32, batch 4", 4, ("model.gradient_checkpointing=false",)),
             ("float32, batch 4, checkpointing", 4, ()),
             ("bf16, batch 4", 4, ("trainer.mixed_precision=bf16", "model.gradient_checkpointing=false")),
         ):
-            composed = compose(*CHOSEN, f"model.pretrained={folder}", f"trainer.batch_size={size}", *more)
+            composed = compose(*CHOSEN, f"model.pretrained={folder}", f"trainer.batch_size={size}", *overrides)
             batch = make_batch(size, 16, (96, 64))
-            ours, theirs = our_step(composed, batch), their_step(composed, batch)
-            pairs = [(seconds(ours), seconds(theirs)) for _ in range(steps)][steps // 10 :]
+            trainer_step, diffusers_step = our_step(composed, batch), their_step(composed, batch)
+            pairs = [(seconds(trainer_step), seconds(diffusers_step)) for _ in range(steps)][steps // 10 :]
             low, middle, high = statistics.quantiles((b / a for a, b in pairs), n=4)
             rate = size / statistics.median(a for a, _ in pairs)
             print(f"{name}: {middle:.3f} (quartiles {low:.3f} to {high:.3f}), ours {rate:.1f} images/s", flush=True)
@@ -128,8 +128,8 @@ def presets(folder: str, batch: dict) -> None:
         composed = compose(*SDXL, *words, f"model.pretrained={folder}", *ONE_IMAGE)
         reset_peak()
         step = our_step(composed, batch)
-        began = [seconds(step) for _ in range(3)]
-        print(f"{name}: peak {peak_gib():.2f} GiB, {1 / began[-1]:.2f} images/s", flush=True)
+        durations = [seconds(step) for _ in range(3)]
+        print(f"{name}: peak {peak_gib():.2f} GiB, {1 / durations[-1]:.2f} images/s", flush=True)
         del step
         torch.cuda.empty_cache()
 
@@ -148,8 +148,8 @@ def operations(composed, batch: dict) -> float:
 def matmul_rate() -> float:
     """Operations a second of a bfloat16 matrix product of side 8192."""
     a = torch.randn(8192, 8192, device="cuda", dtype=torch.bfloat16)
-    spent = statistics.median([seconds(lambda: [a @ a for _ in range(20)]) for _ in range(10)][2:])
-    return 20 * 2 * 8192**3 / spent
+    duration = statistics.median([seconds(lambda: [a @ a for _ in range(20)]) for _ in range(10)][2:])
+    return 20 * 2 * 8192**3 / duration
 
 
 def full(steps: int) -> None:
@@ -163,8 +163,8 @@ def full(steps: int) -> None:
         peak_rate = matmul_rate()
         print(f"matrix products: {peak_rate / 1e12:.0f} TFLOP/s")
         for size in (1, 4, 8):
-            fast = ("optimizer=adamw8bit", "trainer.mixed_precision=bf16", f"trainer.batch_size={size}")
-            composed = compose(*CHOSEN, f"model.pretrained={folder}", *fast)
+            settings = ("optimizer=adamw8bit", "trainer.mixed_precision=bf16", f"trainer.batch_size={size}")
+            composed = compose(*CHOSEN, f"model.pretrained={folder}", *settings)
             batch = make_batch(size, 128, (2048, 1280))
             rates = {}
             for name, make in (("ours", our_step), ("theirs", their_step)):
@@ -186,11 +186,11 @@ def main() -> None:
     arguments.add_argument("--steps", type=int, default=60)
     arguments.add_argument("--full", action="store_true")
     arguments.add_argument("--presets", action="store_true")
-    chosen = arguments.parse_args()
+    options = arguments.parse_args()
     device = torch.cuda.get_device_name() if torch.cuda.is_available() else platform.machine()
     print(f"torch {torch.__version__}, {torch.get_num_threads()} threads, {device}")
-    full(chosen.steps) if chosen.full else tiny(chosen.steps)
-    if chosen.presets and not chosen.full:
+    full(options.steps) if options.full else tiny(options.steps)
+    if options.presets and not options.full:
         with tempfile.TemporaryDirectory() as folder:
             make_pipeline().save_pretrained(folder)
             presets(folder, make_batch(1, 16, (96, 64)))

@@ -68,10 +68,10 @@ class Alternating(RunMonitor):
 
     def stepped(self, step, loss, norm, lr):
         super().stepped(step, loss, norm, lr)
-        ours = time.perf_counter()
+        step_end = time.perf_counter()
         next(self.bare)
         now = time.perf_counter()
-        self.pairs.append((ours - self.resumed, now - ours))
+        self.pairs.append((step_end - self.resumed, now - step_end))
         self.resumed = now
 
 
@@ -98,7 +98,7 @@ def main() -> None:
     for name, overrides in CASES.items():
         with tempfile.TemporaryDirectory() as folder:
             pairs = measure(compose(*QUIET, *overrides, f"trainer.steps={steps}", f"tracking.folder={folder}"))
-        ratios = [ours / bare for ours, bare in pairs]
+        ratios = [trainer / bare for trainer, bare in pairs]
         low, middle, high = statistics.quantiles(ratios, n=4)
         milliseconds = statistics.median(bare for _, bare in pairs) * 1e3
         print(f"{name}: {middle:.3f} (quartiles {low:.3f} to {high:.3f}), bare step {milliseconds:.1f} ms")

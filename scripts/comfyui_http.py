@@ -101,10 +101,10 @@ def read_workflow(name: str) -> dict:
     """The example in few steps at a smaller size, its latents saved beside the image."""
     workflow = json.loads((WORKFLOWS / f"{name}.json").read_text(encoding="utf-8"))
     for node in workflow.values():
-        given = node["inputs"]
-        for key in {"width", "height", "native_resolution"} & given.keys():
-            given[key] //= SMALLER
-        given |= {"steps": STEPS} if "steps" in given else {}
+        inputs = node["inputs"]
+        for key in {"width", "height", "native_resolution"} & inputs.keys():
+            inputs[key] //= SMALLER
+        inputs |= {"steps": STEPS} if "steps" in inputs else {}
     workflow["100"] = {"class_type": "SaveLatent", "inputs": {"samples": ["10", 0], "filename_prefix": "latent"}}
     return workflow
 
@@ -114,15 +114,15 @@ def drawn_by_comfyui(folder: Path, name: str):
     from safetensors.torch import load_file
 
     began, identifier = time.perf_counter(), ask("/prompt", {"prompt": read_workflow(name)})["prompt_id"]
-    while not (done := ask(f"/history/{identifier}")):
+    while not (history := ask(f"/history/{identifier}")):
         time.sleep(2)
-    status = done[identifier]["status"]
+    status = history[identifier]["status"]
     assert status["status_str"] == "success", status
-    outputs = done[identifier]["outputs"]
-    saved = outputs["100"]["latents"][0]
+    outputs = history[identifier]["outputs"]
+    file = outputs["100"]["latents"][0]
     seconds, image = time.perf_counter() - began, outputs["12"]["images"][0]["filename"]
     print(f"{name}: {seconds:.0f} s, image {image}", flush=True)
-    return load_file(folder / "output" / saved["subfolder"] / saved["filename"])["latent_tensor"]
+    return load_file(folder / "output" / file["subfolder"] / file["filename"])["latent_tensor"]
 
 
 def settings(name: str):
@@ -133,8 +133,8 @@ def settings(name: str):
 
     schedule, rescaled = build(compose("schedule=ztsnr").schedule), Guidance(scale=5.0, rescale=0.7).combine
     if name == "zero_terminal":  # down to the table's lowest level, 0.02917, which the checkpoint's own grid rounds
-        below = replace(schedule.grid.grid, sigma_min=schedule.table.sigmas[0].item())
-        return Euler(), replace(schedule.grid, grid=below).sigmas(STEPS), rescaled
+        inner_grid = replace(schedule.grid.grid, sigma_min=schedule.table.sigmas[0].item())
+        return Euler(), replace(schedule.grid, grid=inner_grid).sigmas(STEPS), rescaled
     if name == "wide":
         levels = schedule.grid.sigmas(STEPS)
         levels[1:] *= (1536 * 1024) ** 0.5 / 1024
@@ -187,7 +187,7 @@ def main(comfyui: str, folder: Path, python: str) -> None:
     path = make_checkpoint(folder, Path(comfyui) / "comfy" / "sd1_tokenizer")
     server = serve(comfyui, folder, python)
     try:
-        made = {name: drawn_by_comfyui(folder, name) for name in names}
+        actual = {name: drawn_by_comfyui(folder, name) for name in names}
     finally:
         server.terminate()
         server.wait()
@@ -195,8 +195,8 @@ def main(comfyui: str, folder: Path, python: str) -> None:
     composed = compose("model=sdxl", f"model.pretrained={path}", "schedule=ztsnr", "loss=vpred")
     objective, network = build(composed.objective), build(composed.model).requires_grad_(False).eval()
     for name in names:
-        wanted = drawn_by_ztsnr(objective, network, name, conds[name]) / 0.13025
-        error = ((made[name] - wanted).abs().max() / wanted.std()).item()
+        reference = drawn_by_ztsnr(objective, network, name, conds[name]) / 0.13025
+        error = ((actual[name] - reference).abs().max() / reference.std()).item()
         print(f"{name}: largest difference {error:.1e} of the latents' deviation (at most {TOLERANCE:.0e})", flush=True)
         assert error <= TOLERANCE
 

@@ -55,8 +55,8 @@ def run(name: str, **inputs):
     import nodes
 
     node = nodes.NODE_CLASS_MAPPINGS[name]
-    given = getattr(node(), node.FUNCTION)(**inputs)
-    result = getattr(given, "result", given)
+    output = getattr(node(), node.FUNCTION)(**inputs)
+    result = getattr(output, "result", output)
     return result[0] if len(result) == 1 else result
 
 
@@ -76,16 +76,16 @@ def small_sdxl(dtype=torch.float32):
     model = comfy.model_base.SDXL(comfy.supported_models.SDXL(unet))
     generator = torch.Generator().manual_seed(0)
     for name, weight in model.diffusion_model.named_parameters():
-        drawn = torch.randn(weight.shape, generator=generator)
+        values = torch.randn(weight.shape, generator=generator)
         scale = weight[0].numel() ** -0.5 if weight.ndim > 1 else 0.1
-        weight.data = (scale * drawn + (weight.ndim == 1 and name.endswith("weight"))).to(dtype)
+        weight.data = (scale * values + (weight.ndim == 1 and name.endswith("weight"))).to(dtype)
     return comfy.model_patcher.ModelPatcher(model.eval(), torch.device("cpu"), torch.device("cpu"))
 
 
 def conditions():
     generator = torch.Generator().manual_seed(1)
-    drawn = [(torch.randn(1, 77, 2048, generator=generator), torch.randn(1, 1280, generator=generator)) for _ in "+-"]
-    return [[[context, {"pooled_output": pooled}]] for context, pooled in drawn]
+    pairs = [(torch.randn(1, 77, 2048, generator=generator), torch.randn(1, 1280, generator=generator)) for _ in "+-"]
+    return [[[context, {"pooled_output": pooled}]] for context, pooled in pairs]
 
 
 def sample(model, sampler, sigmas, cfg=CFG, latent=None):
@@ -110,8 +110,8 @@ def by_core(patcher, sampler, terminal, guide=None, levels=None, conds=None, siz
     from ztsnr.core.target import V
 
     table = ZeroTerminal(table=STABLE_DIFFUSION, terminal=terminal)
-    below = KarrasGrid(sigma_min=table.sigmas[0].item(), sigma_max=17.8, rho=7.0)
-    levels = WithTerminalStep(grid=below, terminal=terminal).sigmas(steps) if levels is None else levels
+    inner_grid = KarrasGrid(sigma_min=table.sigmas[0].item(), sigma_max=17.8, rho=7.0)
+    levels = WithTerminalStep(grid=inner_grid, terminal=terminal).sigmas(steps) if levels is None else levels
     guide = guide or Guidance(scale=CFG, rescale=RESCALE).combine
     timesteps, model = TableIndex(table=table, quantize=False), patcher.model
     dtype, shape = model.manual_cast_dtype or model.get_dtype(), {"width": 8 * size, "height": 8 * size}
@@ -120,8 +120,8 @@ def by_core(patcher, sampler, terminal, guide=None, levels=None, conds=None, siz
     def denoise(z, sigma):
         sigma, estimates = sigma.expand(1), []
         for cond, y in zip(conds or conditions(), adm, strict=True):
-            seen, context, y = (part.to(dtype) for part in (z, cond[0][0], y))
-            output = model.diffusion_model(seen, timesteps(sigma).float(), context=context, y=y)
+            network_input, context, y = (part.to(dtype) for part in (z, cond[0][0], y))
+            output = model.diffusion_model(network_input, timesteps(sigma).float(), context=context, y=y)
             estimates.append(V().denoised(output.float(), z, sigma))
         return guide(*estimates, z, sigma)
 
@@ -130,8 +130,8 @@ def by_core(patcher, sampler, terminal, guide=None, levels=None, conds=None, siz
         return sampler(denoise, noise, levels)
 
 
-def same(what: str, got, wanted, tolerance: float) -> None:
-    error = ((got - wanted).abs().max() / wanted.std()).item()
+def same(what: str, actual, expected, tolerance: float) -> None:
+    error = ((actual - expected).abs().max() / expected.std()).item()
     print(f"{what}: largest difference {error:.1e} of the latents' deviation (at most {tolerance:.0e})")
     assert error <= tolerance
 
@@ -172,10 +172,10 @@ def prove_samples() -> None:
     same("ZTSNR Sampler, euler, against ztsnr at 20000", sample(patched, leaving("euler"), sigmas), finite, 1e-4)
     same("ZTSNR Sampler, euler, against ztsnr at inf", sample(patched, leaving("euler"), sigmas), infinite, 5e-4)
     same("stock euler against ztsnr at 20000", sample(patched, euler, sigmas), finite, 2e-3)
-    second = by_core(model, sampling.DPMpp2M(), torch.inf) / scale
-    same("ZTSNR Sampler, dpmpp_2m, against ztsnr at inf", sample(patched, leaving("dpmpp_2m"), sigmas), second, 5e-4)
-    theirs = run("RescaleCFG", model=prediction(model), multiplier=RESCALE)
-    same("CFG Rescale against stock RescaleCFG", sample(patched, euler, sigmas), sample(theirs, euler, sigmas), 5e-3)
+    multistep = by_core(model, sampling.DPMpp2M(), torch.inf) / scale
+    same("ZTSNR Sampler, dpmpp_2m, against ztsnr at inf", sample(patched, leaving("dpmpp_2m"), sigmas), multistep, 5e-4)
+    reference = run("RescaleCFG", model=prediction(model), multiplier=RESCALE)
+    same("CFG Rescale against stock RescaleCFG", sample(patched, euler, sigmas), sample(reference, euler, sigmas), 5e-3)
     spread = [sample(patched, sampler, sigmas).std() / infinite.std() for sampler in (heun, leaving("heun"))]
     print(
         f"deviation of heun's latents, of those of ztsnr's euler: stock {spread[0]:.2f}, ZTSNR Sampler {spread[1]:.2f}"
@@ -187,15 +187,15 @@ def prove_precision() -> None:
 
     for dtype in (torch.float32, torch.bfloat16, torch.float16):
         model = small_sdxl(dtype)
-        patched, wanted = rescaled(prediction(model)), by_core(model, Euler(), 20000.0) / 0.13025
-        made = [sample(patched, sampler, karras(patched)) for sampler in (stock("euler"), leaving("euler"))]
-        made.append(
+        patched, expected = rescaled(prediction(model)), by_core(model, Euler(), 20000.0) / 0.13025
+        results = [sample(patched, sampler, karras(patched)) for sampler in (stock("euler"), leaving("euler"))]
+        results.append(
             by_core(model, lambda denoise, z, levels: Euler()(denoise, z * (1 + 1e-7), levels), 20000.0) / 0.13025
         )
-        lost = [((latents - wanted).square().mean().sqrt() / wanted.std()).item() for latents in made]
+        errors = [((latents - expected).square().mean().sqrt() / expected.std()).item() for latents in results]
         print(
-            f"network in {dtype}, rms against ztsnr: stock euler {lost[0]:.1e}, ZTSNR Sampler {lost[1]:.1e}; ztsnr "
-            f"from 1.0000001 times the noise {lost[2]:.1e}"
+            f"network in {dtype}, rms against ztsnr: stock euler {errors[0]:.1e}, ZTSNR Sampler {errors[1]:.1e}; ztsnr "
+            f"from 1.0000001 times the noise {errors[2]:.1e}"
         )
 
 
@@ -228,14 +228,14 @@ def prove_metadata() -> None:
         "grid": as_json([torch.inf, *sigmas[1:]]), "timesteps": '{"name": "tableindex", "quantize": false}',
     }  # fmt: skip
     from_metadata = prediction(model, checkpoint=write_header(folder / "metadata.safetensors", **facts))
-    own = run("ZTSNRSigmas", model=from_metadata, steps=STEPS, grid="the checkpoint's own", start=17.8, rho=7.0)
-    assert own.tolist() == sigmas
+    levels = run("ZTSNRSigmas", model=from_metadata, steps=STEPS, grid="the checkpoint's own", start=17.8, rho=7.0)
+    assert levels.tolist() == sigmas
     mean, std = (torch.tensor(latents[name]).view(1, 4, 1, 1) for name in ("mean", "std"))
-    wanted = by_core(model, sampling.Euler(), torch.inf) * std + mean
+    expected = by_core(model, sampling.Euler(), torch.inf) * std + mean
     same(
         "table, grid and latent statistics from metadata",
-        sample(rescaled(from_metadata), leaving("euler"), own),
-        wanted,
+        sample(rescaled(from_metadata), leaving("euler"), levels),
+        expected,
         5e-4,
     )
     prove_targets(model, folder, facts)
@@ -259,8 +259,8 @@ def prove_targets(model, folder: Path, facts: dict) -> None:
         file = write_header(folder / f"{name}.safetensors", **facts | settings)
         sampling = prediction(model, checkpoint=file).get_model_object("model_sampling")
         x = z / alpha(sigma).reshape(-1, 1, 1, 1)
-        seen = target.c_in(sigma).reshape(-1, 1, 1, 1) * z
-        torch.testing.assert_close(sampling.calculate_input(sigma, x), seen)
+        network_input = target.c_in(sigma).reshape(-1, 1, 1, 1) * z
+        torch.testing.assert_close(sampling.calculate_input(sigma, x), network_input)
         torch.testing.assert_close(sampling.calculate_denoised(sigma, output, x), target.denoised(output, z, sigma))
         index = sampling.timestep(sigma)
         assert torch.equal(index, index.round())
@@ -268,11 +268,11 @@ def prove_targets(model, folder: Path, facts: dict) -> None:
     print("v, eps, x0 and edm: ComfyUI's classes give ztsnr's input and estimate")
 
 
-def refused(what: str, call, *given, **inputs) -> None:
+def refused(what: str, call, *arguments, **inputs) -> None:
     from ztsnr.core.errors import ZtsnrError
 
     try:
-        call(*given, **inputs)
+        call(*arguments, **inputs)
     except ZtsnrError as error:
         print(f"refused, {what}: {error}")
     else:
@@ -309,25 +309,25 @@ def prove_chains() -> None:
         "ours": lambda model: prediction(prediction(model, snr_gamma=9.0), snr_gamma=5.0),
         "our rescale": lambda model: rescaled(rescaled(model, "linear"), "linear"),
     }
-    sigmas, drawn = karras(prediction(base), steps=3), {}
+    sigmas, samples = karras(prediction(base), steps=3), {}
     for order in itertools.permutations(links):
         model = base
         for link in order:
             model = links[link](model)
         rescale_first = order.index("our rescale") < order.index("ours")
         winner = "stock" if order.index("stock sampling") > order.index("ours") else "ours"
-        got = sample(model, leaving("euler"), sigmas)
-        same_as = drawn.setdefault((winner, rescale_first), got)
-        assert torch.equal(got, same_as), order
+        latents = sample(model, leaving("euler"), sigmas)
+        reference = samples.setdefault((winner, rescale_first), latents)
+        assert torch.equal(latents, reference), order
         assert len(model.model_options["sampler_post_cfg_function"]) == 2
-    by_winner = [torch.equal(drawn["ours", first], drawn["stock", first]) for first in (True, False)]
+    by_winner = [torch.equal(samples["ours", first], samples["stock", first]) for first in (True, False)]
     assert by_winner == [False, False]
     for left_out in links:
         model = base
         for link in (name for name in links if name != left_out):
             model = links[link](model)
         replaced = left_out == "stock sampling"  # by ours, which comes after it here
-        assert torch.equal(sample(model, leaving("euler"), sigmas), drawn["ours", False]) == replaced, left_out
+        assert torch.equal(sample(model, leaving("euler"), sigmas), samples["ours", False]) == replaced, left_out
     print("120 orders of LoRA, stock sampling and rescale, and our two nodes twice: none lost, none doubled")
 
 

@@ -106,9 +106,9 @@ def type_schema(annotation: Any, classes: Mapping[str, type]) -> dict[str, Any]:
         return {"enum": list(arguments)}
     if origin in (list, tuple, Sequence):
         return list_schema(origin, arguments, classes)
-    plain = {bool: "boolean", int: "integer", float: "number", str: "string", type(None): "null"}
-    if origin in plain:
-        return {"type": plain[origin]}
+    json_types = {bool: "boolean", int: "integer", float: "number", str: "string", type(None): "null"}
+    if origin in json_types:
+        return {"type": json_types[origin]}
     if isinstance(origin, type) and issubclass(origin, Mapping):
         return {"type": "object"}
     return part_schema(origin, classes)

@@ -37,18 +37,18 @@ def network() -> nn.Module:
 def trained() -> tuple[nn.Module, torch.optim.Optimizer, list[dict]]:
     net = network()
     optimizer = torch.optim.AdamW(net.parameters(), lr=0.1)
-    begun = settings_of(optimizer)
+    settings = settings_of(optimizer)
     net(torch.randn(5, 3)).square().mean().backward()
     optimizer.step()
-    return net, optimizer, begun
+    return net, optimizer, settings
 
 
 def write_both(folder: Path) -> dict[str, bytes]:
     """A small valid file of each kind."""
-    net, optimizer, begun = trained()
+    net, optimizer, settings = trained()
     final, state = folder / "final.safetensors", folder / "state.safetensors"
     save_checkpoint(final, {"raw": net, "ema": network()}, CONFIG, 7, score=0.25, facts={"mean": [0.5, 1.0]})
-    parts = {"network": trained_state(net), "optimizer": optimizer_state(optimizer, begun), "scaler": None}
+    parts = {"network": trained_state(net), "optimizer": optimizer_state(optimizer, settings), "scaler": None}
     write_state(state, 7, {"config": CONFIG, "overrides": ["seed=1"], "record": None}, *pack(parts, "state"))
     return {"final": final.read_bytes(), "state": state.read_bytes()}
 
@@ -58,32 +58,32 @@ class Forged(nn.Module):
 
     def __init__(self, state: dict):
         super().__init__()
-        self.given = state
+        self.tensors = state
 
     def state_dict(self):
-        return self.given
+        return self.tensors
 
 
 def other_tensors(tensors: dict, draw: random.Random) -> dict:
     """Changes the type, shape or name of one tensor, or removes it."""
     name = draw.choice(sorted(tensors))
-    other = tensors[name].contiguous()
+    tensor = tensors[name].contiguous()
     kind = draw.choice((torch.int64, torch.bool, torch.float64, torch.bfloat16, torch.complex64, torch.float8_e4m3fn))
-    changed = draw.choice((other.to(kind), other.reshape(-1)[:1], other[None], other.reshape(-1)[:0], None))
+    replacement = draw.choice((tensor.to(kind), tensor.reshape(-1)[:1], tensor[None], tensor.reshape(-1)[:0], None))
     renamed = draw.choice((name, name, name + ".x", ""))
     rest = {key: value for key, value in tensors.items() if key != name}
-    return rest if changed is None else rest | {renamed: changed.contiguous()}
+    return rest if replacement is None else rest | {renamed: replacement.contiguous()}
 
 
 def forge(kind: str, path: Path, draw: random.Random) -> None:
     """Writes a file with valid checksums and content that no run would write."""
-    net, optimizer, begun = trained()
+    net, optimizer, settings = trained()
     if kind == "final":
         state = other_tensors(net.state_dict(), draw)
         config = draw.choice((CONFIG, [], None, {"target": 0}))
         save_checkpoint(path, {draw.choice(("raw", "ema", "")): Forged(state), "ema": network()}, config, -1)
         return
-    parts = {"network": trained_state(net), "optimizer": optimizer_state(optimizer, begun), "scaler": None}
+    parts = {"network": trained_state(net), "optimizer": optimizer_state(optimizer, settings), "scaler": None}
     tree, tensors = pack(parts, "state")
     text, value = json.dumps(tree), draw.choice([*NASTY, '{"tensor": "state.network.0.weight", "order": [9, 0]}'])
     for pattern in draw.choices(
@@ -99,9 +99,9 @@ def forge(kind: str, path: Path, draw: random.Random) -> None:
 
 
 def read_final(path: Path) -> None:
-    read = read_checkpoint(path)
+    checkpoint = read_checkpoint(path)
     for name in ("raw", "ema"):
-        read.load_into(network(), name)
+        checkpoint.load_into(network(), name)
 
 
 def resume(path: Path) -> None:
@@ -124,10 +124,10 @@ def damaged(content: bytes, draw: random.Random) -> bytes:
 
 
 def _flip(content: bytes, draw: random.Random) -> bytes:
-    changed = bytearray(content)
-    for _ in range(draw.randint(1, 8)) if changed else ():
-        changed[draw.randrange(len(changed))] = draw.randrange(256)
-    return bytes(changed)
+    copy = bytearray(content)
+    for _ in range(draw.randint(1, 8)) if copy else ():
+        copy[draw.randrange(len(copy))] = draw.randrange(256)
+    return bytes(copy)
 
 
 def _cut(content: bytes, draw: random.Random) -> bytes:
@@ -152,11 +152,11 @@ def _header(content: bytes, change: Callable[[str], str]) -> bytes:
 
 def _replace_one(pattern: str, by: Callable[[], str], draw: random.Random) -> Callable[[str], str]:
     def change(header: str) -> str:
-        found = list(re.finditer(pattern, header))
-        if not found:
+        matches = list(re.finditer(pattern, header))
+        if not matches:
             return header
-        place = draw.choice(found)
-        return header[: place.start()] + by() + header[place.end() :]
+        match = draw.choice(matches)
+        return header[: match.start()] + by() + header[match.end() :]
 
     return change
 
@@ -180,10 +180,10 @@ def _metadata(content: bytes, draw: random.Random) -> bytes:
 
     def change(header: str) -> str:
         try:
-            whole = json.loads(header)
-            named = whole["__metadata__"]
-            named[draw.choice(list(named))] = draw.choice(NASTY)
-            return json.dumps(whole)
+            document = json.loads(header)
+            metadata = document["__metadata__"]
+            metadata[draw.choice(list(metadata))] = draw.choice(NASTY)
+            return json.dumps(document)
         except (ValueError, KeyError, TypeError, IndexError):
             return header
 
@@ -206,9 +206,9 @@ def fuzz(folder: Path, files: int, seed: int) -> Iterator[str]:
         except CheckpointError as error:
             yield re.sub(r"'[^']*'|\d+|`.*|: .*", "…", str(error).replace(str(path), "FILE"))[:70]
         except BaseException:
-            kept = Path(f"fuzz_{seed}_{number}.safetensors").absolute()
-            kept.write_bytes(path.read_bytes())
-            print(f"{kept} did not raise CheckpointError")
+            copy = Path(f"fuzz_{seed}_{number}.safetensors").absolute()
+            copy.write_bytes(path.read_bytes())
+            print(f"{copy} did not raise CheckpointError")
             raise
 
 
@@ -216,12 +216,12 @@ def main() -> None:
     arguments = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     arguments.add_argument("--files", type=int, default=10_000)
     arguments.add_argument("--seed", type=int, default=0)
-    given = arguments.parse_args()
+    options = arguments.parse_args()
     memory = Path("/dev/shm")  # where there is no disk to wait for
     with tempfile.TemporaryDirectory(dir=memory if memory.is_dir() else None) as folder:
-        became = collections.Counter(fuzz(Path(folder), given.files, given.seed))
-    print(f"{given.files} files, {became.pop('', 0)} loaded; refused:")
-    for message, times in became.most_common(20):
+        outcomes = collections.Counter(fuzz(Path(folder), options.files, options.seed))
+    print(f"{options.files} files, {outcomes.pop('', 0)} loaded; refused:")
+    for message, times in outcomes.most_common(20):
         print(f"{times:6} {message!a}")
 
 

@@ -3,7 +3,7 @@
     .venv/bin/python scripts/kill_cache.py FOLDER TINY --kills 20    # of make_photo_folder.py and make_tiny_sdxl.py
 
 Each attempt runs the command with small shards, forked from this process to save its start-up time. Every other cache
-has two processes, of which one is killed. The script compares each complete cache with an uninterrupted one and begins
+has two processes; the script kills one of them. It compares each complete cache with an uninterrupted one and begins
 the next, until it has made all its kills. It prints what the kills interrupted.
 """
 
@@ -50,34 +50,34 @@ def where(cache: Path) -> str:
 
 def survive(command: list[str], folder: Path, kills: int, seed: int) -> collections.Counter:
     """Counts kills by the stage that they interrupted. Raises AssertionError if a cache differs from the reference."""
-    draw, struck, caches = random.Random(seed), collections.Counter(), 0
+    draw, stages, caches = random.Random(seed), collections.Counter(), 0
 
     def begin(name: str) -> int:
         return start(folder / name, *command, f"data.cache={folder / name / 'cache'}", program=ztsnr.cache.main)
 
     began = time.monotonic()
-    assert end_of(begin("peace")) == 0, (folder / "peace" / "output.log").read_text()
-    length, wanted = time.monotonic() - began, files(folder / "peace" / "cache")
-    shards = collections.Counter(name.split("/")[0] for name in wanted)
+    assert end_of(begin("uninterrupted")) == 0, (folder / "uninterrupted" / "output.log").read_text()
+    length, expected = time.monotonic() - began, files(folder / "uninterrupted" / "cache")
+    shards = collections.Counter(name.split("/")[0] for name in expected)
     print(f"uninterrupted in {length:.1f} s: {dict(shards)} files", flush=True)
-    while struck.total() < kills:
+    while stages.total() < kills:
         name, attempts, codes = f"cache{caches}", 0, [-1]
         while any(codes):
-            working, attempts = [begin(name) for _ in range(1 + caches % 2)], attempts + 1
-            if struck.total() < kills:
+            pids, attempts = [begin(name) for _ in range(1 + caches % 2)], attempts + 1
+            if stages.total() < kills:
                 time.sleep(draw.uniform(0, length))
-                os.kill(working[-1], signal.SIGKILL)
-            codes = [end_of(working.pop())]
+                os.kill(pids[-1], signal.SIGKILL)
+            codes = [end_of(pids.pop())]
             if codes[0]:
-                struck[where(folder / name / "cache")] += 1
-            codes += [end_of(pid) for pid in working]
+                stages[where(folder / name / "cache")] += 1
+            codes += [end_of(pid) for pid in pids]
             assert set(codes) <= {0, -signal.SIGKILL}, (folder / name / "output.log").read_text()
-        found = files(folder / name / "cache")
-        other = {file for file in found.keys() | wanted.keys() if found.get(file) != wanted.get(file)}
-        assert not other, f"{name} differs in {sorted(other)}"
+        actual = files(folder / name / "cache")
+        differences = {file for file in actual.keys() | expected.keys() if actual.get(file) != expected.get(file)}
+        assert not differences, f"{name} differs in {sorted(differences)}"
         print(f"{name}: {attempts} attempts of {1 + caches % 2} processes, the same files", flush=True)
         caches += 1
-    return struck
+    return stages
 
 
 def main() -> None:
@@ -86,14 +86,14 @@ def main() -> None:
     arguments.add_argument("tiny", type=Path)
     arguments.add_argument("--kills", type=int, default=20)
     arguments.add_argument("--seed", type=int, default=0)
-    given = arguments.parse_args()
+    options = arguments.parse_args()
     ztsnr.caching.latents.SHARD_BYTES = SMALL_SHARD
-    places = f"data.root={given.folder.absolute()}", f"model.pretrained={given.tiny.absolute()}"
-    command = ["model=sdxl", "data=folder", *places, "data.sizes.resolution=128", "trainer.batch_size=4"]
+    paths = f"data.root={options.folder.absolute()}", f"model.pretrained={options.tiny.absolute()}"
+    command = ["model=sdxl", "data=folder", *paths, "data.sizes.resolution=128", "trainer.batch_size=4"]
     with tempfile.TemporaryDirectory() as folder:
-        struck = survive(command, Path(folder), given.kills, given.seed)
-    for place, times in struck.most_common():
-        print(f"{times:3} kills {place}")
+        stages = survive(command, Path(folder), options.kills, options.seed)
+    for stage, times in stages.most_common():
+        print(f"{times:3} kills {stage}")
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""Kills a short run at random moments and restarts it until it finishes; weights and record must equal a straight run.
+"""Kills a short run at random moments and restarts it until it finishes; weights and record must not change.
 
     .venv/bin/python scripts/kill_runs.py --kills 50
 
@@ -80,14 +80,14 @@ def content(folder: Path) -> tuple[dict, str]:
 def record(folder: Path, run: Path) -> dict[str, object]:
     """A run's record in the store in `folder`: status, number of images, and each metric's steps and values."""
     client = make_client(f"sqlite:///{folder / 'mlflow.db'}")
-    found = client.get_run(json.loads((run / "tracking" / "delivered.json").read_text())["run_id"])
-    kept = {
-        key: [(entry.step, str(entry.value)) for entry in client.get_metric_history(found.info.run_id, key)]
-        for key in found.data.metrics
+    stored_run = client.get_run(json.loads((run / "tracking" / "delivered.json").read_text())["run_id"])
+    metrics = {
+        key: [(entry.step, str(entry.value)) for entry in client.get_metric_history(stored_run.info.run_id, key)]
+        for key in stored_run.data.metrics
         if key not in CHANGING
     }
-    images = client.list_artifacts(found.info.run_id, "images")
-    return kept | {"status": found.info.status, "images": len(images)}
+    images = client.list_artifacts(stored_run.info.run_id, "images")
+    return metrics | {"status": stored_run.info.status, "images": len(images)}
 
 
 def where(folder: Path) -> str:
@@ -103,41 +103,41 @@ def where(folder: Path) -> str:
 
 
 def survive(folder: Path, kills: int, seed: int) -> collections.Counter:
-    """Counts kills by the stage that they interrupted. Raises AssertionError if a run differs from the straight one."""
-    draw, struck, runs = random.Random(seed), collections.Counter(), 1
-    straight, began = folder / "straight", time.monotonic()
+    """Counts kills by the stage that they interrupted. Raises AssertionError if a run differs from the reference."""
+    draw, stages, runs = random.Random(seed), collections.Counter(), 1
+    reference, began = folder / "uninterrupted", time.monotonic()
     command = (*SHORT, f"tracking.folder={folder}", "hydra.run.dir=.")
-    assert end_of(start(straight, *command)) == 0, (straight / "output.log").read_text()
-    length, wanted = time.monotonic() - began, (*content(straight), record(folder, straight))
-    while sum(struck.values()) < kills:
+    assert end_of(start(reference, *command)) == 0, (reference / "output.log").read_text()
+    length, expected = time.monotonic() - began, (*content(reference), record(folder, reference))
+    while sum(stages.values()) < kills:
         run, attempts, code = folder / f"run{runs}", 0, None
         while code != 0:
             pid, attempts = start(run, *command), attempts + 1
-            if sum(struck.values()) < kills:
+            if sum(stages.values()) < kills:
                 time.sleep(draw.uniform(0.1, length) / math.sqrt(1 + attempts % 7))
                 os.kill(pid, signal.SIGKILL)
             code = end_of(pid)
             assert code in (0, -signal.SIGKILL), (run / "output.log").read_text()
-            struck[where(run)] += code != 0
-        for found, same in zip((*content(run), record(folder, run)), wanted, strict=True):
-            assert found == same, f"{run} is another: {found} in place of {same}"
+            stages[where(run)] += code != 0
+        for actual, value in zip((*content(run), record(folder, run)), expected, strict=True):
+            assert actual == value, f"{run} is another: {actual} in place of {value}"
         print(f"{run.name}: {attempts} attempts, the same weights and record", flush=True)
         runs += 1
     client = make_client(f"sqlite:///{folder / 'mlflow.db'}")
     assert len(client.search_runs([client.get_experiment_by_name("ztsnr").experiment_id])) == runs
-    return struck
+    return stages
 
 
 def main() -> None:
     arguments = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     arguments.add_argument("--kills", type=int, default=50)
     arguments.add_argument("--seed", type=int, default=0)
-    given = arguments.parse_args()
+    options = arguments.parse_args()
     memory = Path("/dev/shm")  # where there is no disk to wait for; what a process wrote survives its kill either way
     with tempfile.TemporaryDirectory(dir=memory if memory.is_dir() else None) as folder:
-        struck = survive(Path(folder), given.kills, given.seed)
-    for place, times in struck.most_common():
-        print(f"{times:3} kills {place}")
+        stages = survive(Path(folder), options.kills, options.seed)
+    for stage, times in stages.most_common():
+        print(f"{times:3} kills {stage}")
 
 
 if __name__ == "__main__":

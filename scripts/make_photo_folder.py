@@ -46,9 +46,9 @@ def photographs() -> dict[str, np.ndarray]:
     from skimage import data
     from sklearn.datasets import load_sample_images
 
-    found = {name: np.asarray(getattr(data, name)()) for name in CAPTIONS}
+    images = {name: np.asarray(getattr(data, name)()) for name in CAPTIONS}
     flower, temple = load_sample_images().images[::-1]
-    return found | {"flower": flower, "temple": temple}
+    return images | {"flower": flower, "temple": temple}
 
 
 def to_image(pixels: np.ndarray) -> Image.Image:
@@ -104,22 +104,22 @@ def write_odd(folder: Path) -> None:
 
 
 def write_broken(folder: Path) -> None:
-    whole = (folder / "astronaut.png").read_bytes()
+    astronaut = (folder / "astronaut.png").read_bytes()
     photograph = next(folder.glob("*.jpg")).read_bytes()
     (folder / "truncated.jpg").write_bytes(photograph[: len(photograph) // 2])
-    (folder / "truncated.png").write_bytes(whole[: len(whole) // 2])
+    (folder / "truncated.png").write_bytes(astronaut[: len(astronaut) // 2])
     (folder / "zero_bytes.png").write_bytes(b"")
     (folder / "not_an_image.webp").write_text("a text with an image's suffix\n")
-    (folder / "really_a_png.jpg").write_bytes(whole)
+    (folder / "really_a_png.jpg").write_bytes(astronaut)
     Image.new("RGB", (1, 1)).save(folder / "one_pixel.png")
     Image.new("RGB", (20000, 3), (90, 120, 30)).save(folder / "ribbon.png")
     (folder / "bomb.png").write_bytes(bomb(30_000, 30_000))
-    (folder / "foreign_caption.png").write_bytes(whole)
+    (folder / "foreign_caption.png").write_bytes(astronaut)
     (folder / "foreign_caption.txt").write_bytes("写真, 猫".encode("shift_jis"))
     for name, target in (("loop", "."), ("itself.png", "itself.png"), ("nowhere.jpg", "absent.jpg")):
         if not (folder / name).is_symlink():
             os.symlink(target, folder / name)
-    (folder / "unreadable.png").write_bytes(whole)
+    (folder / "unreadable.png").write_bytes(astronaut)
     (folder / "unreadable.png").chmod(0)
     (folder / "a_folder.png").mkdir(exist_ok=True)
 
@@ -140,14 +140,14 @@ def main() -> None:
     arguments.add_argument("folder", type=Path)
     arguments.add_argument("--crops", type=int, default=0, metavar="N", help="and N parts of each image")
     arguments.add_argument("--broken", action="store_true", help="and files that cannot be trained on")
-    given = arguments.parse_args()
-    for place in ("space", "text"):
-        (given.folder / place).mkdir(parents=True, exist_ok=True)
-    write_images(given.folder, given.crops)
-    write_odd(given.folder)
-    if given.broken:
-        write_broken(given.folder)
-    print(given.folder)
+    options = arguments.parse_args()
+    for name in ("space", "text"):
+        (options.folder / name).mkdir(parents=True, exist_ok=True)
+    write_images(options.folder, options.crops)
+    write_odd(options.folder)
+    if options.broken:
+        write_broken(options.folder)
+    print(options.folder)
 
 
 if __name__ == "__main__":

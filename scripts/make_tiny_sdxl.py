@@ -56,8 +56,8 @@ def make_vae() -> AutoencoderKL:
 
 def vocabulary() -> dict[str, int]:
     """All bytes in CLIP's notation, inside a word and at its end, then the two markers, in CLIP's order."""
-    printed = [*range(33, 127), *range(161, 173), *range(174, 256)]
-    characters = [chr(byte) for byte in printed] + [chr(256 + i) for i in range(256 - len(printed))]
+    printable = [*range(33, 127), *range(161, 173), *range(174, 256)]
+    characters = [chr(byte) for byte in printable] + [chr(256 + i) for i in range(256 - len(printable))]
     words = [*characters, *(character + "</w>" for character in characters), START, END]
     return {word: number for number, word in enumerate(words)}
 
