@@ -13,12 +13,12 @@ from tests.helpers import ROOT
 from ztsnr.core.errors import ConfigError
 
 SMALL = ("trainer=smoke", "trainer.steps=3", "model.width=16", "samples.steps=2", "samples.columns=1")
-ALONE = ("quality=none", "tracking=none")
+MINIMAL = ("quality=none", "tracking=none")
 
 
 @pytest.fixture(scope="module")
 def result():
-    return ztsnr.fit("schedule=ztsnr", "loss=vpred", *SMALL, *ALONE)
+    return ztsnr.fit("schedule=ztsnr", "loss=vpred", *SMALL, *MINIMAL)
 
 
 @pytest.mark.slow
@@ -35,9 +35,9 @@ def test_fit_repeats_itself_and_trains_a_network_of_the_users_in_place(result):
     torch.manual_seed(0)
     network = ztsnr.build(ztsnr.compose(*SMALL), "model")
     before = [parameter.clone() for parameter in network.parameters()]
-    again = ztsnr.fit("schedule=ztsnr", "loss=vpred", *SMALL, *ALONE, network=network)
-    assert again.score == result.score
-    assert again.networks["raw"] is network
+    rerun = ztsnr.fit("schedule=ztsnr", "loss=vpred", *SMALL, *MINIMAL, network=network)
+    assert rerun.score == result.score
+    assert rerun.networks["raw"] is network
     assert any(not torch.equal(old, new.cpu()) for old, new in zip(before, network.parameters(), strict=True))
 
 
@@ -45,8 +45,8 @@ def test_fit_repeats_itself_and_trains_a_network_of_the_users_in_place(result):
 def test_fit_takes_data_and_an_objective_of_the_users(result):
     data = ztsnr.make("data", "digits", held_out=0.25)
     objective = ztsnr.build(ztsnr.compose("loss=x0"), "objective")
-    other = ztsnr.fit(*SMALL, *ALONE, data=data, objective=objective)
-    assert other.score != result.score
+    custom = ztsnr.fit(*SMALL, *MINIMAL, data=data, objective=objective)
+    assert custom.score != result.score
 
 
 def test_fit_refuses_bad_values_and_old_keys():

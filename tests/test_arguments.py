@@ -48,13 +48,13 @@ def grammar_of(command, monkeypatch):
     """That with which the command of this name parses its arguments."""
     from ztsnr.config import command as commands
 
-    seen = []
+    grammars = []
     with monkeypatch.context() as patched:
-        patched.setattr(commands, "parse", lambda words, grammar: seen.append(grammar))
+        patched.setattr(commands, "parse", lambda words, grammar: grammars.append(grammar))
         patched.setattr(commands, "_run_hydra", lambda *_: None)
         patched.setattr(commands, "get_args_parser", lambda: None)
         importlib.import_module(f"ztsnr.{command}").main([])
-    return seen[0]
+    return grammars[0]
 
 
 def value_of(override):
@@ -101,10 +101,10 @@ def test_a_value_that_hydra_cannot_read_is_a_text_where_it_names_a_file(tmp_path
         assert as_override(word, grammar) == word
 
 
-@pytest.mark.parametrize("place", range(4))
-def test_flags_may_come_anywhere(place):
+@pytest.mark.parametrize("position", range(4))
+def test_flags_may_come_anywhere(position):
     words = ["seed=0,1", "loss=eps", "trainer.steps=3"]
-    parsed = parse([*words[:place], "-m", "--config-dir", "mine", *words[place:]], Grammar("train"))
+    parsed = parse([*words[:position], "-m", "--config-dir", "mine", *words[position:]], Grammar("train"))
     assert parsed.multirun
     assert parsed.config_dir == "mine"
     assert parsed.overrides == words

@@ -53,17 +53,18 @@ def test_image_goes_to_the_bucket_of_nearest_aspect(images):
     aspects = np.log([width / height for height, width in AUTO.all()])
     for (height, width), bucket in zip(images, plan.bucket, strict=True):
         if bucket >= 0:
-            own, target = math.log(width / height), plan.sizes[bucket]
-            assert abs(math.log(target[1] / target[0]) - own) == pytest.approx(np.abs(aspects - own).min(), abs=1e-9)
+            aspect, target = math.log(width / height), plan.sizes[bucket]
+            nearest = np.abs(aspects - aspect).min()
+            assert abs(math.log(target[1] / target[0]) - aspect) == pytest.approx(nearest, abs=1e-9)
 
 
 @given(IMAGES, st.randoms())
 def test_plan_does_not_depend_on_the_order_of_files(images, random):
     order = list(range(len(images)))
     random.shuffle(order)
-    plan, again = planned(images, min_samples=4), planned([images[i] for i in order], min_samples=4)
-    assert (plan.sizes == again.sizes).all()
-    assert (plan.bucket[order] == again.bucket).all()
+    plan, reordered = planned(images, min_samples=4), planned([images[i] for i in order], min_samples=4)
+    assert (plan.sizes == reordered.sizes).all()
+    assert (plan.bucket[order] == reordered.bucket).all()
 
 
 @given(IMAGES, st.integers(1, 20))
@@ -87,8 +88,8 @@ def test_a_view_lies_inside_the_resized_image_and_fills_its_bucket(size, down, r
     view = plan.view(0, size, (down, right), False)
     assert all(c >= 0 and c + s <= r for c, s, r in zip(view.crop, view.size, view.resized, strict=True))
     assert any(r == s for r, s in zip(view.resized, view.size, strict=True))
-    wanted = size[0] * view.resized[1] / size[1]
-    assert abs(view.resized[0] - wanted) <= 0.51 + 0.51 * size[0] / size[1] or max(size) > 1000 * min(size)
+    expected = size[0] * view.resized[1] / size[1]
+    assert abs(view.resized[0] - expected) <= 0.51 + 0.51 * size[0] / size[1] or max(size) > 1000 * min(size)
 
 
 def test_plan_measures_the_cropped_share_and_the_upscaling():
@@ -155,14 +156,14 @@ def test_an_epoch_shows_each_sample_as_often_as_its_policy_says(counts, size, le
     epochs = size if leftovers == "merge" else 1  # after which nothing is carried over
     steps = sum(int(order.steps(epoch).sum()) for epoch in range(epochs))
     assert {order.size(step) for step in range(steps)} == order.sizes()
-    seen = {(b, s): 0 for b, count in enumerate(counts) for s in range(count)}
+    occurrences = {(b, s): 0 for b, count in enumerate(counts) for s in range(count)}
     steps_of = np.zeros(len(counts))
     for bucket, samples in samples_of(order, (0, steps)):
         steps_of[bucket] += 1
         for sample in samples:
-            seen[bucket, sample] += 1
+            occurrences[bucket, sample] += 1
     for bucket, count in enumerate(counts):
-        times = [seen[bucket, s] for s in range(count)]
+        times = [occurrences[bucket, s] for s in range(count)]
         if count:
             assert order.shown()[bucket] == pytest.approx(sum(times) / count / epochs)
             assert order.mean_steps()[bucket] == pytest.approx(steps_of[bucket] / epochs)

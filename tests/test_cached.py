@@ -107,12 +107,12 @@ def test_latents_texts_and_sizes_of_a_row_belong_to_one_image(shared):
 
 def test_epoch_trains_every_sample_and_no_held_out_one(shared):
     data = prepare_data(*shared)
-    trained = {row.numpy().tobytes() for row in samples_of(data, 2 * len(data.train))}
+    trained_rows = {row.numpy().tobytes() for row in samples_of(data, 2 * len(data.train))}
     with torch.autocast("cpu", torch.bfloat16):  # as a run with precision=bf16 validates
-        held_out = {row.numpy().tobytes() for _, x0, _ in data.held_out_batches(100, 3) for row in x0}
-    assert len(trained) == len(data.train)
-    assert len(trained) + len(held_out) == 16
-    assert not trained & held_out
+        held_out_rows = {row.numpy().tobytes() for _, x0, _ in data.held_out_batches(100, 3) for row in x0}
+    assert len(trained_rows) == len(data.train)
+    assert len(trained_rows) + len(held_out_rows) == 16
+    assert not trained_rows & held_out_rows
 
 
 def test_one_of_few_images_is_held_out_if_none_falls_below_the_share(own):
@@ -247,8 +247,8 @@ def test_distribution_is_resampled_in_each_step_and_its_mean_is_validated(shared
     gaps = torch.stack([full_batch(data, step)[0] - full_batch(mean, step)[0] for step in steps])
     assert gaps.std() > 1e-4
     assert not torch.equal(gaps[0], gaps[1])
-    for (_, drawn, _), (_, plain, _) in zip(data.held_out_batches(9, 2), mean.held_out_batches(9, 2), strict=True):
-        torch.testing.assert_close(drawn, plain)
+    for (_, latents, _), (_, means, _) in zip(data.held_out_batches(9, 2), mean.held_out_batches(9, 2), strict=True):
+        torch.testing.assert_close(latents, means)
 
 
 def test_captions_are_dropped_at_the_configured_rate(shared):
@@ -325,22 +325,22 @@ def test_unreadable_image_stops_prepare_if_on_bad_is_stop(own):
 
 
 def test_latents_that_overflow_in_bfloat16_are_encoded_in_float32(own, monkeypatch):
-    posterior, redone = LatentEncoder.posterior, []
+    posterior, retries = LatentEncoder.posterior, []
 
     def overflowing(self, x, precision):
         answer = posterior(self, x, precision)
         if precision == "bfloat16":
             answer[::2] = float("inf")
         else:
-            redone.append(len(x))
+            retries.append(len(x))
         return answer
 
-    plain = [row.clone() for row in samples_of(prepare_data(*own, "data.encoding.kind=mean"), 6)]
+    expected = [row.clone() for row in samples_of(prepare_data(*own, "data.encoding.kind=mean"), 6)]
     monkeypatch.setattr(LatentEncoder, "posterior", overflowing)
     data = prepare_data(*own, "data.encoding.kind=mean", "data.encoding.precision=bfloat16")
-    again = samples_of(data, 6)
-    assert sum(redone) >= 8
-    assert max((a - b).abs().max() for a, b in zip(plain, again, strict=True)) < 0.02
+    actual = samples_of(data, 6)
+    assert sum(retries) >= 8
+    assert max((a - b).abs().max() for a, b in zip(expected, actual, strict=True)) < 0.02
 
 
 @torch.no_grad()
@@ -406,18 +406,18 @@ def test_masks_are_cached_and_no_latent_is_encoded_for_them(own, encoded):
 def test_only_a_changed_mask_is_encoded_again(own, encoded, monkeypatch):
     root, _ = own
     add_masks(root, range(8))
-    redone, mask = [], MaskEncoder.mask
+    names, mask = [], MaskEncoder.mask
 
     def recording(self, request):
-        redone.append(request.image.file.name)
+        names.append(request.image.file.name)
         return mask(self, request)
 
     monkeypatch.setattr(MaskEncoder, "mask", recording)
     before = masks_of(prepare_data(*own, "data.masks=files"), 40)
-    redone.clear()
+    names.clear()
     add_masks(root, [3], left=100)
     after = masks_of(prepare_data(*own, "data.masks=files"), 40)
-    assert redone == ["003.png"]
+    assert names == ["003.png"]
     assert sum(not torch.equal(before[latent], after[latent]) for latent in before) <= 1
     assert not encoded["latents"]
 

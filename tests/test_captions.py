@@ -31,8 +31,8 @@ def test_shuffle_leaves_kept_tags_in_place():
         tags = text.split(", ")
         assert tags[:2] == ["a", "b"]
         assert sorted(tags) == TAGS.split(", ")
-    (kept,) = texts("a, b ||| c, d", keep_separator="|||")
-    assert kept == "a, b, c, d"
+    (caption,) = texts("a, b ||| c, d", keep_separator="|||")
+    assert caption == "a, b, c, d"
     for text in texts("a, b ||| c, d, e, f", keep_separator="|||", shuffle=True, keep_tokens=1, variants=9):
         assert text.startswith("a, b, ")
 

@@ -26,19 +26,19 @@ def path(tmp_path):
 
 
 def test_checkpoint_round_trip_is_exact_and_describes_itself(path):
-    read = read_checkpoint(path)
-    assert (read.config, read.step, read.score, read.names) == (CONFIG, 7, 0.25, ("raw", "ema"))
+    checkpoint = read_checkpoint(path)
+    assert (checkpoint.config, checkpoint.step, checkpoint.score, checkpoint.names) == (CONFIG, 7, 0.25, ("raw", "ema"))
     for name, seed in (("raw", 0), ("ema", 1)):
         loaded = network(9)
-        read.load_into(loaded, name)
+        checkpoint.load_into(loaded, name)
         for key, value in network(seed).state_dict().items():
             assert torch.equal(loaded.state_dict()[key], value)
 
 
 def test_every_truncation_is_refused(path):
-    whole = path.read_bytes()
-    for length in range(0, len(whole), 97):
-        path.write_bytes(whole[:length])
+    content = path.read_bytes()
+    for length in range(0, len(content), 97):
+        path.write_bytes(content[:length])
         with pytest.raises(CheckpointError, match="truncated or not a safetensors file"):
             read_checkpoint(path)
 
@@ -61,13 +61,13 @@ def test_foreign_and_missing_files_are_refused(tmp_path, metadata, message):
 
 
 def test_load_into_refuses_other_networks_and_names(path):
-    read = read_checkpoint(path)
+    checkpoint = read_checkpoint(path)
     with pytest.raises(CheckpointError, match=r"raw\.0\.weight is \(4, 3\), the model has \(5, 3\)"):
-        read.load_into(network(width=5), "raw")
+        checkpoint.load_into(network(width=5), "raw")
     with pytest.raises(CheckpointError, match=r"lacks raw\.2\.weight"):
-        read.load_into(nn.Sequential(*network(), nn.Linear(4, 4)), "raw")
+        checkpoint.load_into(nn.Sequential(*network(), nn.Linear(4, 4)), "raw")
     with pytest.raises(CheckpointError, match="holds the weights raw, ema, not 'best'"):
-        read.load_into(network(), "best")
+        checkpoint.load_into(network(), "best")
 
 
 def test_full_disk_leaves_only_the_previous_file(path, monkeypatch):

@@ -11,7 +11,7 @@ from ztsnr.core.errors import ConfigError, IncompatibleObjective, ZtsnrError
 
 
 @pytest.mark.parametrize(
-    ("accepts", "bounds", "inside", "outside", "wanted"),
+    ("accepts", "bounds", "inside", "outside", "expected"),
     [
         (checks.number, {}, [0, -3, 2.5, 1e300, math.inf, -math.inf, np.float32(1)], [math.nan, True], "a number"),
         (checks.number, {"above": 0}, [math.inf], [0, "abc", None, [1.0], 1j], "a number above 0"),
@@ -28,13 +28,13 @@ from ztsnr.core.errors import ConfigError, IncompatibleObjective, ZtsnrError
         (checks.instance, {"kind": bytes}, [b""], [1, None], "a bytes"),
     ],
 )
-def test_number_rejects_a_value_outside_its_bounds_by_key_and_value(accepts, bounds, inside, outside, wanted):
+def test_number_rejects_a_value_outside_its_bounds_by_key_and_value(accepts, bounds, inside, outside, expected):
     for value in inside:
         accepts("group.key", value, **bounds)
     for value in outside:
         with pytest.raises(ConfigError) as refusal:
             accepts("group.key", value, **bounds)
-        assert str(refusal.value) == f"group.key must be {wanted}, got {value!r}"
+        assert str(refusal.value) == f"group.key must be {expected}, got {value!r}"
 
 
 def test_instance_suggests_the_option_for_a_name_in_place_of_a_part():
@@ -43,15 +43,15 @@ def test_instance_suggests_the_option_for_a_name_in_place_of_a_part():
 
 
 @pytest.mark.parametrize(
-    ("value", "wanted_words"),
+    ("value", "expected"),
     [
         *((value, "a list of numbers") for value in (1, "1, 2", [], None, {1: 2})),
         *(([1, entry], f".*, got {entry!r}") for entry in (-1, math.inf, True, "2")),
     ],
 )
-def test_numbers_rejects_other_than_a_list_within_the_bounds(value, wanted_words):
+def test_numbers_rejects_other_than_a_list_within_the_bounds(value, expected):
     checks.numbers("trainer.guidance", [1, 2.5], at_least=0)
-    with pytest.raises(ConfigError, match=rf"trainer\.guidance must be {wanted_words}"):
+    with pytest.raises(ConfigError, match=rf"trainer\.guidance must be {expected}"):
         checks.numbers("trainer.guidance", value, at_least=0)
 
 
@@ -102,8 +102,8 @@ def test_part_rejects_a_field_that_is_not_of_its_annotation(field, value, messag
     Example(**VALID)
     with pytest.raises(ConfigError) as error:
         Example(**VALID | {field: value})
-    shown = value[0] if message == "a number above 0" and isinstance(value, list) else value
-    assert str(error.value) == f"{field} must be {message}, got {shown!r}"
+    bad_value = value[0] if message == "a number above 0" and isinstance(value, list) else value
+    assert str(error.value) == f"{field} must be {message}, got {bad_value!r}"
 
 
 def test_key_is_full_inside_the_node_that_is_built_and_that_of_the_node_referred_to():

@@ -93,8 +93,8 @@ def test_axes_are_the_fewest_settings_that_distinguish_options():
 
 
 def test_a_failed_run_without_parameters_belongs_to_its_option():
-    broken = run(outcome="failed", schedule="sdxl", loss="eps", seed=3)
-    options = group_by_option([*GRID, broken])
+    failed_run = run(outcome="failed", schedule="sdxl", loss="eps", seed=3)
+    options = group_by_option([*GRID, failed_run])
     assert [option.name for option in options] == ["sdxl eps", "sdxl vpred", "ztsnr vpred", "ztsnr eps"]
     assert options[0].outcome == "1 of 4 failed"
     assert options[3].outcome == "incompatible"
@@ -114,8 +114,8 @@ def test_best_attempt_is_the_finished_one_or_else_the_newest():
 def test_runs_recorded_by_0de1f9a_have_the_settings_of_today():
     params = {"trainer.clip": "1.0", "weighting": "MinSNR", "validation": "Validation", "validation.samples": "4"}
     tags = {"ztsnr.axes": '{"quality": "samples", "trainer.accumulate": "2"}', "weighting": "min_snr"}
-    recorded = RecordedRun("id", "name", "FINISHED", 0, tags, params, {})
-    assert interpret(recorded).settings == {
+    old_run = RecordedRun("id", "name", "FINISHED", 0, tags, params, {})
+    assert interpret(old_run).settings == {
         "quality": "frechet",
         "trainer.gradient_accumulation_steps": "2",
         "weighting": "min_snr",

@@ -162,12 +162,12 @@ def test_broken_or_unsupported_file_is_refused_with_the_reason(content, message)
 
 
 def test_truncated_or_corrupt_file_decodes_or_raises_bad_image():
-    whole_file, draw = saved(CAT, "JPEG"), np.random.default_rng(0)
-    for length in range(0, len(whole_file), 97):
+    content, draw = saved(CAT, "JPEG"), np.random.default_rng(0)
+    for length in range(0, len(content), 97):
         with pytest.raises(BadImage):
-            examine(whole_file[:length])
+            examine(content[:length])
     for _ in range(200):
-        broken = bytearray(whole_file)
+        broken = bytearray(content)
         broken[draw.integers(len(broken))] ^= 1 << draw.integers(8)
         try:
             height, width = examine(bytes(broken))
@@ -200,8 +200,8 @@ def test_mask_follows_its_image_through_resize_crop_and_flip():
     half[30:, :70] = 255
     content, files = saved(Image.fromarray(half).convert("RGB")), masked(half)["files"]
     for view in (View((45, 70), (5, 6), (40, 64), False), View((180, 280), (40, 80), (128, 96), True)):
-        seen = decode(content, view, WHITE)[..., 0].astype(float)
-        cells = seen.reshape(view.size[0] // 8, 8, -1, 8).mean((1, 3))
+        pixels = decode(content, view, WHITE)[..., 0].astype(float)
+        cells = pixels.reshape(view.size[0] // 8, 8, -1, 8).mean((1, 3))
         assert np.abs(decode_mask(files, "files", view, 8) - cells).max() < 8
 
 

@@ -81,12 +81,12 @@ def just_below(sigma):
     return torch.nextafter(sigma, torch.zeros_like(sigma))
 
 
-def is_same(one: Density, other: Density, u=None):
+def is_same(actual: Density, expected: Density, u=None):
     u = midpoints(999) if u is None else u
-    torch.testing.assert_close(one.sigma(u), other.sigma(u), rtol=1e-9, atol=0)
-    sigma = other.sigma(u)
-    torch.testing.assert_close(one.cdf(sigma), other.cdf(sigma), rtol=1e-9, atol=1e-14)
-    torch.testing.assert_close(one.log_prob(sigma), other.log_prob(sigma), rtol=1e-9, atol=1e-9)
+    torch.testing.assert_close(actual.sigma(u), expected.sigma(u), rtol=1e-9, atol=0)
+    sigma = expected.sigma(u)
+    torch.testing.assert_close(actual.cdf(sigma), expected.cdf(sigma), rtol=1e-9, atol=1e-14)
+    torch.testing.assert_close(actual.log_prob(sigma), expected.log_prob(sigma), rtol=1e-9, atol=1e-9)
 
 
 # what holds for each of them
@@ -327,8 +327,8 @@ def test_truncated_rejects_bounds_that_leave_too_few_draws():
     ids=repr,
 )
 def test_a_shift_moves_the_mean_of_log_snr(density, key, by, factor):
-    moved = vars(density) | {key: vars(density)[key] + by * math.log(factor)}
-    is_same(Shifted(density=density, factor=factor), type(density)(**moved))
+    fields = vars(density) | {key: vars(density)[key] + by * math.log(factor)}
+    is_same(Shifted(density=density, factor=factor), type(density)(**fields))
 
 
 def test_a_shift_of_flow_time_is_that_of_stable_diffusion_3():
@@ -375,11 +375,11 @@ def test_log_prob_of_a_mixture_keeps_its_tails():
 @pytest.mark.parametrize("mass", [0.001, 0.5])
 @pytest.mark.parametrize("terminal", [20000.0, math.inf])
 def test_terminal_mass_puts_its_share_at_the_terminal_and_scales_the_rest(mass, terminal):
-    drawn = TerminalMass(density=LAPLACE, terminal=terminal, mass=mass).sigma(midpoints(100_000))
-    at_terminal = drawn == terminal
+    levels = TerminalMass(density=LAPLACE, terminal=terminal, mass=mass).sigma(midpoints(100_000))
+    at_terminal = levels == terminal
     assert at_terminal.double().mean().item() == pytest.approx(mass, abs=1e-9)
     rest = (~at_terminal).sum().item()
-    torch.testing.assert_close(drawn[~at_terminal], LAPLACE.sigma(midpoints(rest)), rtol=1e-9, atol=0)
+    torch.testing.assert_close(levels[~at_terminal], LAPLACE.sigma(midpoints(rest)), rtol=1e-9, atol=0)
 
 
 @pytest.mark.parametrize("inner", [TableInterpolated, TableUniform])

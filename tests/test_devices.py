@@ -43,13 +43,13 @@ def test_processes_take_different_gpus_and_release_them_at_their_end(tmp_path):
         return subprocess.Popen([sys.executable, "-c", TAKE, str(tmp_path)], env=environment, **pipes)
 
     first, second = start(), start()
-    seen = {process: process.stdout.readline().strip() for process in (first, second)}
-    assert set(seen.values()) == {"4", "7"}
+    visible_gpu = {process: process.stdout.readline().strip() for process in (first, second)}
+    assert set(visible_gpu.values()) == {"4", "7"}
     third = start()  # one too many shares
     assert third.stdout.readline().strip() in ("4", "7")
     first.kill()
     first.wait()
     fourth = start()
-    assert fourth.stdout.readline().strip() == seen[first]
+    assert fourth.stdout.readline().strip() == visible_gpu[first]
     for process in (second, third, fourth):
         process.communicate("", timeout=scaled(30))

@@ -88,14 +88,14 @@ def test_distance_of_a_sample_is_the_mean_over_its_elements_at_its_own_level(dis
 
 @pytest.mark.parametrize("distance", DISTANCES, ids=repr)
 @pytest.mark.parametrize(
-    ("given_dtype", "wide"),
+    ("input_dtype", "expected_dtype"),
     [(torch.bfloat16, torch.float32), (torch.float16, torch.float32), (torch.float64, torch.float64)],
 )
-def test_distances_are_computed_in_float32_or_better(distance, given_dtype, wide):
-    output, ideal = torch.tensor([[256.0, 1.0]], dtype=given_dtype), torch.tensor([[-1.0, 1.0]], dtype=given_dtype)
+def test_distances_are_computed_in_float32_or_better(distance, input_dtype, expected_dtype):
+    output, ideal = torch.tensor([[256.0, 1.0]], dtype=input_dtype), torch.tensor([[-1.0, 1.0]], dtype=input_dtype)
     loss = distance(output, ideal, of(1.0))
-    assert loss.dtype == wide
-    torch.testing.assert_close(loss, distance(output.to(wide), ideal.to(wide), of(1.0)))
+    assert loss.dtype == expected_dtype
+    torch.testing.assert_close(loss, distance(output.to(expected_dtype), ideal.to(expected_dtype), of(1.0)))
     assert MSE()(output, ideal, of(1.0)).item() == 257**2 / 2
 
 
@@ -115,9 +115,10 @@ def threshold_of_diffusers(huber_schedule, huber_c, timestep, alphas_cumprod):
 @pytest.mark.parametrize("huber_schedule", ["exponential", "snr"])
 def test_thresholds_of_each_level_are_those_of_diffusers(huber_schedule, huber_c, sdxl):
     alphas_cumprod = (1 / (1 + sdxl.sigmas.square())).tolist()
-    ours = ExponentialThreshold(c=huber_c, table=sdxl) if huber_schedule == "exponential" else SNRThreshold(c=huber_c)
-    theirs = [threshold_of_diffusers(huber_schedule, huber_c, t, alphas_cumprod) for t in range(1000)]
-    assert ours(sdxl.sigmas).tolist() == pytest.approx(theirs, rel=1e-9)
+    exponential = ExponentialThreshold(c=huber_c, table=sdxl)
+    threshold = exponential if huber_schedule == "exponential" else SNRThreshold(c=huber_c)
+    reference = [threshold_of_diffusers(huber_schedule, huber_c, t, alphas_cumprod) for t in range(1000)]
+    assert threshold(sdxl.sigmas).tolist() == pytest.approx(reference, rel=1e-9)
 
 
 def test_thresholds_at_both_ends(zero_terminal):
@@ -132,7 +133,7 @@ def test_thresholds_at_both_ends(zero_terminal):
 
 
 @pytest.mark.parametrize(
-    ("make_one", "named"),
+    ("make_one", "message"),
     [
         (lambda: Huber(delta=0), r"^delta must be a number above 0, got 0"),
         (lambda: ConstantThreshold(c=-0.1), r"^c must be a number above 0, got -0\.1"),
@@ -145,6 +146,6 @@ def test_thresholds_at_both_ends(zero_terminal):
         (lambda: Charbonnier(threshold=0.1), r"^threshold must be a Threshold, got 0\.1"),
     ],
 )
-def test_distance_rejects_an_impossible_field_by_name(make_one, named):
-    with pytest.raises(ConfigError, match=named):
+def test_distance_rejects_an_impossible_field_by_name(make_one, message):
+    with pytest.raises(ConfigError, match=message):
         make_one()

@@ -24,7 +24,7 @@ WORDS = ["a red house", "", "a blue ship at sea"]
 
 @cache
 def tiny_sdxl() -> str:
-    """Its folder."""
+    """The folder of the tiny SDXL in the format of diffusers."""
     folder = _folder()
     load_script("make_tiny_sdxl").make_pipeline().save_pretrained(folder)
     return str(folder)
@@ -40,7 +40,7 @@ def tiny_sdxl_file() -> str:
 
 @cache
 def tiny_sd15() -> str:
-    """A folder with the parts of Stable Diffusion 1.5, as small; of the tiny SDXL's VAE and first text encoder."""
+    """A Stable Diffusion 1.5 of the same size, in a folder: its VAE and text encoder are like the tiny SDXL's."""
     script, folder = load_script("make_tiny_sdxl"), _folder()
     torch.manual_seed(0)
     vocab = script.vocabulary()
@@ -84,7 +84,7 @@ def trained_names(net):
 
 @dataclass
 class Latents:
-    """Random latents with prompts, as a data set that trains on latents gives them."""
+    """Random latents with prompts, in the form of a data set of latents."""
 
     count: int = 8
 
@@ -112,17 +112,17 @@ class Latents:
 
 
 def composed_for(file, *overrides):
-    few = ["samples.steps=2", "samples.columns=2", "samples.size=[64,64]", "trainer=smoke", "optimizer.lr=1e-3"]
-    few += ["trainer.batch_size=4", "trainer.steps=3", "tracking=none"]
-    place = [f"model.pretrained={tiny_sdxl()}", "samples=prompts", f"samples.file={file}"]
-    return compose("model=sdxl", *place, *few, *overrides)
+    settings = ["samples.steps=2", "samples.columns=2", "samples.size=[64,64]", "trainer=smoke", "optimizer.lr=1e-3"]
+    settings += ["trainer.batch_size=4", "trainer.steps=3", "tracking=none"]
+    paths = [f"model.pretrained={tiny_sdxl()}", "samples=prompts", f"samples.file={file}"]
+    return compose("model=sdxl", *paths, *settings, *overrides)
 
 
 @cache
 def exported(*overrides, dtype="fp32", model="sdxl"):
     """A network whose trained weights are random, ready to be written."""
-    place = tiny_sdxl() if model == "sdxl" else tiny_sd15()
-    composed = compose(f"model={model}", f"model.pretrained={place}", "samples.steps=4", *overrides)
+    pretrained = tiny_sdxl() if model == "sdxl" else tiny_sd15()
+    composed = compose(f"model={model}", f"model.pretrained={pretrained}", "samples.steps=4", *overrides)
     torch.manual_seed(0)
     network = build(composed.model)
     for name, p in network.state_dict().items():
