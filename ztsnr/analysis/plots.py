@@ -56,8 +56,8 @@ def objective_figure(summaries: Mapping[str, Summary]) -> Figure:
 
     if len(summaries) == 1:
         ((name, summary),) = summaries.items()
-        drawn, weighed = summary.share(SDXL_MAX)
-        note = f"σ > {SDXL_MAX}:\n{100 * drawn:.3g} % of draws\n{100 * weighed:.2g} % of weight"
+        draws, loss_weight = summary.share(SDXL_MAX)
+        note = f"σ > {SDXL_MAX}:\n{100 * draws:.3g} % of draws\n{100 * loss_weight:.2g} % of weight"
         cumulative.annotate(note, (SDXL_MAX * 1.2, 0.06), fontsize=9)
         figure.suptitle(name)
     else:
@@ -96,9 +96,9 @@ def _plot_weights(weight: Axes, cumulative: Axes, summary: Summary, style: LineS
         w = weighting(sigma, COMMON_BASE) / weighting(summary.draws, COMMON_BASE).mean()
     plot_levels(weight, sigma, w.where(within & (w > 0), math.nan), style)
 
-    drawn = torch.searchsorted(summary.draws, sigma, right=True) / summary.count
+    share_of_draws = torch.searchsorted(summary.draws, sigma, right=True) / summary.count
     plot_levels(cumulative, sigma, summary.cumulative_share(sigma), style)
-    plot_levels(cumulative, sigma, drawn, {**style, "linewidth": 0.8, "alpha": 0.7})
+    plot_levels(cumulative, sigma, share_of_draws, {**style, "linewidth": 0.8, "alpha": 0.7})
 
 
 def _plot_timesteps(panel: Axes, summary: Summary, style: LineStyle) -> None:

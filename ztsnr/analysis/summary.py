@@ -92,12 +92,12 @@ class Summary:
     def _starved(self) -> list[str]:
         """Warns if training hardly visits the levels where sampling starts."""
         after = self.grid[1].item()
-        drawn, weighed = self.share(after)
-        if weighed >= STARVED_SHARE / self.steps:
+        draws, weight = self.share(after)
+        if weight >= STARVED_SHARE / self.steps:
             return []
         return [
             f"Starved: sampling starts from sigma {self.start:.4g}, but all levels above its next stop, {after:.3g}, "
-            f"have {percent(weighed)} of the loss weight and {percent(drawn)} of the draws. Its first step is hardly "
+            f"have {percent(weight)} of the loss weight and {percent(draws)} of the draws. Its first step is hardly "
             f"trained. Choose a weighting that keeps them (unit_v, min_snr_plus_one, min_snr_floor), a density with a "
             f"terminal mass, or a grid that starts lower."
         ]

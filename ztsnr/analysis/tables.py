@@ -39,14 +39,14 @@ def print_one(console: Console, name: str, summary: Summary) -> None:
 def _add_level(table: Table, summary: Summary, low: float, high: float) -> None:
     """Adds a row for low < sigma <= high, or for the one level low = high, if training draws there."""
     if low == high:
-        drawn, weight = summary.share_at(low)
+        draws, weight = summary.share_at(low)
         middle = low
         label = "∞"
     else:
-        drawn, weight = summary.share(low, high)
+        draws, weight = summary.share(low, high)
         middle = math.sqrt(max(low, 1e-3) * min(high, 1e4))
         label = f"{low:g} to {high:g}" if high < 1e300 else f"above {low:g}"
-    if not drawn:
+    if not draws:
         return
 
     objective = summary.objective
@@ -54,7 +54,7 @@ def _add_level(table: Table, summary: Summary, low: float, high: float) -> None:
     with torch.no_grad():
         by_base = [objective.weighting(sigma, base).item() for base in BASES.values()]
     t = objective.schedule.timesteps(sigma).item()
-    table.add_row(label, percent(drawn), percent(weight), *map(short, by_base), short(t))
+    table.add_row(label, percent(draws), percent(weight), *map(short, by_base), short(t))
 
 
 def print_many(console: Console, summaries: Mapping[str, Summary], refused: Mapping[str, str]) -> None:

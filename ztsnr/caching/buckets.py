@@ -145,16 +145,16 @@ def _without_empty_buckets(
     images: np.ndarray, targets: np.ndarray, bucket: np.ndarray, fate: np.ndarray, own: np.ndarray
 ) -> Plan:
     used = fate == USED
-    kept = np.unique(bucket[used])
+    nonempty = np.unique(bucket[used])
     number = np.full(len(targets) + 1, -1)
-    number[kept] = np.arange(len(kept))
+    number[nonempty] = np.arange(len(nonempty))
     scale = np.max(targets[bucket] / images, axis=1, initial=0)
-    shown = targets[bucket].prod(1) / (images.prod(1) * scale**2)
+    visible = targets[bucket].prod(1) / (images.prod(1) * scale**2)
     return Plan(
-        sizes=targets[kept],
+        sizes=targets[nonempty],
         bucket=np.where(used, number[bucket], -1),
         fate=fate,
         upscaled=scale,
-        cropped=1 - np.minimum(shown, 1),
+        cropped=1 - np.minimum(visible, 1),
         merged=used & (bucket != own),
     )

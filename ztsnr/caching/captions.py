@@ -59,22 +59,22 @@ class Captions(Part):
         """The caption's tags after shuffling and dropout. Without either, the complete caption is the only tag."""
         if not (self.shuffle or self.tag_dropout or self.keep_separator):
             return [caption]
-        kept, free = self._divide(caption)
+        fixed, free = self._divide(caption)
         if self.shuffle:
             free = [free[i] for i in torch.randperm(len(free), generator=source)]
         draws = torch.rand(len(free), generator=source).tolist()
-        return kept + [tag for tag, draw in zip(free, draws, strict=True) if draw >= self.tag_dropout]
+        return fixed + [tag for tag, draw in zip(free, draws, strict=True) if draw >= self.tag_dropout]
 
     def _divide(self, caption: str) -> tuple[list[str], list[str]]:
         """The tags to keep, and the tags to shuffle and drop."""
-        kept: list[str] = []
+        fixed: list[str] = []
         free = self.split(caption)
         if self.keep_separator and self.keep_separator in caption:
             before, _, after = caption.partition(self.keep_separator)
-            kept = self.split(before)
+            fixed = self.split(before)
             free = self.split(after)
-        more = max(0, self.keep_tokens - len(kept))  # keep_tokens counts the tags before the separator
-        return kept + free[:more], free[more:]
+        more = max(0, self.keep_tokens - len(fixed))  # keep_tokens counts the tags before the separator
+        return fixed + free[:more], free[more:]
 
     def split(self, caption: str) -> list[str]:
         return [tag.strip() for tag in caption.split(self.separator.strip() or None) if tag.strip()]

@@ -76,8 +76,8 @@ def decode(content: bytes, view: View, background: Background) -> np.ndarray:
     planes = _planes(upright(content, view.resized, lambda image: to_srgb_on(image, background)))
     resized = interpolate(planes, size=view.resized, mode="bicubic", antialias=True)[0].permute(1, 2, 0)
     (top, left), (height, width) = view.crop, view.size
-    shown = resized[top : top + height, left : left + width].numpy()
-    return _mirrored(np.stack([shown[..., channel] for channel in range(3)], -1), view)
+    crop = resized[top : top + height, left : left + width].numpy()
+    return _mirrored(np.stack([crop[..., channel] for channel in range(3)], -1), view)
 
 
 def examine_mask(content: bytes, masks: MaskSource, size: tuple[int, int]) -> bool:

@@ -59,11 +59,11 @@ def encode_latents(
     """
     encoder = LatentEncoder(model, settings.encoding, settings.background, settings.workers)
     requests = [views_of_image(number, image, plan, settings, weights) for number, image in enumerate(images)]
-    wanted = {request.key: request for views in requests for request in views}
+    entries = {request.key: request for views in requests for request in views}
 
     latent_bytes = 16 * np.prod(plan.sizes, axis=1).max(initial=1) // 64  # of float32, at most
     shard_size = max(1, int(SHARD_BYTES // latent_bytes))
-    known = ShardStore(Path(settings.cache), encoder.kind).fill(wanted, encoder, shard_size, progress)
+    known = ShardStore(Path(settings.cache), encoder.kind).fill(entries, encoder, shard_size, progress)
     return EncodedViews(requests, known)
 
 

@@ -26,10 +26,10 @@ def encode_masks(
     """Fills the cache with a mask of each view. Raises CacheError."""
     factor = 2 ** (len(vae_config["block_out_channels"]) - 1)
     requests = [[_mask_of(request, settings.masks, factor) for request in views] for views in latents.requests]
-    wanted = {request.key: request for views in requests for request in views}
+    entries = {request.key: request for views in requests for request in views}
 
     encoder = MaskEncoder(settings.masks, factor, settings.workers)
-    known = ShardStore(Path(settings.cache), encoder.kind).fill(wanted, encoder, SHARD_MASKS, progress)
+    known = ShardStore(Path(settings.cache), encoder.kind).fill(entries, encoder, SHARD_MASKS, progress)
     return EncodedViews(requests, known)
 
 

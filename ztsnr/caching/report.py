@@ -78,7 +78,8 @@ def moments_report(means: list[float], stds: list[float], pooled_mean: float, po
 
 
 def _bucket_rows(plan: Plan, counts: np.ndarray, order: Order) -> list[tuple[str, ...]]:
-    mean_steps, shown = order.mean_steps(), order.shown()
+    mean_steps = order.mean_steps()
+    repeats = order.shown()
     rows = []
     for k, (height, width) in enumerate(plan.sizes):
         is_inside = plan.bucket == k
@@ -90,7 +91,7 @@ def _bucket_rows(plan: Plan, counts: np.ndarray, order: Order) -> list[tuple[str
             held_out,
             order.batches[k],
             f"{mean_steps[k]:.3g}",
-            f"{shown[k]:.3g}",
+            f"{repeats[k]:.3g}",
             int((plan.upscaled[is_inside] > 1).sum()),
             f"{plan.cropped[is_inside].mean():.1%}",
             int(plan.merged[is_inside].sum()),

@@ -153,8 +153,8 @@ class ShardStore:
                 for row, key in enumerate(_keys(path)):
                     known.setdefault(key, (f"{self.kind}/{path.name}", row))
 
-    def fill(self, wanted: Mapping[bytes, Any], encoder: Encoder, shard_size: int, progress: Progress) -> Keys:
-        """Encodes what is wanted and missing, in shards of about so many; `wanted` maps keys to entries.
+    def fill(self, entries: Mapping[bytes, Any], encoder: Encoder, shard_size: int, progress: Progress) -> Keys:
+        """Encodes the entries that are missing, by key, in shards of about `shard_size`.
 
         Shards that other processes work on are waited for. Raises CacheError.
         """
@@ -165,15 +165,15 @@ class ShardStore:
         self._read_new(known, read)
         batches = AdaptiveBatches(encoder.batch_size)
 
-        with progress.counting(encoder.label, len(wanted.keys() - known.keys()), encoder.unit) as report:
-            while units := self._units({key: entry for key, entry in wanted.items() if key not in known}, shard_size):
+        with progress.counting(encoder.label, len(entries.keys() - known.keys()), encoder.unit) as report:
+            while units := self._units({key: entry for key, entry in entries.items() if key not in known}, shard_size):
                 waiting = []
                 for name, keys in units.items():
                     try:
                         with self.lock(name).acquire(timeout=0):
                             self._read_new(known, read)  # other processes may have written shards
                             if missing := [key for key in keys if key not in known]:
-                                tensors = batches.map([wanted[key] for key in missing], encoder.encode, report)
+                                tensors = batches.map([entries[key] for key in missing], encoder.encode, report)
                                 self._write(name, missing, tensors)
                     except Timeout:
                         waiting.append(name)

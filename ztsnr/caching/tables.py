@@ -29,8 +29,8 @@ def _file_and_texts(row: Mapping[str, Any], source: str) -> tuple[str, tuple[str
     file_name = row.get("file_name")
     column = next((column for column in CAPTION_COLUMNS if column in row), None)
     if not isinstance(file_name, str) or column is None:
-        wanted = f"file_name and one of {', '.join(CAPTION_COLUMNS)}"
-        raise ConfigError(f"{source}, must have {wanted}, but has {', '.join(map(str, row))}")
+        columns = f"file_name and one of {', '.join(CAPTION_COLUMNS)}"
+        raise ConfigError(f"{source}, must have {columns}, but has {', '.join(map(str, row))}")
 
     value = row[column]
     if isinstance(value, list):

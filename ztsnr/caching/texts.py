@@ -61,8 +61,8 @@ def encode_texts(
     else:
         encoder = Tokenizer(model, windows)
     keys = {text: encoder.key(text) for text in dict.fromkeys(["", *chain.from_iterable(texts)])}
-    wanted = {key: Text(text) for text, key in keys.items()}
-    known = ShardStore(Path(settings.cache), encoder.kind).fill(wanted, encoder, SHARD_TEXTS, progress)
+    entries = {key: Text(text) for text, key in keys.items()}
+    known = ShardStore(Path(settings.cache), encoder.kind).fill(entries, encoder, SHARD_TEXTS, progress)
     return EncodedTexts([[keys[text] for text in own] for own in texts], keys[""], known)
 
 

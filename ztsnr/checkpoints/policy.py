@@ -48,9 +48,9 @@ class SavePolicy(Part):
 
     def steps_to_keep(self, steps: list[int], best: int | None) -> set[int]:
         """steps: the saved ones, ascending. best: the step of the best validation."""
-        kept = set(steps[-self.keep :])
+        kept_steps = set(steps[-self.keep :])
         if best is not None:
-            kept.add(best)
+            kept_steps.add(best)
         if self.keep_every is not None:
-            kept |= {step for step in steps if step % self.keep_every == 0}
-        return kept
+            kept_steps |= {step for step in steps if step % self.keep_every == 0}
+        return kept_steps

@@ -181,12 +181,12 @@ def known_targets() -> set[str]:
 
 def _yaml_files(path: str) -> Iterator[Path | Traversable]:
     """Every YAML file below an entry of Hydra's search path: a folder, file://FOLDER or pkg://PACKAGE."""
-    scheme, _, place = path.rpartition("://")
+    scheme, _, location = path.rpartition("://")
     folders: list[Path | Traversable] = []
     if scheme == "pkg":
-        folders.append(files(place))
-    elif scheme in ("", "file") and place:
-        folders.append(Path(place))
+        folders.append(files(location))
+    elif scheme in ("", "file") and location:
+        folders.append(Path(location))
     while folders:
         for entry in folders.pop().iterdir():
             if entry.is_dir():

@@ -45,8 +45,8 @@ def decode_timesteps(encoded: Mapping[str, Any], table: SigmaTable) -> TimestepM
     checks.one_of("ztsnr.timesteps", name, TIMESTEP_NAMES.values())
     parameters = {key: value for key, value in encoded.items() if key != "name"}
     if parameters.keys() != set(TIMESTEP_PARAMETERS[name]):
-        wanted = ", ".join(TIMESTEP_PARAMETERS[name])
-        raise ConfigError(f"ztsnr.timesteps={name} must have exactly the parameter {wanted}, got {parameters}")
+        expected = ", ".join(TIMESTEP_PARAMETERS[name])
+        raise ConfigError(f"ztsnr.timesteps={name} must have exactly the parameter {expected}, got {parameters}")
 
     if name == TIMESTEP_NAMES[TableIndex]:
         return TableIndex(table=table, **parameters)

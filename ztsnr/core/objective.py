@@ -146,7 +146,7 @@ class Objective(Part):
         Two objectives with the same target have proportional expected gradients iff their W are proportional (VDM++,
         arXiv 2303.00848). The expectation is a midpoint sum over `draws` values of u. `scale` is not applied.
         """
-        drawn = self.draws(draws)
-        mass = self.weighting(drawn, base).cumsum(0) / draws
-        index = torch.searchsorted(drawn, sigma.double(), right=True)
+        levels = self.draws(draws)
+        mass = self.weighting(levels, base).cumsum(0) / draws
+        index = torch.searchsorted(levels, sigma.double(), right=True)
         return torch.cat([mass.new_zeros(1), mass])[index]

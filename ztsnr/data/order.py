@@ -80,9 +80,9 @@ class Order:
         # each of the bucket's epochs has its own shuffle
         samples = np.empty_like(positions)
         for own_epoch in np.unique(epochs):
-            these = epochs == own_epoch
-            samples[these] = permuted(
-                self.seed, f"bucket {bucket}", int(own_epoch), positions[these], self.counts[bucket]
+            is_own = epochs == own_epoch
+            samples[is_own] = permuted(
+                self.seed, f"bucket {bucket}", int(own_epoch), positions[is_own], self.counts[bucket]
             )
         return bucket, samples
 

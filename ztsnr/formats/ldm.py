@@ -105,10 +105,12 @@ def to_ldm(part: str, state: Mapping[str, Tensor]) -> StateDict:
 
 def from_ldm(part: str, ldm: Mapping[str, Tensor], like: Mapping[str, Tensor], source: str) -> StateDict:
     """Converts a part's original tensors to the names and shapes of `like`. Raises CheckpointError."""
-    wanted = to_ldm(part, {key: value.to("meta") for key, value in like.items()})
-    _refuse(source, f"{part} lacks {{}} tensors", sorted(wanted.keys() - ldm.keys()))
-    _refuse(source, f"{part} has {{}} unexpected tensors", sorted(ldm.keys() - wanted.keys() - UNUSED))
-    misfits = [f"{key} of shape {tuple(ldm[key].shape)}" for key in wanted if ldm[key].numel() != wanted[key].numel()]
+    expected = to_ldm(part, {key: value.to("meta") for key, value in like.items()})
+    _refuse(source, f"{part} lacks {{}} tensors", sorted(expected.keys() - ldm.keys()))
+    _refuse(source, f"{part} has {{}} unexpected tensors", sorted(ldm.keys() - expected.keys() - UNUSED))
+    misfits = [
+        f"{key} of shape {tuple(ldm[key].shape)}" for key in expected if ldm[key].numel() != expected[key].numel()
+    ]
     _refuse(source, f"{part} has {{}} tensors of a wrong size", misfits)
 
     state = {}

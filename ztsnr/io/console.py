@@ -50,17 +50,17 @@ class Progress:
             columns += [TextColumn("left"), TimeRemainingColumn()]
         bar = Bar(*columns, console=self.console, disable=not self.console.is_terminal, transient=True)
         task = bar.add_task(what, total=total, rate="")
-        began = time.perf_counter()
+        start = time.perf_counter()
         done = 0
 
         def report(more: int) -> None:
             nonlocal done
             done += more
-            rate = f"{done / (time.perf_counter() - began):.1f} {unit}/s" if done else ""
+            rate = f"{done / (time.perf_counter() - start):.1f} {unit}/s" if done else ""
             bar.update(task, advance=more, rate=rate)
 
         with bar:
             yield report
-        seconds = time.perf_counter() - began
+        seconds = time.perf_counter() - start
         if done and seconds > QUIET_SECONDS:
             self.console.print(f"{what}: {done} in {seconds:.0f} s, {done / seconds:.1f} {unit}/s")

@@ -104,10 +104,10 @@ def overlap(one: np.ndarray, other: np.ndarray) -> np.ndarray:
     return (gamma + 1) * (other_gamma + 1) / (gamma + other_gamma + 1) * np.exp(log_integrand)
 
 
-def combination(averages: Sequence[tuple[float, float]], wanted: tuple[float, float]) -> np.ndarray:
-    """The coefficients (N,) of the averages, each (time, gamma), that add up to the wanted one."""
+def combination(averages: Sequence[tuple[float, float]], time_and_gamma: tuple[float, float]) -> np.ndarray:
+    """The coefficients (N,) of the averages, each (time, gamma), that add up to the one of time_and_gamma."""
     sources = np.asarray(averages, dtype=np.float64)
-    target = np.asarray(wanted, dtype=np.float64)
+    target = np.asarray(time_and_gamma, dtype=np.float64)
     products = overlap(sources[:, None], sources[None])
     return np.linalg.lstsq(products, overlap(sources, target[None]), rcond=None)[0]
 
