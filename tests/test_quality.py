@@ -39,28 +39,28 @@ def test_frechet_distance_equals_torchmetrics():
         def forward(self, images):
             return images
 
-    for real, drawn in ((features(0), features(1)), (features(2, 50), features(2, 80, shift=1.0))):
+    for real, generated in ((features(0), features(1)), (features(2, 50), features(2, 80, shift=1.0))):
         metric = FrechetInceptionDistance(feature=Same()).set_dtype(torch.float64)
         metric.update(real, real=True)
-        metric.update(drawn, real=False)
-        assert frechet_distance(real, drawn) == pytest.approx(metric.compute().item(), rel=1e-4)
+        metric.update(generated, real=False)
+        assert frechet_distance(real, generated) == pytest.approx(metric.compute().item(), rel=1e-4)
     few = features(1, count=4)  # fewer images than features: singular covariances
     assert frechet_distance(few, few) == pytest.approx(0, abs=1e-4)
 
 
 @pytest.mark.parametrize("neighbours", [1, 3])
 def test_precision_and_recall_equal_counts_over_scikit_learns_neighbours(neighbours):
-    real, drawn = features(0), features(1, 150, shift=0.5)
+    real, generated = features(0), features(1, 150, shift=0.5)
 
     def share(some, all_):
         radius = NearestNeighbors(n_neighbors=neighbours + 1).fit(all_).kneighbors(all_)[0][:, -1]
         inside = [any((all_[i] - point).norm() <= radius[i] for i in range(len(all_))) for point in some]
         return sum(inside) / len(inside)
 
-    shares = precision_recall(real, drawn, neighbours)
+    shares = precision_recall(real, generated, neighbours)
     assert shares == {
-        "precision": pytest.approx(share(drawn, real)),
-        "recall": pytest.approx(share(real, drawn)),
+        "precision": pytest.approx(share(generated, real)),
+        "recall": pytest.approx(share(real, generated)),
     }
 
 

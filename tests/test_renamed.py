@@ -7,7 +7,7 @@ from ztsnr.config import renamed
 from ztsnr.config.registry import compose, options
 from ztsnr.core.errors import ConfigError
 
-WHOLE = ("data=folder", "data.root=images", "model=sdxl", "model.pretrained=sdxl", "model/train=lora")
+OVERRIDES = ("data=folder", "data.root=images", "model=sdxl", "model.pretrained=sdxl", "model/train=lora")
 ABSENT = object()
 
 
@@ -20,7 +20,7 @@ def tables(monkeypatch):
 
 
 def test_conf_has_every_new_key_and_no_old_one():
-    config = compose(*WHOLE)
+    config = compose(*OVERRIDES)
     for old, new in renamed.RENAMED_KEYS.items():
         assert OmegaConf.select(config, old, default=ABSENT) is ABSENT, old
         *groups, name = new.split(".")

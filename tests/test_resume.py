@@ -21,16 +21,16 @@ from ztsnr.core.objective import Objective
 from ztsnr.tracking.monitor import Monitor
 from ztsnr.training.signals import StopSignals
 
-MINE = ("trainer.steps=9", "model.width=64", "trainer.validate_every=3", "trainer.checkpoint.every=2")
+SETTINGS = ("trainer.steps=9", "model.width=64", "trainer.validate_every=3", "trainer.checkpoint.every=2")
 INFONOISE = ("schedule=infonoise", "schedule.density.density.warmup=2", "schedule.density.density.refresh=2")
 BFLOAT16 = ("trainer.param_dtype=bfloat16", "trainer.mixed_precision=bf16")
 IN_BACKWARD = ("trainer.optimizer_in_backward=true", "trainer.max_grad_norm=null")
-ALONE = {"adamw_flash": BFLOAT16, "adamw_kahan": BFLOAT16, "rose": BFLOAT16}
+BY_OPTIMIZER = {"adamw_flash": BFLOAT16, "adamw_kahan": BFLOAT16, "rose": BFLOAT16}
 
 
 @cache
 def composed_of(*overrides):
-    return compose(*SMALL, *MINE, *overrides)
+    return compose(*SMALL, *SETTINGS, *overrides)
 
 
 def attempt(folder, overrides, monitor):
@@ -84,8 +84,8 @@ def test_run_interrupted_up_to_three_times_equals_the_uninterrupted_run(tmp_path
         tmp_path / "uninterrupted", *CASES[case], "trainer.checkpoint.every=null", killer=KillingMonitor()
     )
     assert saved_steps(tmp_path / "uninterrupted" / "checkpoints") == []
-    for count, places in enumerate(([5], [3, 8], [1, 4, 9]), start=1):
-        killer = KillingMonitor(places)
+    for count, steps in enumerate(([5], [3, 8], [1, 4, 9]), start=1):
+        killer = KillingMonitor(steps)
         again, attempts = train(tmp_path / str(count), *CASES[case], killer=killer)
         assert attempts == count + 1
         assert_same(again, uninterrupted)
@@ -94,7 +94,7 @@ def test_run_interrupted_up_to_three_times_equals_the_uninterrupted_run(tmp_path
 @pytest.mark.slow
 @pytest.mark.parametrize("optimizer", options("optimizer"))
 def test_every_optimizer_resumes_to_the_bit(tmp_path, optimizer):
-    overrides = (f"optimizer={optimizer}", *ALONE.get(optimizer, ()), "trainer.validate_every=100")
+    overrides = (f"optimizer={optimizer}", *BY_OPTIMIZER.get(optimizer, ()), "trainer.validate_every=100")
     uninterrupted, _ = train(tmp_path / "uninterrupted", *overrides, killer=KillingMonitor())
     again, attempts = train(tmp_path / "again", *overrides, killer=KillingMonitor([5]))
     assert attempts == 2
@@ -148,10 +148,10 @@ def test_newest_every_nth_and_best_states_are_kept(tmp_path, keep_best):
     train(
         tmp_path, *overrides, f"trainer.checkpoint.keep_best={keep_best}", "optimizer.lr=1e-9", killer=KillingMonitor()
     )
-    kept = {3, 6, 7, 8}
+    kept_steps = {3, 6, 7, 8}
     if keep_best == "true":
-        kept |= {0, read_best(tmp_path / "checkpoints").step}  # 0 was the best once, and is a multiple of 3
-    assert set(saved_steps(tmp_path / "checkpoints")) == kept
+        kept_steps |= {0, read_best(tmp_path / "checkpoints").step}  # 0 was the best once, and is a multiple of 3
+    assert set(saved_steps(tmp_path / "checkpoints")) == kept_steps
 
 
 def test_broken_newest_state_is_reported_and_the_previous_one_used(tmp_path, capsys):
@@ -170,7 +170,7 @@ def test_broken_newest_state_is_reported_and_the_previous_one_used(tmp_path, cap
 def test_different_config_is_shown_and_refused_unless_allowed(tmp_path):
     with pytest.raises(Killed):
         attempt(tmp_path, (), KillingMonitor([5]))
-    now = result_config(compose(*SMALL, *MINE, "optimizer.weight_decay=0.5", "trainer.log_every=1"))
+    now = result_config(compose(*SMALL, *SETTINGS, "optimizer.weight_decay=0.5", "trainer.log_every=1"))
     with pytest.raises(ConfigError, match=r"a different config:\n  optimizer\.weight_decay: 0\.01 -> 0\.5\nUse allow"):
         find_state("auto", False, tmp_path, now, ())
     assert find_state("auto", True, tmp_path, now, ()).step == 4
@@ -191,16 +191,16 @@ def test_changed_setting_takes_its_new_value_and_learned_ones_stay(tmp_path):
         return make_optimizer(build(composed.optimizer), network, build(composed.trainer.groups)), network
 
     first, network = prodigy(0.1)
-    begun = settings_of(first)
+    initial_settings = settings_of(first)
     for _ in range(9):
         first.zero_grad()
         network(torch.ones(1, 3)).square().sum().backward()
         first.step()
     second, _ = prodigy(0.3)
-    restore_optimizer(second, optimizer_state(first, begun))
+    restore_optimizer(second, optimizer_state(first, initial_settings))
     group = second.param_groups[0]
     assert group["weight_decay"] == 0.3
-    assert group["d"] == first.param_groups[0]["d"] != begun[0]["d"]
+    assert group["d"] == first.param_groups[0]["d"] != initial_settings[0]["d"]
 
 
 @pytest.mark.parametrize(
@@ -216,7 +216,7 @@ def test_changed_setting_takes_its_new_value_and_learned_ones_stay(tmp_path):
 def test_state_that_does_not_fit_the_run_is_refused(tmp_path, override, message):
     with pytest.raises(Killed):
         attempt(tmp_path, (), KillingMonitor([5]))
-    composed = compose(*SMALL, *MINE, override)
+    composed = compose(*SMALL, *SETTINGS, override)
     trainer, parts = build(composed.trainer), {name: build(composed[name]) for name in PARTS}
     state = find_state("auto", True, tmp_path, result_config(composed), ())
     with (

@@ -24,13 +24,13 @@ def grid(**settings):
 def test_sample_grid_columns_share_noise_and_guidance_adds_the_null_label(run):
     objective, data = run
     network = ConstantOutput(0)
-    drawn = grid().sample(objective, network, data.shape, classes=torch.tensor([7, 3]), null_label=10, scale=1.0)
-    assert drawn.shape == (8, 1, 8, 8)
+    images = grid().sample(objective, network, data.shape, classes=torch.tensor([7, 3]), null_label=10, scale=1.0)
+    assert images.shape == (8, 1, 8, 8)
     z, _, label = network.calls[0]
     assert label.tolist() == [7] * 4 + [3] * 4
     assert torch.equal(z[:4], z[4:])
     assert not torch.equal(z[0], z[1])
-    assert torch.equal(drawn, torch.zeros_like(drawn))  # an x0 network that says 0
+    assert torch.equal(images, torch.zeros_like(images))  # an x0 network that says 0
     guided = ConstantOutput(0)
     grid().sample(objective, guided, data.shape, classes=torch.tensor([7]), null_label=10, scale=2.0)
     assert guided.calls[0][2].tolist() == [7] * 4 + [10] * 4

@@ -83,8 +83,8 @@ def start_noise(*shape, dtype=torch.float32):
 @pytest.mark.parametrize(("start", "end"), [(3.0, 0.7), (INF, 17.8), (INF, 0.0)])
 def test_a_step_recombines_the_estimate_with_the_noise_it_implies(start, end):
     x0, noise = start_noise(2, 3, 4, dtype=torch.float64)
-    z, wanted = (alpha(of(sigma)) * x0 + sigma_vp(of(sigma)) * noise for sigma in (start, end))
-    torch.testing.assert_close(step_to(x0, z, of(start), of(end)), wanted)
+    z, expected = (alpha(of(sigma)) * x0 + sigma_vp(of(sigma)) * noise for sigma in (start, end))
+    torch.testing.assert_close(step_to(x0, z, of(start), of(end)), expected)
 
 
 @pytest.mark.parametrize(("sampler", "evaluations"), [(Euler(), 6), (Heun(), 11), (DPMpp2M(), 6)], ids=repr)
@@ -134,13 +134,13 @@ def test_euler_equals_diffusers_ddim(target, prediction, zero_snr, steps, sdxl, 
         clip_sample=False,
     )
     scheduler.set_timesteps(steps)
-    z = theirs = start_noise(2, 4, 3, 3)
+    z = reference = start_noise(2, 4, 3, 3)
     for t in scheduler.timesteps:
-        theirs = scheduler.step(toy_network(theirs, t), t, theirs, eta=0.0).prev_sample
-    ours = Euler()(
+        reference = scheduler.step(toy_network(reference, t), t, reference, eta=0.0).prev_sample
+    actual = Euler()(
         lambda z, sigma: objective.denoise(toy_network, z, sigma, {}), z, objective.schedule.grid.sigmas(steps)
     )
-    torch.testing.assert_close(ours, theirs, rtol=1e-3, atol=1e-3)
+    torch.testing.assert_close(actual, reference, rtol=1e-3, atol=1e-3)
 
 
 @pytest.mark.parametrize("zero_snr", [False, True])
@@ -157,11 +157,11 @@ def test_dpmpp_2m_equals_that_of_diffusers(steps, zero_snr):
         lower_order_final=True,
     )
     scheduler.set_timesteps(steps)
-    z = theirs = start_noise(2, 4, 3, 3)
+    z = reference = start_noise(2, 4, 3, 3)
     for t, sigma in zip(scheduler.timesteps, scheduler.sigmas, strict=False):
-        theirs = scheduler.step(toy_network(theirs, sigma), t, theirs).prev_sample
-    ours = DPMpp2M()(toy_network, z, scheduler.sigmas.double())
-    torch.testing.assert_close(ours, theirs, rtol=1e-3, atol=1e-3)
+        reference = scheduler.step(toy_network(reference, sigma), t, reference).prev_sample
+    actual = DPMpp2M()(toy_network, z, scheduler.sigmas.double())
+    torch.testing.assert_close(actual, reference, rtol=1e-3, atol=1e-3)
 
 
 # against the exact flow
@@ -196,9 +196,9 @@ def edm_heun(denoise, z, sigmas):
         return (x - denoise(alpha(sigma) * x, sigma)) / sigma
 
     for sigma, sigma_next in pairwise(sigmas):
-        here = slope(x, sigma)
-        there = x + (sigma_next - sigma) * here
-        x = x + (sigma_next - sigma) * (here + slope(there, sigma_next)) / 2 if sigma_next > 0 else there
+        first_slope = slope(x, sigma)
+        next_x = x + (sigma_next - sigma) * first_slope
+        x = x + (sigma_next - sigma) * (first_slope + slope(next_x, sigma_next)) / 2 if sigma_next > 0 else next_x
     return x
 
 
@@ -267,8 +267,8 @@ def test_guidance_rescale_is_algorithm_2_of_lin_on_the_velocity(scale, rescale, 
     level = of(sigma).expand(2)
     estimates = [V().denoised(v, z, level) for v in (positive, negative)]
     expected = V().denoised(rescaled_guidance(positive, negative, scale, rescale), z, level)
-    ours = Guidance(scale=scale, rescale=rescale).combine(*estimates, z, of(sigma))
-    torch.testing.assert_close(ours, expected, rtol=1e-9, atol=1e-9)
+    actual = Guidance(scale=scale, rescale=rescale).combine(*estimates, z, of(sigma))
+    torch.testing.assert_close(actual, expected, rtol=1e-9, atol=1e-9)
 
 
 @pytest.fixture
@@ -292,8 +292,8 @@ def test_guided_denoise_computes_both_branches_in_one_batch(conditional, rescale
     z, level = start_noise(3, 8), of(sigma).squeeze()
     guided = guided_denoise(objective, network, cond, negative, guidance)(z, level)
     assert batches == [(6, 6, [1, 2, 3, -1, -2, -3])]
-    apart = [objective.denoise(network, z, level, branch) for branch in (cond, negative)]
-    torch.testing.assert_close(guided, guidance.combine(*apart, z, level))
+    estimates = [objective.denoise(network, z, level, branch) for branch in (cond, negative)]
+    torch.testing.assert_close(guided, guidance.combine(*estimates, z, level))
 
 
 def test_guidance_of_scale_1_is_the_conditional_estimate(conditional):

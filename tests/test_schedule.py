@@ -285,9 +285,9 @@ def test_a_preset_draws_up_to_its_highest_level_and_samples_from_its_start(prese
     assert timestep is None or t == pytest.approx(timestep, rel=1e-6)
     sigmas = schedule.grid.sigmas(28)
     assert schedule.timesteps(sigmas[:-1]).diff().lt(0).all()
-    drawn = schedule.density.sigma((torch.arange(1000, dtype=torch.float64) + 0.5) / 1000)
-    assert schedule.timesteps(drawn).isfinite().all()
-    assert drawn.isinf().sum().item() == DRAWN_AT_INF.get(preset, 0)
+    levels = schedule.density.sigma((torch.arange(1000, dtype=torch.float64) + 0.5) / 1000)
+    assert schedule.timesteps(levels).isfinite().all()
+    assert levels.isinf().sum().item() == DRAWN_AT_INF.get(preset, 0)
 
 
 DENSITIES = {  # medians, of which ln is -mu / 2 for logSNR, mean for ln sigma

@@ -71,8 +71,8 @@ def test_training_step_equals_the_step_written_with_diffusers(name):
     x0, noise = z, torch.randn(z.shape, generator=torch.Generator().manual_seed(1))
     timesteps = torch.tensor([0, 333, 900, 999])
     net = make()
-    ours = objective.terms(net, x0, noise, (timesteps + 0.5).double() / 1000, cond).loss
-    ours.mean().backward()
+    actual = objective.terms(net, x0, noise, (timesteps + 0.5).double() / 1000, cond).loss
+    actual.mean().backward()
 
     unet = load_unet(tiny_sdxl()).train()
     scheduler = DDPMScheduler(beta_start=0.00085, beta_end=0.012, beta_schedule="scaled_linear", **settings)
@@ -86,9 +86,9 @@ def test_training_step_equals_the_step_written_with_diffusers(name):
         snr = compute_snr(scheduler, timesteps)
         loss = loss * snr.clamp(max=5) / (snr + 1 if v else snr)
     loss.mean().backward()
-    torch.testing.assert_close(ours, loss, rtol=1e-5, atol=1e-7)
-    gradient, wanted = (torch.cat([p.grad.flatten() for p in unit.parameters()]) for unit in (net, unet))
-    assert (gradient - wanted).norm() < 1e-5 * wanted.norm()
+    torch.testing.assert_close(actual, loss, rtol=1e-5, atol=1e-7)
+    gradient, expected = (torch.cat([p.grad.flatten() for p in unit.parameters()]) for unit in (net, unet))
+    assert (gradient - expected).norm() < 1e-5 * expected.norm()
 
 
 def test_patterns_select_the_trained_modules():
@@ -123,8 +123,8 @@ def test_new_lora_keeps_the_output_and_training_updates_the_named_layers():
         torch.testing.assert_close(net.eval()(z, t, **cond), make().eval()(z, t, **cond))
     reached = {name.partition(".lora_")[0] for name in net.state_dict()}
     layers = {name for name, part in make().named_modules() if isinstance(part, torch.nn.Linear | torch.nn.Conv2d)}
-    wanted = {n for n in layers if n.endswith(("to_q", "conv1", "conv_in")) or ".ff.net." in n}
-    assert reached == wanted
+    expected = {n for n in layers if n.endswith(("to_q", "conv1", "conv_in")) or ".ff.net." in n}
+    assert reached == expected
     assert {p.shape[0] for name, p in net.state_dict().items() if "lora_A" in name} == {3}
 
 
@@ -153,14 +153,14 @@ def test_unknown_patterns_modules_rank_or_base_are_refused_with_the_key(override
 @pytest.mark.parametrize(("base", "error", "size"), [("bfloat16", 0.03, 0.5), ("8bit", 0.04, 0.4), ("4bit", 0.2, 0.33)])
 def test_quantised_base_approximates_the_network_and_its_average(base, error, size):
     z, t, cond = inputs()
-    whole, net = make("model/train=lora").eval(), make("model/train=lora", f"model.train.base={base}")
+    exact, net = make("model/train=lora").eval(), make("model/train=lora", f"model.train.base={base}")
     average = make_ema(net, 0.5).module
     with torch.no_grad():
-        wanted = whole(z, t, **cond)
+        expected = exact(z, t, **cond)
         for either in (net, average, net):  # what bitsandbytes does at the first call must not spoil the other
             output = either.to("cpu").eval()(z, t, **cond)
-            assert (output - wanted).norm() < error * wanted.norm()
-    bytes_of = [sum(p.nbytes for p in n.parameters() if not p.requires_grad) for n in (net, whole)]
+            assert (output - expected).norm() < error * expected.norm()
+    bytes_of = [sum(p.nbytes for p in n.parameters() if not p.requires_grad) for n in (net, exact)]
     assert bytes_of[0] < size * bytes_of[1] * 1.02
     net(z, t, **cond).square().mean().backward()
     assert all(p.grad is not None for name, p in net.named_parameters() if name in net.trainable_names)
@@ -175,8 +175,8 @@ def test_average_of_a_lora_shares_only_the_frozen_base():
     assert averaged.state_dict().keys() == net.state_dict().keys()
     assert {p.dtype for p in frozen.values()} == {torch.bfloat16}
     assert {p.dtype for p in averaged.state_dict().values()} == {torch.float32}
-    alone = deepcopy(make())
-    assert not any(p is q for p, q in zip(alone.parameters(), make().parameters(), strict=True))
+    copy = deepcopy(make())
+    assert not any(p is q for p, q in zip(copy.parameters(), make().parameters(), strict=True))
 
 
 def test_updating_an_average_changes_only_what_is_trained():

@@ -73,9 +73,9 @@ def test_exports_load_in_diffusers_and_are_diagnosed(folder):
     checkpoint = "checkpoint=run/final.safetensors"
     run(folder, "export", checkpoint, "output=model", "format=diffusers", "dtype=fp32")
     pipeline = StableDiffusionXLPipeline.from_pretrained(folder / "model")
-    drawn = pipeline("a plain image", num_inference_steps=2, height=128, width=128, output_type="pt").images
-    assert drawn.shape == (1, 3, 128, 128)
-    assert torch.isfinite(drawn).all()
+    images = pipeline("a plain image", num_inference_steps=2, height=128, width=128, output_type="pt").images
+    assert images.shape == (1, 3, 128, 128)
+    assert torch.isfinite(images).all()
     run(folder, "export", checkpoint, "output=model.safetensors")
     report = run(folder, "doctor", "model.safetensors").stdout
     assert "Stable Diffusion XL, a single file of float16" in report

@@ -31,7 +31,7 @@ def key(number):
     return hashlib.blake2b(str(number).encode(), digest_size=16).digest()
 
 
-WANTED = {key(n): Item(n) for n in range(60)}
+ENTRIES = {key(n): Item(n) for n in range(60)}
 
 
 class Squares:
@@ -50,8 +50,8 @@ class Squares:
         return {"value": torch.tensor([[item.number, item.number**2] for item in batch])}
 
 
-def fill(folder, shard_size=8, encoder=None, wanted=WANTED):
-    return ShardStore(folder, "things").fill(wanted, encoder or Squares(), shard_size, QUIET)
+def fill(folder, shard_size=8, encoder=None, entries=ENTRIES):
+    return ShardStore(folder, "things").fill(entries, encoder or Squares(), shard_size, QUIET)
 
 
 def contents(folder):
@@ -65,17 +65,17 @@ def contents(folder):
     return values
 
 
-EXPECTED = {digest: [item.number, item.number**2] for digest, item in WANTED.items()}
+EXPECTED = {digest: [item.number, item.number**2] for digest, item in ENTRIES.items()}
 
 
 def test_fill_encodes_only_missing_entries(tmp_path):
     encoder = Squares()
-    some = dict(list(WANTED.items())[:20])
+    some = dict(list(ENTRIES.items())[:20])
     fill(tmp_path, 8, encoder, some)
     assert sorted(encoder.encoded) == list(range(20))
     known = fill(tmp_path, 8, encoder)
     assert sorted(encoder.encoded) == list(range(60))
-    assert set(known) == set(WANTED)
+    assert set(known) == set(ENTRIES)
     assert contents(tmp_path) == EXPECTED
     shard, row = known[key(7)]
     assert load_file(tmp_path / shard)["value"][row].tolist() == [7, 49]

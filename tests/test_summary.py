@@ -27,9 +27,9 @@ def test_shares_equal_those_of_the_table_and_min_snrs_known_shares(zero_terminal
     within = (zero_terminal.sigmas > 1) & (zero_terminal.sigmas <= 10)
     assert summary.share(1, 10)[0] == pytest.approx(within.sum().item() / 1000, abs=2e-5)
     assert summary.median()[0] == pytest.approx(zero_terminal.sigmas[500].item())
-    drawn, weighed = summary_of("loss=novelai_v3").share(14.6)
-    assert drawn == pytest.approx(0.120, abs=5e-4)
-    assert weighed == pytest.approx(0.0006, abs=5e-5)
+    share, weight = summary_of("loss=novelai_v3").share(14.6)
+    assert share == pytest.approx(0.120, abs=5e-4)
+    assert weight == pytest.approx(0.0006, abs=5e-5)
 
 
 def test_cumulative_share_ends_in_1_and_is_the_objectives_cumulative_weight():

@@ -1,4 +1,4 @@
-"""Text encoders that are trained: whole or by a LoRA, from tokens, with previews and exports of what they became."""
+"""Trained text encoders, fully or by a LoRA, from tokens, with previews and exports of the trained weights."""
 
 from copy import deepcopy
 
@@ -33,19 +33,19 @@ from ztsnr.tracking.monitor import Monitor
 BOTH = ("model/train=lora", "model.train.rank=3", "model/train_text=lora", "model.train_text.rank=2")
 
 
-def tokens(prompts, windows=1, place=None):
-    return Tokenizers(find_source(place or tiny_sdxl())).tokens(prompts, windows)
+def tokens(prompts, windows=1, folder=None):
+    return Tokenizers(find_source(folder or tiny_sdxl())).tokens(prompts, windows)
 
 
 @pytest.mark.parametrize("model", ["sdxl", "sd15"])
 def test_tokens_and_their_embeddings_give_the_same_output(model):
-    place = tiny_sdxl() if model == "sdxl" else tiny_sd15()
-    net = make("model/train_text=full", model=model, pretrained=place).eval().requires_grad_(False)
+    folder = tiny_sdxl() if model == "sdxl" else tiny_sd15()
+    net = make("model/train_text=full", model=model, pretrained=folder).eval().requires_grad_(False)
     z, t, cond = inputs()
     prompts = ["a red house", "a blue ship " * 9]
-    embeddings = load_text_encoders(place).encode(prompts, 2)
-    wanted = net(z, t, time_ids=cond["time_ids"], **embeddings)
-    torch.testing.assert_close(net(z, t, time_ids=cond["time_ids"], tokens=tokens(prompts, 2, place)), wanted)
+    embeddings = load_text_encoders(folder).encode(prompts, 2)
+    expected = net(z, t, time_ids=cond["time_ids"], **embeddings)
+    torch.testing.assert_close(net(z, t, time_ids=cond["time_ids"], tokens=tokens(prompts, 2, folder)), expected)
 
 
 class Tokens(Latents):
@@ -96,7 +96,7 @@ def test_lora_of_all_three_networks_loads_in_diffusers_and_in_training(tmp_path)
     z = torch.randn(1, 4, 16, 16, generator=torch.Generator().manual_seed(0))
     denoise = guided_denoise(export.objective, export.network, cond, negative, Guidance(scale=3.0, rescale=0.0))
     with torch.no_grad():
-        wanted = Euler()(denoise, z, export.objective.schedule.grid.sigmas(4))
+        expected = Euler()(denoise, z, export.objective.schedule.grid.sigmas(4))
     base = exported(*V)
     base.write_diffusers(tmp_path / "base")
     for format in ("lora_kohya", "lora_peft"):
@@ -105,7 +105,7 @@ def test_lora_of_all_three_networks_loads_in_diffusers_and_in_training(tmp_path)
         pipeline = StableDiffusionXLPipeline.from_pretrained(tmp_path / "base")
         pipeline.unet.load_state_dict(make().unet.state_dict())
         pipeline.load_lora_weights(str(path))
-        torch.testing.assert_close(latents_of_pipeline(pipeline, prompt, 128, 3.0), wanted, rtol=1e-3, atol=5e-4)
+        torch.testing.assert_close(latents_of_pipeline(pipeline, prompt, 128, 3.0), expected, rtol=1e-3, atol=5e-4)
         starts = [f"model.train.start={path}", f"model.train_text.start={path}"]
         again = make(*BOTH, *starts).state_dict()
         assert again.keys() == export.network.state_dict().keys()
@@ -162,9 +162,9 @@ def test_config_of_a_trained_lora_has_no_start_file():
     words = ["model.train.start=a", "model.train_text.start=b", "model.train_text.base=4bit"]
     model = OmegaConf.to_container(compose("model=sdxl", "model.pretrained=x", *BOTH, *words).model)
     for base, text in ((None, "4bit"), ("float32", "float32")):
-        begun = without_lora_start(model, base)
-        assert begun["train"] == model["train"] | {"start": None}
-        assert begun["train_text"] == model["train_text"] | {"start": None, "base": text}
+        initial = without_lora_start(model, base)
+        assert initial["train"] == model["train"] | {"start": None}
+        assert initial["train_text"] == model["train_text"] | {"start": None, "base": text}
     frozen = {"train": {"patterns": ["*"]}, "train_text": None}
     assert without_lora_start(frozen, "float32") == frozen
 

@@ -255,15 +255,18 @@ def test_batch_size_that_cannot_be_divided_is_refused_before_the_first_step():
 
 
 def test_levels_are_drawn_one_in_each_stratum_or_independently(monkeypatch):
-    drawn, sigma = {}, TableUniform.sigma
+    draws = {}
+    sigma = TableUniform.sigma
     for stratify in ("true", "false"):
-        seen = drawn.setdefault(stratify, [])
+        recorded = draws.setdefault(stratify, [])
         with monkeypatch.context() as patch:
-            patch.setattr(TableUniform, "sigma", lambda self, u, seen=seen: seen.append(u) or sigma(self, u))
+            patch.setattr(
+                TableUniform, "sigma", lambda self, u, recorded=recorded: recorded.append(u) or sigma(self, u)
+            )
             fit(f"trainer.stratify={stratify}", "trainer.batch_size=16", "trainer.steps=3")
     counts = {
-        stratify: [(u * 16).long().bincount(minlength=16).tolist() for u in seen if len(u) == 16]
-        for stratify, seen in drawn.items()
+        stratify: [(u * 16).long().bincount(minlength=16).tolist() for u in recorded if len(u) == 16]
+        for stratify, recorded in draws.items()
     }
     assert counts["true"] == [[1] * 16] * 3
     assert len(counts["false"]) == 3

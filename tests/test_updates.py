@@ -19,7 +19,7 @@ from ztsnr.training.trial import try_optimizer
 from ztsnr.training.updates import PerParameterOptimizer, stochastic_round
 
 IN_BACKWARD = ("trainer.optimizer_in_backward=true", "trainer.max_grad_norm=null")
-made = cache(partial(make, "optimizer"))
+optimizer_factory = cache(partial(make, "optimizer"))
 
 
 def train(option, steps, one_by_one):
@@ -27,7 +27,7 @@ def train(option, steps, one_by_one):
     dtype = torch.bfloat16 if option == "adamw_flash" else torch.float32
     network = nn.Sequential(nn.Linear(64, 80), nn.LayerNorm(80), nn.Linear(80, 64)).to(dtype)
     groups = ParamGroups(no_decay=["vectors"], adamw=["vectors", "2"], lr=[["2", 0.5]])
-    optimizer = make_optimizer(made(option), network, groups)
+    optimizer = make_optimizer(optimizer_factory(option), network, groups)
     stepper = PerParameterOptimizer(optimizer, stochastic=False) if one_by_one else optimizer
     for step in range(steps):
         torch.manual_seed(step)
@@ -43,9 +43,9 @@ def test_per_parameter_steps_equal_a_joint_step_or_are_refused(option):
     settings = {"param_dtype": "bfloat16" if option == "adamw_flash" else "float32", "rounding": "nearest"}
     if option == "prodigy":
         with pytest.raises(ConfigError, match=r"update each parameter separately, but .* Prodigy depend on each other"):
-            try_optimizer(made(option), in_backward=True, **settings)
+            try_optimizer(optimizer_factory(option), in_backward=True, **settings)
     else:
-        try_optimizer(made(option), in_backward=True, **settings)
+        try_optimizer(optimizer_factory(option), in_backward=True, **settings)
         assert torch.equal(train(option, 5, one_by_one=True), train(option, 5, one_by_one=False))
 
 

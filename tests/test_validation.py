@@ -41,15 +41,15 @@ def test_validation_error_of_a_constant_output_is_its_distance_from_the_data(run
 
 def test_validation_uses_the_same_samples_and_noise_for_any_batch_size_and_run(run):
     objective, data = run
-    seen = []
+    inputs = []
     for batch_size in (64, 100):
         torch.manual_seed(batch_size)
         network = ConstantOutput(0)
         with torch.no_grad():
             validation(batch_size=batch_size, samples=100, sigmas=[1.0])(objective, network, data)
-        seen.append(torch.cat([z for z, _, _ in network.calls]))
-    assert torch.equal(*seen)
-    assert len(seen[0]) == 2 * 100  # at inf too
+        inputs.append(torch.cat([z for z, _, _ in network.calls]))
+    assert torch.equal(*inputs)
+    assert len(inputs[0]) == 2 * 100  # at inf too
 
 
 @pytest.mark.parametrize(

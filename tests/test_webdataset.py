@@ -22,7 +22,7 @@ def add(tar, name, content):
 
 
 def write_shards(photos, folder, each=6):
-    """The folder's pictures in tars, every third caption as JSON."""
+    """The folder's images in tars, every third caption as JSON."""
     folder.mkdir(exist_ok=True)
     files = sorted(photos.glob("*.png"))
     for number in range(0, len(files), each):

@@ -247,9 +247,9 @@ def test_importance_rejects_densities_with_atoms_and_missed_intended_levels(side
         parts = {"intended": LAPLACE, "drawn": LAPLACE} | {side: density}
         with pytest.raises(ConfigError, match=rf"^{side} needs a density with a log_prob.* has atoms"):
             Importance(weighting=Unit(base=V()), **parts)
-    drawn = Truncated(density=LAPLACE, sigma_min=0.5, sigma_max=math.inf)
+    truncated = Truncated(density=LAPLACE, sigma_min=0.5, sigma_max=math.inf)
     with pytest.raises(ConfigError, match=r"^drawn never draws sigma 0\.1778 to 0\.497, where i"):
-        Importance(weighting=Unit(base=V()), intended=LAPLACE, drawn=drawn)
+        Importance(weighting=Unit(base=V()), intended=LAPLACE, drawn=truncated)
     almost = LogUniform(sigma_min=0.1, sigma_max=10.0)  # of whose bounds 1 of 10,000 draws lies outside
     Importance(weighting=Unit(base=V()), intended=LAPLACE, drawn=almost)
 
