@@ -23,8 +23,8 @@ EPS = ("schedule=sdxl", "loss=eps")
 LORA = ("model/train=lora", "model.train.rank=3", "model.train.alpha=2")
 
 
-def ours(export, prompt, size, guidance, rescale=0.0):
-    """A image's latents by our sampler, from noise of seed 0."""
+def sample_latents(export, prompt, size, guidance, rescale=0.0):
+    """An image's latents by our sampler, from noise of seed 0."""
     encoders = load_text_encoders(tiny_sdxl())
     ids = torch.tensor([[float(size), size, 0, 0, size, size]])
     cond, negative = ({**encoders.encode([words]), "time_ids": ids} for words in (prompt, ""))
@@ -40,11 +40,11 @@ def ours(export, prompt, size, guidance, rescale=0.0):
 @pytest.mark.parametrize(("overrides", "rescale"), [(V, 0.7), (EPS, 0.0), (("schedule=sdxl_ztsnr", "loss=x0"), 0.0)])
 def test_diffusers_folder_samples_as_our_sampler_does(tmp_path, overrides, rescale):
     export = exported(*overrides)
-    wanted = ours(export, "a red house", 128, 3.0, rescale)
+    expected = sample_latents(export, "a red house", 128, 3.0, rescale)
     export.write_diffusers(tmp_path / "model")
     pipeline = StableDiffusionXLPipeline.from_pretrained(tmp_path / "model")
     torch.testing.assert_close(
-        latents_of_pipeline(pipeline, "a red house", 128, 3.0, rescale), wanted, rtol=1e-3, atol=2e-4
+        latents_of_pipeline(pipeline, "a red house", 128, 3.0, rescale), expected, rtol=1e-3, atol=2e-4
     )
 
 
@@ -52,14 +52,14 @@ def test_diffusers_folder_samples_as_our_sampler_does(tmp_path, overrides, resca
 def test_single_file_has_the_same_weights_markers_and_diagnosis(tmp_path):
     export, path = exported(*V), tmp_path / "model.safetensors"
     export.write_single_file(path)
-    whole = load_file(path)
-    assert {"v_pred", "ztsnr"} <= whole.keys()
-    assert whole["v_pred"].numel() == whole["ztsnr"].numel() == 0
-    read = StableDiffusionXLPipeline.from_single_file(str(path), config=tiny_sdxl(), local_files_only=True)
-    trained = export.network.unet.state_dict()
-    assert all(torch.equal(value, trained[key]) for key, value in read.unet.state_dict().items())
-    back = load_unet(str(path)).state_dict()
-    assert all(torch.equal(value, trained[key]) for key, value in back.items())
+    tensors = load_file(path)
+    assert {"v_pred", "ztsnr"} <= tensors.keys()
+    assert tensors["v_pred"].numel() == tensors["ztsnr"].numel() == 0
+    pipeline = StableDiffusionXLPipeline.from_single_file(str(path), config=tiny_sdxl(), local_files_only=True)
+    weights = export.network.unet.state_dict()
+    assert all(torch.equal(value, weights[key]) for key, value in pipeline.unet.state_dict().items())
+    loaded_weights = load_unet(str(path)).state_dict()
+    assert all(torch.equal(value, weights[key]) for key, value in loaded_weights.items())
     diagnosis = diagnose_file(path)
     assert diagnosis.properties["ComfyUI"] == diagnosis.properties["A1111, Forge"] == "v, sigma_max 4518.76"
     assert diagnosis.properties["trained as"] == "v, table up to sigma inf, sampled from inf"
@@ -86,11 +86,11 @@ def test_exported_unet_has_its_markers_where_comfyui_looks(tmp_path):
     state = load_file(path)
     assert {"v_pred", "ztsnr", "input_blocks.0.0.weight"} <= state.keys()
     weights = {key: value for key, value in state.items() if key not in ("v_pred", "ztsnr")}
-    like = export.network.unet.state_dict()
-    assert all(torch.equal(value, like[key]) for key, value in from_ldm("unet", weights, like, "it").items())
+    expected = export.network.unet.state_dict()
+    assert all(torch.equal(value, expected[key]) for key, value in from_ldm("unet", weights, expected, "it").items())
     assert diagnose_file(path).properties["ComfyUI"] == "v, sigma_max 4518.76"
-    prefixed = {f"model.diffusion_model.{key}": value for key, value in weights.items()} | {"v_pred": torch.zeros(0)}
-    save_file(prefixed, path)
+    tensors = {f"model.diffusion_model.{key}": value for key, value in weights.items()} | {"v_pred": torch.zeros(0)}
+    save_file(tensors, path)
     diagnosis = diagnose_file(path)
     assert diagnosis.properties["ComfyUI"] == "eps, sigma_max 14.6146"
     assert "drops v_pred" in diagnosis.notes[0]
@@ -107,18 +107,18 @@ def test_exported_lora_gives_the_same_output_in_diffusers(tmp_path, format):
     export.latents = latents
     z, t, cond = inputs()
     with torch.no_grad():
-        wanted = export.network(z, t, **cond)
+        expected = export.network(z, t, **cond)
     export.write(format, path)
     assert json.loads(SingleFile(path).metadata["ztsnr.latents"]) == latents
     assert diagnose_file(path).properties["latents"].startswith("normalised by channel")
     pipeline = StableDiffusionXLPipeline.from_pretrained(tiny_sdxl())
     pipeline.load_lora_weights(str(tmp_path / "lora.safetensors"))
-    adapted = {name for name, _ in pipeline.unet.named_parameters() if ".lora_A." in name}
-    assert len(adapted) == len(export.network.state_dict()) // 2
+    layer_names = {name for name, _ in pipeline.unet.named_parameters() if ".lora_A." in name}
+    assert len(layer_names) == len(export.network.state_dict()) // 2
     added_cond = {"text_embeds": cond["pooled"], "time_ids": cond["time_ids"]}
     with torch.no_grad():
         output = pipeline.unet(z, t, cond["text"], added_cond_kwargs=added_cond).sample
-    torch.testing.assert_close(output, wanted, rtol=1e-4, atol=1e-5)
+    torch.testing.assert_close(output, expected, rtol=1e-4, atol=1e-5)
 
 
 @pytest.mark.slow
@@ -127,32 +127,32 @@ def test_merged_lora_gives_the_output_of_the_network_with_it(tmp_path):
     for dora in ("false", "true"):
         export = exported(*V, *LORA, MODULES, f"model.train.dora={dora}")
         with torch.no_grad():
-            wanted = export.network(z, t, **cond)
+            expected = export.network(z, t, **cond)
         export.write_single_file(tmp_path / f"{dora}.safetensors")
         with torch.no_grad():
             output = make(pretrained=tmp_path / f"{dora}.safetensors").eval()(z, t, **cond)
-        torch.testing.assert_close(output, wanted, rtol=1e-4, atol=1e-5)
+        torch.testing.assert_close(output, expected, rtol=1e-4, atol=1e-5)
 
 
 @pytest.mark.slow
 def test_folded_vae_decodes_latents_normalised_by_channel(tmp_path):
     mean, std = [4.8, 0.2, 1.4, -1.8], [9.9, 6.3, 7.6, 6.0]
     images = torch.rand(1, 3, 64, 64, generator=torch.Generator().manual_seed(0)) * 2 - 1
-    stock, folded = load_vae(tiny_sdxl()), load_vae(tiny_sdxl())
-    fold_latents(folded, mean, std)
+    stock_vae, folded_vae = load_vae(tiny_sdxl()), load_vae(tiny_sdxl())
+    fold_latents(folded_vae, mean, std)
     per_channel = [torch.tensor(values)[:, None, None] for values in (mean, std)]
-    posterior, folded_posterior = stock.encode(images).latent_dist, folded.encode(images).latent_dist
+    posterior, folded_posterior = stock_vae.encode(images).latent_dist, folded_vae.encode(images).latent_dist
     x0 = (posterior.mean - per_channel[0]) / per_channel[1]
     torch.testing.assert_close(folded_posterior.mean * 0.13025, x0, rtol=1e-4, atol=1e-5)
     torch.testing.assert_close(folded_posterior.std * 0.13025, posterior.std / per_channel[1], rtol=1e-4, atol=1e-5)
     torch.testing.assert_close(
-        folded.decode(x0 / 0.13025).sample, stock.decode(posterior.mean).sample, rtol=1e-3, atol=1e-4
+        folded_vae.decode(x0 / 0.13025).sample, stock_vae.decode(posterior.mean).sample, rtol=1e-3, atol=1e-4
     )
     export = copy(exported(*V))
     export.latents = {"mean": mean, "std": std}
     export.write_single_file(tmp_path / "model.safetensors")
-    written = plain_state(load_vae(str(tmp_path / "model.safetensors")))
-    assert all(torch.equal(written[key], value) for key, value in plain_state(folded).items())
+    vae_state = plain_state(load_vae(str(tmp_path / "model.safetensors")))
+    assert all(torch.equal(vae_state[key], value) for key, value in plain_state(folded_vae).items())
     export.write_unet(tmp_path / "unet.safetensors")
     content = (tmp_path / "unet.safetensors").read_bytes()
     metadata = json.loads(content[8 : 8 + int.from_bytes(content[:8], "little")])["__metadata__"]
@@ -176,11 +176,11 @@ def test_export_to_a_format_that_cannot_represent_the_model_is_refused(tmp_path)
 @pytest.mark.slow
 def test_custom_table_is_exported_to_diffusers_as_betas(tmp_path):
     export = exported("schedule=sdxl_ztsnr", "loss=vpred", "schedule.table.terminal=20000")
-    wanted = ours(export, "x", 64, 1.0)
+    expected = sample_latents(export, "x", 64, 1.0)
     export.write_diffusers(tmp_path / "model")
     pipeline = StableDiffusionXLPipeline.from_pretrained(tmp_path / "model")
     assert len(pipeline.scheduler.config.trained_betas) == 1000
-    torch.testing.assert_close(latents_of_pipeline(pipeline, "x", 64, 1.0), wanted, rtol=1e-3, atol=2e-4)
+    torch.testing.assert_close(latents_of_pipeline(pipeline, "x", 64, 1.0), expected, rtol=1e-3, atol=2e-4)
     diagnosis = diagnose_folder(tmp_path / "model")
     assert diagnosis.properties["diffusers"] == "v, sigma_max 20000, trailing timesteps"
 
@@ -189,19 +189,19 @@ def test_custom_table_is_exported_to_diffusers_as_betas(tmp_path):
 def test_sd15_is_exported_in_every_format(tmp_path):
     export, path = exported(*V, model="sd15"), tmp_path / "model.safetensors"
     export.write_single_file(path)
-    trained = export.network.unet.state_dict()
-    assert all(torch.equal(value, trained[key]) for key, value in load_unet(str(path)).state_dict().items())
+    weights = export.network.unet.state_dict()
+    assert all(torch.equal(value, weights[key]) for key, value in load_unet(str(path)).state_dict().items())
     diagnosis = diagnose_file(path)
     assert diagnosis.properties["ComfyUI"] == "eps, sigma_max 14.6146"
     assert diagnosis.notes[0] == "ComfyUI uses it as eps, but it was trained on v: use our nodes."
     export.write_diffusers(tmp_path / "model")
     pipeline = StableDiffusionPipeline.from_pretrained(tmp_path / "model")
     assert pipeline.scheduler.config.rescale_betas_zero_snr
-    adapted = exported(*V, "model/train=lora", model="sd15")
-    adapted.write_lora_kohya(tmp_path / "lora.safetensors")
+    lora_export = exported(*V, "model/train=lora", model="sd15")
+    lora_export.write_lora_kohya(tmp_path / "lora.safetensors")
     pipeline.load_lora_weights(str(tmp_path / "lora.safetensors"))
     names = [name for name, _ in pipeline.unet.named_parameters() if "lora_A" in name]
-    assert len(names) == len(adapted.network.state_dict()) // 2
+    assert len(names) == len(lora_export.network.state_dict()) // 2
 
 
 def foreign(lora_state, trainer):
@@ -218,10 +218,10 @@ def foreign(lora_state, trainer):
 @pytest.mark.parametrize("trainer", ["OneTrainer", "SimpleTuner"])
 def test_lora_of_each_trainer_reads_as_the_same_updates(trainer):
     export = exported(*V, *LORA, MODULES)
-    wanted = export.lora_updates()["unet"]
-    found = lora.read(foreign(wanted, trainer), export.network.layers, trainer)["unet"]
-    assert found.keys() == wanted.keys()
-    assert all(torch.equal(found[m].up, wanted[m].up) and found[m].alpha == 3 for m in wanted)
+    expected = export.lora_updates()["unet"]
+    updates = lora.read(foreign(expected, trainer), export.network.layers, trainer)["unet"]
+    assert updates.keys() == expected.keys()
+    assert all(torch.equal(updates[m].up, expected[m].up) and updates[m].alpha == 3 for m in expected)
 
 
 @pytest.mark.slow
@@ -234,9 +234,9 @@ def test_training_continues_from_an_exported_lora(tmp_path, format):
     with torch.no_grad():
         output = make(*settings, "model.train.alpha=6").eval()(z, t, **cond)
         torch.testing.assert_close(output, export.network(z, t, **cond), rtol=1e-4, atol=1e-5)
-    for other in (settings[:2] + settings[3:], ["model.train.rank=4", *settings[:1], *settings[2:]]):
+    for other_settings in (settings[:2] + settings[3:], ["model.train.rank=4", *settings[:1], *settings[2:]]):
         with pytest.raises(CheckpointError, match=r"does not fit model\.train: set its rank, dora and modules"):
-            make(*other)
+            make(*other_settings)
 
 
 def test_lora_of_a_different_network_is_refused_by_name():

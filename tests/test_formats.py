@@ -33,23 +33,23 @@ def released(family):
 
 @pytest.mark.slow
 def test_single_file_loads_in_diffusers_bit_for_bit():
-    read = StableDiffusionXLPipeline.from_single_file(tiny_sdxl_file(), config=tiny_sdxl(), local_files_only=True)
+    pipeline = StableDiffusionXLPipeline.from_single_file(tiny_sdxl_file(), config=tiny_sdxl(), local_files_only=True)
     for part in PARTS:
-        state, wanted = plain_state(getattr(read, part)), plain_state(load_part(tiny_sdxl(), part))
-        assert state.keys() == wanted.keys()
-        assert all(torch.equal(state[name], wanted[name]) for name in wanted), part
+        state, expected = plain_state(getattr(pipeline, part)), plain_state(load_part(tiny_sdxl(), part))
+        assert state.keys() == expected.keys()
+        assert all(torch.equal(state[name], expected[name]) for name in expected), part
 
 
 @pytest.mark.parametrize("part", PARTS)
 def test_single_file_and_folder_are_the_same_model(part):
-    of_file, of_folder = (load_part(place, part).state_dict() for place in (tiny_sdxl_file(), tiny_sdxl()))
+    of_file, of_folder = (load_part(path, part).state_dict() for path in (tiny_sdxl_file(), tiny_sdxl()))
     assert of_file.keys() == of_folder.keys()
     assert all(torch.equal(of_file[name], of_folder[name]) for name in of_folder)
     assert find_source(tiny_sdxl_file()).fingerprint(part) == find_source(tiny_sdxl()).fingerprint(part)
 
 
 def test_single_file_and_folder_encode_prompts_alike():
-    embeddings = [load_text_encoders(place).encode(["a cat", ""]) for place in (tiny_sdxl_file(), tiny_sdxl())]
+    embeddings = [load_text_encoders(path).encode(["a cat", ""]) for path in (tiny_sdxl_file(), tiny_sdxl())]
     for name in ("text", "pooled"):
         assert torch.equal(embeddings[0][name], embeddings[1][name])
 
@@ -116,15 +116,15 @@ def test_single_file_of_an_unknown_family_or_architecture_is_refused(tmp_path):
 
 @pytest.mark.parametrize("part", ["vae", "text_encoder_2"])
 def test_part_with_missing_extra_or_misshapen_tensors_is_refused(part):
-    like = plain_state(load_part(tiny_sdxl(), part))
-    whole = to_ldm(part, like)
-    name = sorted(whole)[3]
+    reference = plain_state(load_part(tiny_sdxl(), part))
+    weights = to_ldm(part, reference)
+    name = sorted(weights)[3]
     for change, message in (
         ({name: None}, "lacks 1 tensors"),
         ({"extra": torch.zeros(1)}, "has 1 unexpected tensors, first extra"),
         ({name: torch.zeros(7)}, r"of shape \(7,\)"),
     ):
-        changed = {key: value for key, value in (whole | change).items() if value is not None}
+        changed_weights = {key: value for key, value in (weights | change).items() if value is not None}
         with pytest.raises(CheckpointError, match=message):
-            from_ldm(part, changed, like, "it")
-    assert from_ldm(part, whole | {"logit_scale": torch.zeros(())}, like, "it").keys() == like.keys()
+            from_ldm(part, changed_weights, reference, "it")
+    assert from_ldm(part, weights | {"logit_scale": torch.zeros(())}, reference, "it").keys() == reference.keys()

@@ -8,9 +8,9 @@ from ztsnr.models.unet import UNet
 
 def make(kind, size=8, **settings):
     torch.manual_seed(0)
-    plain = {"shape": [1, size, size], "classes": 10, "gradient_checkpointing": False}
-    own = {MLP: {"width": 32, "depth": 2}, UNet: {"channels": [8, 16], "layers": 1}}[kind]
-    net = kind(**plain | own | settings)
+    shared_settings = {"shape": [1, size, size], "classes": 10, "gradient_checkpointing": False}
+    class_settings = {MLP: {"width": 32, "depth": 2}, UNet: {"channels": [8, 16], "layers": 1}}[kind]
+    net = kind(**shared_settings | class_settings | settings)
     for parameter in net.parameters():  # networks start with zeros here and there
         parameter.data += 0.05 * torch.randn_like(parameter)
     return net
@@ -28,8 +28,8 @@ def test_output_is_like_z_and_depends_on_z_t_and_label(kind, size):
     z, t, label = inputs(size)
     output = net(z, t, label=label)
     assert output.shape == z.shape
-    for changed in (net(z + 1, t, label=label), net(z, t + 9, label=label), net(z, t, label=label + 1)):
-        assert not torch.allclose(changed, output, atol=1e-4)
+    for other_output in (net(z + 1, t, label=label), net(z, t + 9, label=label), net(z, t, label=label + 1)):
+        assert not torch.allclose(other_output, output, atol=1e-4)
     assert net(z, t, label=torch.full((4,), 10)).isfinite().all()
 
 

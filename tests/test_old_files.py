@@ -91,8 +91,8 @@ def test_a_lora_resumes_from_its_state_and_cache_to_the_same_bits(folder):
 
 @pytest.mark.slow
 def test_a_changed_config_is_refused_in_todays_names(folder):
-    done = run(folder, "train", "resume=part", "trainer.max_grad_norm=2", "weighting.features=16", code=2)
-    differences = done.stderr.splitlines()[1:3]
+    result = run(folder, "train", "resume=part", "trainer.max_grad_norm=2", "weighting.features=16", code=2)
+    differences = result.stderr.splitlines()[1:3]
     assert [line.strip() for line in differences] == ["trainer.max_grad_norm: 1.0 -> 2", "weighting.features: 8 -> 16"]
 
 
@@ -145,10 +145,10 @@ def test_weights_export_to_the_same_tensors_under_the_same_keys(folder, source, 
 @pytest.mark.parametrize("name", ["unet", "lora_kohya", "lora_peft"])
 def test_doctor_diagnoses_an_export_as_before(folder, name):
     """Of what the file itself says; the words around it may change."""
-    done = run(folder, "doctor", f"exports/{name}.safetensors")
+    result = run(folder, "doctor", f"exports/{name}.safetensors")
     expected = (folder / "expected" / f"doctor_{name}.txt").read_text()
     row = re.compile(r"^trained as +(.*?) *$", re.MULTILINE)
-    assert row.search(done.stdout)[1] == row.search(expected)[1]
+    assert row.search(result.stdout)[1] == row.search(expected)[1]
 
 
 @pytest.mark.slow
@@ -184,11 +184,11 @@ def test_records_are_delivered_and_compared_to_the_same_table(folder):
     uri = "uri=sqlite:///fresh.db"
     run(folder, "sync", "sweeps", uri)
     words = [f"tracking.{uri}", "format=csv", "output=page"]
-    done = run(folder, "compare", *words, "sweep=day-one", "attach=false")
-    assert done.stdout == (folder / "expected" / "compare.csv").read_text()
+    result = run(folder, "compare", *words, "sweep=day-one", "attach=false")
+    assert result.stdout == (folder / "expected" / "compare.csv").read_text()
 
-    done = run(folder, "compare", f"tracking.{uri}", "format=json", "output=page", "all=true", "baseline=edm")
-    table, expected = json.loads(done.stdout), json.loads((folder / "expected" / "compare_all.json").read_text())
+    result = run(folder, "compare", f"tracking.{uri}", "format=json", "output=page", "all=true", "baseline=edm")
+    table, expected = json.loads(result.stdout), json.loads((folder / "expected" / "compare_all.json").read_text())
     assert table.pop("answer").split(".")[:2] == expected.pop("answer").split(".")[:2]  # up to the words for numbers
     assert table == expected
 
@@ -197,10 +197,10 @@ def test_records_are_delivered_and_compared_to_the_same_table(folder):
 def test_a_config_is_recognised_by_the_digest_of_0de1f9a(number):
     folder = FIXTURE / "sweeps" / "day" / "one-sweep" / str(number)
     config = upgrade(yaml.safe_load((folder / "config.yaml").read_text()))
-    recorded = json.loads((folder / "result.json").read_text())["config"]
-    assert accepted_digests(config) == (config_digest(config), recorded)
+    digest = json.loads((folder / "result.json").read_text())["config"]
+    assert accepted_digests(config) == (config_digest(config), digest)
     config["seed"] += 1
-    assert recorded not in accepted_digests(config)
+    assert digest not in accepted_digests(config)
 
 
 @pytest.mark.slow
@@ -209,13 +209,13 @@ def test_a_resumed_sweep_does_not_repeat_finished_runs(folder):
     sweep = folder / "sweeps" / "day" / "one-sweep"
     command = json.loads((sweep / "sweep.json").read_text())["command"].split(" ")
     before = [path.read_text() for path in sorted(sweep.glob("*/result.json"))]
-    done = run(folder, "train", "-m", *command, "sweep.resume=true", "hydra.sweep.dir=sweeps/day/new-sweep")
-    assert done.stderr.count("finished earlier") == len(before) == 4
+    result = run(folder, "train", "-m", *command, "sweep.resume=true", "hydra.sweep.dir=sweeps/day/new-sweep")
+    assert result.stderr.count("finished earlier") == len(before) == 4
     assert [path.read_text() for path in sorted(sweep.glob("*/result.json"))] == before
 
 
 @pytest.mark.slow
 def test_a_database_is_compared_to_the_same_table(folder):
     subprocess.run([sys.executable, "store.py", "restore", "restored.db", "mlruns"], check=True)
-    done = run(folder, "compare", "tracking.uri=sqlite:///restored.db", "format=csv", "output=page")
-    assert done.stdout == (folder / "expected" / "compare_restored.csv").read_text()
+    result = run(folder, "compare", "tracking.uri=sqlite:///restored.db", "format=csv", "output=page")
+    assert result.stdout == (folder / "expected" / "compare_restored.csv").read_text()

@@ -52,19 +52,19 @@ def test_combined_average_of_any_length_equals_the_tracked_one(std, bound):
     torch.manual_seed(0)
     network = nn.Linear(64, 64, bias=False)
     tracked = {s: make_power_average(network, gamma_of(s)) for s in (0.05, 0.1, std)}
-    places, states = [], []
+    positions, states = [], []
     for step in range(1, 401):
         network.weight.data += torch.randn(64, 64) / 20
         for average in tracked.values():
             average.update_parameters(network)
         if step % 40 == 0:
             for s in (0.05, 0.1):
-                places.append((step, gamma_of(s)))
+                positions.append((step, gamma_of(s)))
                 states.append({"weight": tracked[s].module.weight.detach().clone()})
-    made = combine(states, combination(places, (400, gamma_of(std))))["weight"]
-    wanted = tracked[std].module.weight
-    assert (made - wanted).norm() / wanted.norm() < bound
-    np.testing.assert_allclose(combination(places, places[3]), np.eye(len(places))[3], atol=1e-8)
+    weight = combine(states, combination(positions, (400, gamma_of(std))))["weight"]
+    expected = tracked[std].module.weight
+    assert (weight - expected).norm() / expected.norm() < bound
+    np.testing.assert_allclose(combination(positions, positions[3]), np.eye(len(positions))[3], atol=1e-8)
 
 
 @pytest.mark.parametrize("stds", ["[0.05]", "[0.1,0.1]", "[0.05,0.3]", "0.05"])
@@ -80,25 +80,25 @@ def test_average_of_snapshots_keeps_the_statistics_of_latents(tmp_path):
         checkpointer.snapshot(3, {f"std_{std}": nn.Linear(2, 1) for std in (0.05, 0.1)})
     assert read_checkpoint(tmp_path / "snapshots" / "step_00000003.safetensors").facts["latents"] == latents
     main.__wrapped__(compose(f"run={tmp_path}", "std=0.08", f"output={tmp_path}/ema.safetensors", config="ema"))
-    made = read_checkpoint(tmp_path / "ema.safetensors").facts
-    assert made == {"latents": latents, "posthoc_std": 0.08, "snapshots": 1}
+    facts = read_checkpoint(tmp_path / "ema.safetensors").facts
+    assert facts == {"latents": latents, "posthoc_std": 0.08, "snapshots": 1}
 
 
 @pytest.mark.slow
 def test_ema_command_makes_the_average_that_a_second_run_tracked(tmp_path):
     small = ["trainer=smoke", "trainer.steps=60", "model.width=16", "samples.steps=2", "tracking=none"]
-    own = ["trainer.validate_every=60", "trainer.sample_every=60", "trainer.posthoc_ema.every=6"]
-    run(tmp_path, "train", *small, *own, "hydra.run.dir=one", "trainer.posthoc_ema.stds=[0.05,0.1]")
-    run(tmp_path, "train", *small, *own, "hydra.run.dir=two", "trainer.posthoc_ema.stds=[0.08,0.2]")
+    settings = ["trainer.validate_every=60", "trainer.sample_every=60", "trainer.posthoc_ema.every=6"]
+    run(tmp_path, "train", *small, *settings, "hydra.run.dir=one", "trainer.posthoc_ema.stds=[0.05,0.1]")
+    run(tmp_path, "train", *small, *settings, "hydra.run.dir=two", "trainer.posthoc_ema.stds=[0.08,0.2]")
     assert run(tmp_path, "ema", "run=one", "std=0.08").stdout == "ema.safetensors\n"
-    made = read_checkpoint(tmp_path / "ema.safetensors")
-    assert (made.names, made.step, made.facts["posthoc_std"]) == (("ema",), 60, 0.08)
-    wanted = read_checkpoint(tmp_path / "two" / "snapshots" / "step_00000060.safetensors").state("std_0.08")
-    begun = read_checkpoint(tmp_path / "two" / "snapshots" / "step_00000006.safetensors").state("std_0.08")
-    found = made.state("ema")
-    error = sum((found[key] - value).square().sum() for key, value in wanted.items() if value.is_floating_point())
-    moved = sum((begun[key] - value).square().sum() for key, value in wanted.items() if value.is_floating_point())
+    checkpoint = read_checkpoint(tmp_path / "ema.safetensors")
+    assert (checkpoint.names, checkpoint.step, checkpoint.facts["posthoc_std"]) == (("ema",), 60, 0.08)
+    expected = read_checkpoint(tmp_path / "two" / "snapshots" / "step_00000060.safetensors").state("std_0.08")
+    early = read_checkpoint(tmp_path / "two" / "snapshots" / "step_00000006.safetensors").state("std_0.08")
+    average = checkpoint.state("ema")
+    error = sum((average[key] - value).square().sum() for key, value in expected.items() if value.is_floating_point())
+    moved = sum((early[key] - value).square().sum() for key, value in expected.items() if value.is_floating_point())
     assert error < 0.02**2 * moved
     run(tmp_path, "sample", "checkpoint=ema.safetensors", "steps=2")
-    refused = run(tmp_path, "ema", "run=nowhere", "std=0.08", code=2)
-    assert "has no snapshots: train with trainer.posthoc_ema.stds=" in refused.stderr
+    result = run(tmp_path, "ema", "run=nowhere", "std=0.08", code=2)
+    assert "has no snapshots: train with trainer.posthoc_ema.stds=" in result.stderr

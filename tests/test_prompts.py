@@ -49,13 +49,13 @@ def test_prompts_are_sampled_in_a_row_per_prompt_and_a_column_per_noise(file):
     prompts, objective, network = build(composed.samples), build(composed.objective), build(composed.model).eval()
     assert prompts.texts == ["a red house", "a blue ship at sea"]
     with torch.no_grad():
-        drawn = prompts.sample(objective, network, Latents(1).facts["latents"], 3.0)
-        again = prompts(objective, network, Latents(1))
-    assert drawn.shape == (4, 3, 64, 64)
-    assert drawn.abs().max() <= 1
-    assert len({image.sum().item() for image in drawn}) == 4
-    assert again.keys() == {5.0}
-    assert again[5.0].size == (2 * 68 + 4, 2 * 68 + 4)
+        images = prompts.sample(objective, network, Latents(1).facts["latents"], 3.0)
+        sheets = prompts(objective, network, Latents(1))
+    assert images.shape == (4, 3, 64, 64)
+    assert images.abs().max() <= 1
+    assert len({image.sum().item() for image in images}) == 4
+    assert sheets.keys() == {5.0}
+    assert sheets[5.0].size == (2 * 68 + 4, 2 * 68 + 4)
 
 
 class FixedEstimate(nn.Module):
@@ -136,8 +136,8 @@ def test_prompts_that_are_not_a_list_of_texts_are_refused(file, prompts, message
 
 
 def test_prompts_from_a_list_are_used_without_a_file(file):
-    given = build(composed_for(file, "samples.file=null", "samples.prompts=[a house]").samples)
-    assert given.texts == ["a house"]
+    prompts = build(composed_for(file, "samples.file=null", "samples.prompts=[a house]").samples)
+    assert prompts.texts == ["a house"]
 
 
 def test_short_negative_is_padded_to_the_windows_of_a_long_prompt(tmp_path):
