@@ -89,8 +89,8 @@ def test_spacings_visit_the_timesteps_of_diffusers(spacing, grid_class, steps, z
     where its linspace starts from its cleanest level."""
     scheduler = DDIMScheduler(timestep_spacing=spacing)
     scheduler.set_timesteps(steps)
-    visited = grid_class(table=zero_terminal).sigmas(steps)[:-1]
-    assert torch.equal(visited, zero_terminal.sigmas[scheduler.timesteps])
+    levels = grid_class(table=zero_terminal).sigmas(steps)[:-1]
+    assert torch.equal(levels, zero_terminal.sigmas[scheduler.timesteps])
 
 
 @pytest.mark.parametrize("scheduler_class", [DDIMScheduler, EulerDiscreteScheduler])
@@ -99,8 +99,8 @@ def test_spacings_visit_the_timesteps_of_diffusers(spacing, grid_class, steps, z
 def test_leading_visits_the_timesteps_of_diffusers(scheduler_class, offset, steps, zero_terminal):
     scheduler = scheduler_class(timestep_spacing="leading", steps_offset=offset)
     scheduler.set_timesteps(steps)
-    visited = Leading(table=zero_terminal, offset=offset).sigmas(steps)[:-1]
-    assert torch.equal(visited, zero_terminal.sigmas[scheduler.timesteps.long()])
+    levels = Leading(table=zero_terminal, offset=offset).sigmas(steps)[:-1]
+    assert torch.equal(levels, zero_terminal.sigmas[scheduler.timesteps.long()])
 
 
 @given(STEPS)
@@ -135,15 +135,15 @@ def test_presets_are_the_published_lists():
     for terminal in (math.inf, 20000.0):
         ladder = [terminal, 17.8, 12.4, 9.2, 7.2, 5.4, 3.9, 2.1, 0.9, 0.0292, 0]
         assert make("schedule/grid", "progressive", terminal=terminal).sigmas(10).tolist() == ladder
-    entered = [math.inf, *KarrasGrid(sigma_min=0.0292, sigma_max=17.8, rho=7.0).sigmas(9).tolist()]
-    assert make("schedule/grid", "karras_terminal").sigmas(10).tolist() == entered
+    expected = [math.inf, *KarrasGrid(sigma_min=0.0292, sigma_max=17.8, rho=7.0).sigmas(9).tolist()]
+    assert make("schedule/grid", "karras_terminal").sigmas(10).tolist() == expected
 
 
 @given(st.integers(2, 100))
 def test_sigma_list_of_a_different_length_is_interpolated_in_log_sigma(steps):
     """The function that Align Your Steps publishes: linear in place along the list."""
-    position, listed = np.linspace(0, 1, steps), np.log(AYS.sigma_list)
-    expected = np.exp(np.interp(position, np.linspace(0, 1, len(listed)), listed))
+    position, log_sigmas = np.linspace(0, 1, steps), np.log(AYS.sigma_list)
+    expected = np.exp(np.interp(position, np.linspace(0, 1, len(log_sigmas)), log_sigmas))
     np.testing.assert_allclose(AYS.levels(steps), expected, rtol=1e-12)
     assert AYS.levels(steps)[[0, -1]].tolist() == [14.615, 0.113]
 
@@ -153,9 +153,9 @@ def test_sigma_list_of_a_different_length_is_interpolated_in_log_sigma(steps):
 
 @pytest.mark.parametrize("grid", [KARRAS, Quantiles(density=LAPLACE, u_max=0.99), AYS], ids=repr)
 def test_with_terminal_step_is_one_step_and_then_the_grid(grid):
-    entered = WithTerminalStep(grid=grid, terminal=math.inf)
-    assert entered.sigmas(1).tolist() == [math.inf, 0]
-    assert entered.sigmas(8).tolist() == [math.inf, *grid.sigmas(7).tolist()]
+    with_terminal = WithTerminalStep(grid=grid, terminal=math.inf)
+    assert with_terminal.sigmas(1).tolist() == [math.inf, 0]
+    assert with_terminal.sigmas(8).tolist() == [math.inf, *grid.sigmas(7).tolist()]
 
 
 # refusals

@@ -39,9 +39,9 @@ def uncertainty(weighting=Unit(base=V()), features=128, amplitude=0.0, bandwidth
 
 
 def infonoise(**settings):
-    usual = {"prior": PRIOR, "weighting": Unit(base=V()), "sigma_min": LOW, "sigma_max": HIGH, "bins": 32}
-    usual |= {"warmup": 20, "refresh": 10, "decay": 0.98, "cutoff": 0.1, "order": 3.0}
-    return InfoNoise(**usual | settings)
+    defaults = {"prior": PRIOR, "weighting": Unit(base=V()), "sigma_min": LOW, "sigma_max": HIGH, "bins": 32}
+    defaults |= {"warmup": 20, "refresh": 10, "decay": 0.98, "cutoff": 0.1, "order": 3.0}
+    return InfoNoise(**defaults | settings)
 
 
 # uncertainty
@@ -129,9 +129,9 @@ def test_uncertainty_state_is_restored():
 def test_importance_and_remapped_table_pass_the_penalty_on(sdxl, zero_terminal):
     learned = uncertainty(amplitude=1.0)
     sigma = of(0.5, 1.0, 2.0)
-    drawn = Laplace(mu=0.5, b=1.0)
-    ratio = (LAPLACE.log_prob(sigma) - drawn.log_prob(sigma)).exp()
-    important = Importance(weighting=learned, intended=LAPLACE, drawn=drawn)
+    density = Laplace(mu=0.5, b=1.0)
+    ratio = (LAPLACE.log_prob(sigma) - density.log_prob(sigma)).exp()
+    important = Importance(weighting=learned, intended=LAPLACE, drawn=density)
     torch.testing.assert_close(important.penalty(sigma), learned.penalty(sigma) * ratio)
     torch.testing.assert_close(important(sigma, V()), learned(sigma, V()) * ratio)
     other = RemappedTable(weighting=learned, base=V(), table=zero_terminal, read=sdxl)
@@ -182,29 +182,29 @@ def adapt(density, variance, steps, batch=256):
 )
 def test_infonoise_finds_the_optimum_for_gaussian_data(weighting, on_x0, variance):
     density = adapt(infonoise(weighting=weighting), variance, steps=200)
-    best, edges = best_masses(gaussian_mmse(variance), on_x0)
-    drawn = shares(density, edges)
-    assert (drawn - best).abs().sum() / 2 < 0.01
-    assumed, _ = best_masses(gaussian_mmse(1.0), on_x0)
-    assert (drawn - assumed).abs().sum() / 2 > 0.05
+    expected, edges = best_masses(gaussian_mmse(variance), on_x0)
+    masses = shares(density, edges)
+    assert (masses - expected).abs().sum() / 2 < 0.01
+    unit_variance_masses, _ = best_masses(gaussian_mmse(1.0), on_x0)
+    assert (masses - unit_variance_masses).abs().sum() / 2 > 0.05
 
 
 def test_infonoise_draws_from_its_prior_until_warm_and_then_updates_every_refresh_steps():
-    density, u, drawn = infonoise(prior=LAPLACE, warmup=2, refresh=3), middles(9), []
+    density, u, records = infonoise(prior=LAPLACE, warmup=2, refresh=3), middles(9), []
     assert density.highest == LAPLACE.highest > HIGH
     for step in range(9):
-        drawn.append((density.sigma(u).tolist(), density.cdf(of(0.1, 1)).tolist()))
+        records.append((density.sigma(u).tolist(), density.cdf(of(0.1, 1)).tolist()))
         density.observe(of(1.0), of(1.0 + step))
     prior = LAPLACE.sigma(u).tolist(), LAPLACE.cdf(of(0.1, 1)).tolist()
-    assert drawn[0] == drawn[1] == prior
-    assert [i for i in range(1, 9) if drawn[i] != drawn[i - 1]] == [2, 5, 8]
+    assert records[0] == records[1] == prior
+    assert [i for i in range(1, 9) if records[i] != records[i - 1]] == [2, 5, 8]
 
 
 def test_infonoise_bins_without_observations_have_the_error_of_gaussian_data():
     density = infonoise(warmup=1)
     density.observe(of(math.inf), of(1.0))
-    best, edges = best_masses(gaussian_mmse(1.0), lambda snr: snr + 1)
-    torch.testing.assert_close(shares(density, edges), best, atol=2e-4, rtol=0)
+    expected, edges = best_masses(gaussian_mmse(1.0), lambda snr: snr + 1)
+    torch.testing.assert_close(shares(density, edges), expected, atol=2e-4, rtol=0)
 
 
 def test_infonoise_ignores_levels_outside_its_bounds():
@@ -220,8 +220,8 @@ def test_infonoise_records_fade_by_decay():
     density.observe(of(0.1, 0.2), of(1.0, 3.0))
     density.observe(of(0.1, 10.0), of(5.0, 7.0))
     low, high = (0.5 * (1 + 3) + 5) / (0.5 * 2 + 1), 7.0
-    best, _ = best_masses(lambda sigma: low if sigma < 0.66 else high, lambda snr: snr + 1, bins=2)
-    assert density.cdf(of(math.sqrt(LOW * HIGH))).item() == pytest.approx(best[0].item(), rel=1e-5)
+    expected, _ = best_masses(lambda sigma: low if sigma < 0.66 else high, lambda snr: snr + 1, bins=2)
+    assert density.cdf(of(math.sqrt(LOW * HIGH))).item() == pytest.approx(expected[0].item(), rel=1e-5)
 
 
 @given(st.lists(st.floats(0, LAST_U), min_size=2))
@@ -262,10 +262,10 @@ def restored(density):
     return other
 
 
-@pytest.mark.parametrize("copied", [restored, copy.deepcopy, lambda part: pickle.loads(pickle.dumps(part))])
-def test_infonoise_copies_adapt_alike_and_independently(copied):
+@pytest.mark.parametrize("make_copy", [restored, copy.deepcopy, lambda part: pickle.loads(pickle.dumps(part))])
+def test_infonoise_copies_adapt_alike_and_independently(make_copy):
     density = adapt(infonoise(), 0.1, steps=25)
-    other, before = copied(density), density.sigma(middles(64))
+    other, before = make_copy(density), density.sigma(middles(64))
     assert torch.equal(other.sigma(middles(64)), before)
     adapt(other, 4.0, steps=10)
     assert torch.equal(density.sigma(middles(64)), before)
@@ -302,10 +302,10 @@ def test_infonoise_adapts_inside_a_terminal_mass(zero_terminal, make_schedule):
 
         terms = objective.terms(network, x0, noise, u, {})
         objective.learned["density"].observe(terms.sigma, objective.x0_error(terms))
-    drawn = density.sigma(middles(2**14))
-    assert (drawn == math.inf).double().mean().item() == pytest.approx(0.25, abs=1e-3)
+    levels = density.sigma(middles(2**14))
+    assert (levels == math.inf).double().mean().item() == pytest.approx(0.25, abs=1e-3)
     expected, edges = best_masses(gaussian_mmse(0.1), lambda snr: snr + 1)
-    share = torch.histogram(drawn[drawn.isfinite()], edges).hist / drawn.isfinite().sum()
+    share = torch.histogram(levels[levels.isfinite()], edges).hist / levels.isfinite().sum()
     assert (share - expected).abs().sum() / 2 < 0.02
 
 
@@ -315,7 +315,7 @@ WITH_MASS = TerminalMass(density=infonoise(), terminal=math.inf, mass=0.1)
 
 
 @pytest.mark.parametrize(
-    ("make_one", "settings", "named"),
+    ("make_one", "settings", "message"),
     [
         (uncertainty, {"features": 0}, r"^features must be an integer of 1 or more, got 0"),
         (uncertainty, {"bandwidth": 0.0}, r"^bandwidth must be a number above 0, got 0"),
@@ -341,6 +341,6 @@ WITH_MASS = TerminalMass(density=infonoise(), terminal=math.inf, mass=0.1)
         ),
     ],
 )
-def test_learned_parts_reject_impossible_settings(make_one, settings, named):
-    with pytest.raises(ConfigError, match=named):
+def test_learned_parts_reject_impossible_settings(make_one, settings, message):
+    with pytest.raises(ConfigError, match=message):
         make_one(**settings)

@@ -13,13 +13,13 @@ from ztsnr.core.errors import ConfigError
 from ztsnr.training.lr_schedule import Constant, Cosine, InverseSqrt, Polynomial, WarmupStableDecay
 
 STEPS, WARMUP = 100, 10
-made = cache(partial(make, "lr_schedule"))
+make_schedule = cache(partial(make, "lr_schedule"))
 
 
 @pytest.mark.parametrize("option", options("lr_schedule"))
 @given(warmup=st.integers(0, 50), steps=st.integers(1, 200))
 def test_factors_are_in_the_unit_interval_and_warm_up_linearly_to_1(option, warmup, steps):
-    schedule = replace(made(option), warmup=warmup)
+    schedule = replace(make_schedule(option), warmup=warmup)
     factors = [schedule.factor(step, steps) for step in range(steps)]
     assert all(0 < factor <= 1 for factor in factors)
     if option != "wsd":  # whose fall may begin during the rise
@@ -98,8 +98,8 @@ def test_factors_after_the_warmup_equal_those_of_the_libraries(name):
 def test_inverse_sqrt_equals_edm2s_formula():
     schedule = InverseSqrt(warmup=10, reference=400)
     assert [schedule.factor(step, 1) for step in (10, 400, 1600, 40_000)] == pytest.approx([1, 1, 1 / 2, 1 / 10])
-    within = InverseSqrt(warmup=799, reference=200)  # the rise and the fall together
-    assert within.factor(399, 1) == pytest.approx(0.5 * (200 / 399) ** 0.5)
+    overlap = InverseSqrt(warmup=799, reference=200)  # the rise and the fall together
+    assert overlap.factor(399, 1) == pytest.approx(0.5 * (200 / 399) ** 0.5)
 
 
 @pytest.mark.parametrize(
@@ -118,4 +118,4 @@ def test_inverse_sqrt_equals_edm2s_formula():
 )
 def test_lr_schedule_rejects_values_out_of_bounds(option, fields, message):
     with pytest.raises(ConfigError, match=message):
-        replace(made(option), **fields)
+        replace(make_schedule(option), **fields)

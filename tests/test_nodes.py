@@ -63,7 +63,7 @@ def f64(*values):
     return torch.tensor(values, dtype=torch.float64)
 
 
-def drawn(*shape, **kind):
+def draw_normal(*shape, **kind):
     return torch.randn(*shape, generator=torch.Generator().manual_seed(0), **kind)
 
 
@@ -100,8 +100,8 @@ def test_other_ends_stretch_the_models_own_table_in_alpha(nodes):
     slope = alpha(sigmas).diff() / alpha(own).diff()
     assert (sigmas[0].item(), sigmas[-1].item()) == (pytest.approx(0.05), 30.0)
     torch.testing.assert_close(slope, slope.mean().expand(999), rtol=1e-2, atol=0)
-    again = sampling_of(nodes, stretched, zero_terminal=False, sigma_max=own[-1].item())
-    torch.testing.assert_close(again.sigmas, own.float())
+    restored = sampling_of(nodes, stretched, zero_terminal=False, sigma_max=own[-1].item())
+    torch.testing.assert_close(restored.sigmas, own.float())
 
 
 def test_resolution_moves_the_visited_levels_and_not_their_timesteps(nodes):
@@ -119,7 +119,7 @@ def test_resolution_moves_the_visited_levels_and_not_their_timesteps(nodes):
 @pytest.mark.parametrize("sigma_data", [1.0, 0.5])
 def test_denoised_on_x_is_the_cores_on_z(nodes, sigma_data):
     sampling, sigma = sampling_of(nodes, sigma_data=sigma_data), f64(0.03, 1.0, 20000.0)
-    z, output = drawn(2, 3, 4, dtype=torch.float64)
+    z, output = draw_normal(2, 3, 4, dtype=torch.float64)
     x = z / alpha(sigma)[:, None]
     target, sign = (V(), 1) if sigma_data == 1 else (EDM(sigma_data=sigma_data), -1)
     torch.testing.assert_close(sampling.calculate_input(sigma, x), target.c_in(sigma)[:, None] * z)
@@ -148,11 +148,11 @@ def test_network_gets_the_inputs_it_was_trained_with(nodes, folder, overrides, k
     assert torch.equal(sampling.sigmas, trained.table.sigmas.clamp(max=20000).float())
     sigma = f64(0.03, 0.7, 3.3, 14.0)
     torch.testing.assert_close(sampling.timestep(sigma.reshape(2, 2)).flatten(), trained.timesteps(sigma).float())
-    own = run(nodes, SIGMAS, model=model, steps=4, grid=OWN)
-    torch.testing.assert_close(own, trained.grid.sigmas(4).clamp(max=20000).float())
+    own_sigmas = run(nodes, SIGMAS, model=model, steps=4, grid=OWN)
+    torch.testing.assert_close(own_sigmas, trained.grid.sigmas(4).clamp(max=20000).float())
     for steps in (7, 1):
-        others = run(nodes, SIGMAS, model=model, steps=steps, grid=OWN)
-        assert (len(others), others[0], others[-1]) == (steps + 1, own[0], 0)
+        sigmas = run(nodes, SIGMAS, model=model, steps=steps, grid=OWN)
+        assert (len(sigmas), sigmas[0], sigmas[-1]) == (steps + 1, own_sigmas[0], 0)
     assert sampling.percent_to_sigma(0.0) > 1e8
     assert sampling.percent_to_sigma(1.0) == 0
     half = sampling.sigma(torch.tensor((len(sampling.sigmas) - 1) / 2)).item()
@@ -165,20 +165,20 @@ def test_latents_of_a_lora_have_its_statistics_and_plain_previews(nodes, folder)
     write(folder, metadata | {"ztsnr.latents": json.dumps(statistics)}, "l.safetensors", "loras")
     (options, _) = nodes.NODE_CLASS_MAPPINGS[PREDICTION].INPUT_TYPES()["required"]["checkpoint"]
     assert options[-1] == "loras: l.safetensors"
-    known, plain, latent = predicting(nodes, checkpoint=options[-1]), SDXL(), drawn(2, 4, 3, 3)
-    latents = known.get_model_object("latent_format")
+    model, stock_format, latent = predicting(nodes, checkpoint=options[-1]), SDXL(), draw_normal(2, 4, 3, 3)
+    latents = model.get_model_object("latent_format")
     torch.testing.assert_close(latents.process_in(latent)[:, 1], (latent[:, 1] - 2) / 6)
     torch.testing.assert_close(latents.process_out(latents.process_in(latent)), latent)
 
     def preview(latent, by):
         return latent.movedim(1, -1) @ torch.tensor(by.latent_rgb_factors) + torch.tensor(by.latent_rgb_factors_bias)
 
-    shown = preview(latents.process_in(latent), latents)
-    torch.testing.assert_close(shown, preview(latent * plain.scale_factor, plain))
+    colours = preview(latents.process_in(latent), latents)
+    torch.testing.assert_close(colours, preview(latent * stock_format.scale_factor, stock_format))
 
 
 @pytest.mark.parametrize(
-    ("changed", "message"),
+    ("fields", "message"),
     [
         ({"format": None}, "no ztsnr metadata"),
         ({"sigmas": None}, r"lacks 'ztsnr\.sigmas'"),
@@ -196,9 +196,9 @@ def test_latents_of_a_lora_have_its_statistics_and_plain_previews(nodes, folder)
         ({"target": "flow"}, "must be one of v, eps, x0, edm, got 'flow'"),
     ],
 )
-def test_unusable_metadata_is_refused(nodes, folder, changed, message):
+def test_unusable_metadata_is_refused(nodes, folder, fields, message):
     _, metadata = exported("schedule=ztsnr", "loss=vpred")
-    metadata = metadata | {f"ztsnr.{name}": value for name, value in changed.items()}
+    metadata = metadata | {f"ztsnr.{name}": value for name, value in fields.items()}
     name = write(folder, {key: value for key, value in metadata.items() if value is not None})
     with pytest.raises(CheckpointError, match=message):
         predicting(nodes, checkpoint=name)
@@ -270,7 +270,7 @@ def test_unusable_models_and_settings_are_refused(nodes, inputs, message):
 
 def estimates(*levels):
     """The arguments of a post_cfg function at three levels, with the parts of the guided estimate."""
-    positive, negative, z = drawn(3, 3, 4, 5, 5)
+    positive, negative, z = draw_normal(3, 3, 4, 5, 5)
     sigma = torch.tensor([0.2, 3.0, 20000.0])
     options = {"transformer_options": {"sample_sigmas": torch.tensor(levels)}} if levels else {}
     args = {"denoised": negative + 5 * (positive - negative), "cond_denoised": positive}
@@ -284,8 +284,8 @@ def post_cfg(nodes, name, **inputs):
 
 def test_rescale_is_the_cores_on_v_and_gives_the_conditional_spread_on_x0(nodes):
     args, positive, negative, z = estimates()
-    wanted = Guidance(scale=5.0, rescale=0.7).combine(positive, negative, z, args["sigma"].double())
-    torch.testing.assert_close(post_cfg(nodes, RESCALE)(args), wanted, rtol=1e-3, atol=1e-3)
+    expected = Guidance(scale=5.0, rescale=0.7).combine(positive, negative, z, args["sigma"].double())
+    torch.testing.assert_close(post_cfg(nodes, RESCALE)(args), expected, rtol=1e-3, atol=1e-3)
     rescaled = post_cfg(nodes, RESCALE, multiplier=1.0, space="x0")(args)
     torch.testing.assert_close(rescaled.flatten(1).std(1), positive.flatten(1).std(1))
     for space in ("v", "x0"):
@@ -321,8 +321,8 @@ def test_methods_are_their_formulas(nodes, method):
 def test_dynamic_snr_weights_guidance_by_min_snr_over_gamma(nodes):
     args, positive, negative, _ = estimates()
     weight = torch.tensor([1.0, (1 / 9) / 5, 1 / 20000**2 / 5]).reshape(-1, 1, 1, 1)
-    wanted = positive + 4 * weight * (positive - negative)
-    torch.testing.assert_close(post_cfg(nodes, PREDICTION, snr_gamma=5.0)(args), wanted)
+    expected = positive + 4 * weight * (positive - negative)
+    torch.testing.assert_close(post_cfg(nodes, PREDICTION, snr_gamma=5.0)(args), expected)
     assert post_cfg(nodes, PREDICTION)(args) is args["denoised"]
 
 
@@ -331,16 +331,16 @@ def test_dynamic_snr_weights_guidance_by_min_snr_over_gamma(nodes):
 
 def test_grids_are_the_cores(nodes):
     lowest = make("schedule/table", "sdxl").sigmas[0].item()
-    wanted = {
+    references = {
         LAPLACE: schedule("schedule/grid=laplace_terminal"),
         "karras from the terminal level": schedule(f"schedule.grid.grid.sigma_min={lowest}"),
         "progressive ladder": schedule("schedule/grid=progressive"),
     }
-    for name, of in wanted.items():
+    for name, reference in references.items():
         for steps in (1, 2, 10, 28):
-            more = {} if name == LAPLACE else {"model": predicting(nodes), "grid": name}
-            sigmas = run(nodes, LAPLACE if name == LAPLACE else SIGMAS, steps=steps, **more)
-            torch.testing.assert_close(sigmas, of.grid.sigmas(steps).float(), rtol=2e-6, atol=0)
+            inputs = {} if name == LAPLACE else {"model": predicting(nodes), "grid": name}
+            sigmas = run(nodes, LAPLACE if name == LAPLACE else SIGMAS, steps=steps, **inputs)
+            torch.testing.assert_close(sigmas, reference.grid.sigmas(steps).float(), rtol=2e-6, atol=0)
 
 
 def test_laplace_maps_to_one_in_ln_sigma_and_stays_below_any_sigma_max(nodes):
@@ -398,23 +398,23 @@ class Wrapped:
 
 
 def test_first_step_loses_nothing_in_float32(nodes):
-    sigmas, noise = f64(20000.0, 17.8, 3.0, 0.03, 0.0), drawn(2, 4, 8, 8, dtype=torch.float64)
+    sigmas, noise = f64(20000.0, 17.8, 3.0, 0.03, 0.0), draw_normal(2, 4, 8, 8, dtype=torch.float64)
     exact = Euler()(lambda z, sigma: denoise(z / alpha(sigma), sigma), noise, sigmas)
     x = (noise / alpha(sigmas[0])).float()
-    ours = run(nodes, SAMPLER, sampler=KSAMPLER(comfy_euler)).sampler_function
-    lost = [(f(Wrapped(), x, sigmas.float()) - exact).abs().max() for f in (ours, comfy_euler)]
-    assert lost[0] < 2e-6
-    assert lost[1] > 1e-5
+    sample = run(nodes, SAMPLER, sampler=KSAMPLER(comfy_euler)).sampler_function
+    errors = [(f(Wrapped(), x, sigmas.float()) - exact).abs().max() for f in (sample, comfy_euler)]
+    assert errors[0] < 2e-6
+    assert errors[1] > 1e-5
 
 
 @pytest.mark.parametrize("levels", [[20000.0, 17.8, 3.0, 0.0], [20000.0, 0.0], [14.6, 3.0, 0.0]])
 def test_callback_gets_each_step_once_and_the_other_sampler_any_lower_start(nodes, levels):
-    ours, steps = run(nodes, SAMPLER, sampler=KSAMPLER(comfy_euler)).sampler_function, []
-    x, sigmas = levels[0] * drawn(1, 4, 8, 8), torch.tensor(levels)
-    sampled = ours(Wrapped(), x, sigmas, callback=lambda step: steps.append(step["i"]))
+    sample, steps = run(nodes, SAMPLER, sampler=KSAMPLER(comfy_euler)).sampler_function, []
+    x, sigmas = levels[0] * draw_normal(1, 4, 8, 8), torch.tensor(levels)
+    latents = sample(Wrapped(), x, sigmas, callback=lambda step: steps.append(step["i"]))
     assert steps == list(range(len(levels) - 1))
     tolerance = 0 if levels[0] < 20000 else 2e-3
-    torch.testing.assert_close(sampled, comfy_euler(Wrapped(), x, sigmas), rtol=0, atol=tolerance)
+    torch.testing.assert_close(latents, comfy_euler(Wrapped(), x, sigmas), rtol=0, atol=tolerance)
 
 
 def test_settings_of_the_other_sampler_are_kept(nodes):
@@ -449,11 +449,11 @@ def test_new_comfyuis_get_the_extension_and_no_mappings(nodes, monkeypatch):
     latest = SimpleNamespace(ComfyExtension=Extension, io=sys.modules[f"{nodes.__name__}.classic"])
     monkeypatch.setitem(sys.modules, "comfy_api", SimpleNamespace(latest=latest))
     monkeypatch.setitem(sys.modules, "comfy_api.latest", latest)
-    loaded = load_nodes(name="custom_nodes_v3")
-    extension = drive(loaded.comfy_entrypoint())
+    module = load_nodes(name="custom_nodes_v3")
+    extension = drive(module.comfy_entrypoint())
     assert isinstance(extension, Extension)
-    assert drive(extension.get_node_list()) == loaded.NODES
-    assert not hasattr(loaded, "NODE_CLASS_MAPPINGS")
+    assert drive(extension.get_node_list()) == module.NODES
+    assert not hasattr(module, "NODE_CLASS_MAPPINGS")
 
 
 def drive(coroutine):
@@ -464,10 +464,10 @@ def drive(coroutine):
 
 def test_without_the_core_one_node_explains_what_to_do(nodes, monkeypatch, caplog):
     monkeypatch.setitem(sys.modules, "ztsnr.core.sampling", None)
-    loaded = load_nodes(name="custom_nodes_without_core")
-    assert list(loaded.NODE_DISPLAY_NAME_MAPPINGS.values()) == ["ZTSNR: core not found"]
+    module = load_nodes(name="custom_nodes_without_core")
+    assert list(module.NODE_DISPLAY_NAME_MAPPINGS.values()) == ["ZTSNR: core not found"]
     assert "pip install --no-deps" in caplog.text
-    (node,) = loaded.NODE_CLASS_MAPPINGS.values()
+    (node,) = module.NODE_CLASS_MAPPINGS.values()
     with pytest.raises(RuntimeError, match="Link the nodes/ folder"):
         node.execute()
 
@@ -483,9 +483,9 @@ def test_core_is_found_in_the_folder_or_beside_it(nodes, tmp_path):
 @pytest.mark.parametrize("path", sorted(NODES.glob("example_workflows/api/*.json")), ids=lambda path: path.stem)
 def test_examples_set_every_widget_of_our_nodes_within_its_bounds(nodes, path):
     workflow = json.loads(path.read_text(encoding="utf-8"))
-    ours = [node for node in workflow.values() if node["class_type"] in nodes.NODE_CLASS_MAPPINGS]
-    assert len(ours) >= 4
-    for node in ours:
+    our_nodes = [node for node in workflow.values() if node["class_type"] in nodes.NODE_CLASS_MAPPINGS]
+    assert len(our_nodes) >= 4
+    for node in our_nodes:
         ports = nodes.NODE_CLASS_MAPPINGS[node["class_type"]].INPUT_TYPES()
         assert ports["required"].keys() <= node["inputs"].keys() <= (ports["required"] | ports["optional"]).keys()
         for name, (kind, widget) in ports["required"].items():
@@ -499,8 +499,8 @@ def test_examples_set_every_widget_of_our_nodes_within_its_bounds(nodes, path):
 
 
 def test_pyproject_has_the_fields_of_the_registry_except_the_publishers():
-    read = tomllib.loads((NODES / "pyproject.toml").read_text(encoding="utf-8"))
-    project, comfy = read["project"], read["tool"]["comfy"]
+    settings = tomllib.loads((NODES / "pyproject.toml").read_text(encoding="utf-8"))
+    project, comfy = settings["project"], settings["tool"]["comfy"]
     assert re.fullmatch(r"(?!.*comfyui)[a-z](-?[a-z0-9])+", project["name"])
     assert re.fullmatch(r"\d+\.\d+\.\d+", project["version"])
     assert (comfy["PublisherId"], comfy["DisplayName"], project["license"]["text"]) == ("", "ZTSNR", "Apache-2.0")

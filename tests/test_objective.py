@@ -178,13 +178,13 @@ def test_x0_error_counts_elements_inside_the_mask_and_has_no_gradient(zero_termi
     scale = torch.ones((), requires_grad=True)
     terms = objective.terms(lambda z, t: scale * toy_network(z, t), x0, noise, mid_draws(4), {})
     assert terms.loss.requires_grad
-    everywhere, inside = objective.x0_error(terms), objective.x0_error(terms, rows)
-    assert not everywhere.requires_grad
-    assert not inside.requires_grad
-    assert (inside < everywhere).all()
+    error, masked_error = objective.x0_error(terms), objective.x0_error(terms, rows)
+    assert not error.requires_grad
+    assert not masked_error.requires_grad
+    assert (masked_error < error).all()
     squares = (terms.output - terms.ideal).detach().square() * rows
     expected = V().c_out(terms.sigma).square() * squares.mean((1, 2, 3)).double()
-    torch.testing.assert_close(inside, expected, rtol=1e-6, atol=0)
+    torch.testing.assert_close(masked_error, expected, rtol=1e-6, atol=0)
 
 
 def test_terms_hold_the_output_and_the_ideal_that_the_loss_compares(zero_terminal, make_schedule):
@@ -264,17 +264,17 @@ def test_an_objective_knows_its_learned_parts_wherever_they_are(sdxl, make_sched
             objective = make_objective(make_schedule(sdxl, density=density), V(), weighting)
             assert dict(objective.learned) == {"weighting": learned, "density": adaptive}
     assert not make_objective(make_schedule(sdxl), V()).learned
-    twice = Mixture(densities={"a": make_adaptive(), "b": make_adaptive()}, shares={"a": 1, "b": 1})
+    two_adaptive = Mixture(densities={"a": make_adaptive(), "b": make_adaptive()}, shares={"a": 1, "b": 1})
     with pytest.raises(ConfigError, match="density has 2 learned parts; only one is supported"):
-        make_objective(make_schedule(sdxl, density=twice), V())
+        make_objective(make_schedule(sdxl, density=two_adaptive), V())
 
 
 def test_a_copy_of_an_objective_learns_independently(sdxl, make_schedule):
     objective = make_objective(make_schedule(sdxl, density=make_adaptive()), V())
-    copied = copy.deepcopy(objective)
-    assert copied.learned["density"] is copied.schedule.density
-    copied.learned["density"].observe(of(1.0), of(100.0))
-    assert not torch.equal(copied.draws(8), objective.draws(8))
+    duplicate = copy.deepcopy(objective)
+    assert duplicate.learned["density"] is duplicate.schedule.density
+    duplicate.learned["density"].observe(of(1.0), of(100.0))
+    assert not torch.equal(duplicate.draws(8), objective.draws(8))
 
 
 @pytest.mark.parametrize("weighting", [MIN_SNR, Unit(base=Eps())], ids=repr)
@@ -287,10 +287,10 @@ def test_a_learned_weighting_of_a_weight_of_0_is_refused(weighting, sdxl, zero_t
 
 
 def test_network_receives_the_scaled_state_the_timestep_and_the_condition(zero_terminal, make_schedule):
-    received = {}
+    inputs = {}
 
     def spy(z, t, **cond):
-        received.update(z=z, t=t, **cond)
+        inputs.update(z=z, t=t, **cond)
         return z
 
     x0, noise = pair(4)
@@ -298,9 +298,9 @@ def test_network_receives_the_scaled_state_the_timestep_and_the_condition(zero_t
     objective = make_objective(make_schedule(zero_terminal), Flow())
     objective.terms(spy, x0, noise, (of(0, 300, 700, 999) + 0.5) / 1000, {"label": label})
     tau = torch.where(sigma == math.inf, 1, sigma / (1 + sigma)).float().reshape(-1, 1, 1, 1)
-    torch.testing.assert_close(received["z"], (1 - tau) * x0 + tau * noise)
-    assert received["t"].tolist() == [0, 300, 700, 999]
-    assert received["label"] is label
+    torch.testing.assert_close(inputs["z"], (1 - tau) * x0 + tau * noise)
+    assert inputs["t"].tolist() == [0, 300, 700, 999]
+    assert inputs["label"] is label
 
 
 @pytest.mark.parametrize("zero_snr", [False, True])
@@ -359,8 +359,8 @@ def test_denoise_of_a_perfect_network_is_exact(target, sigma, sdxl, zero_termina
     objective = make_objective(make_schedule(zero_terminal if target.finite_at_inf else sdxl), target)
     (x0, noise), level = pair(3, torch.float64), of(sigma).expand(3)
     z = add_noise(x0, noise, level)
-    for given_sigma in (level, torch.tensor(sigma, dtype=torch.float64)):
-        denoised = objective.denoise(lambda z, t: target.output(x0, noise, level), z, given_sigma, {})
+    for sigma_value in (level, torch.tensor(sigma, dtype=torch.float64)):
+        denoised = objective.denoise(lambda z, t: target.output(x0, noise, level), z, sigma_value, {})
         torch.testing.assert_close(denoised, x0, rtol=0, atol=1e-13)
 
 
@@ -371,8 +371,8 @@ def test_denoise_of_a_perfect_network_is_exact(target, sigma, sdxl, zero_termina
 def test_unit_eps_on_the_cosine_density_has_its_known_cumulative_weight(sdxl, make_schedule, sigma):
     objective = make_objective(make_schedule(sdxl, density=COSINE), Eps())
     phi = math.atan(sigma)
-    known = (phi + math.sin(phi) * math.cos(phi)) / math.pi
-    assert objective.cumulative_weight(of(sigma), V()).item() == pytest.approx(known, abs=2e-5)
+    expected = (phi + math.sin(phi) * math.cos(phi)) / math.pi
+    assert objective.cumulative_weight(of(sigma), V()).item() == pytest.approx(expected, abs=2e-5)
 
 
 @pytest.mark.parametrize(
@@ -427,6 +427,6 @@ def held_out_errors(*overrides):
 def test_objectives_train_alike_iff_their_cumulative_weights_are_proportional():
     often = held_out_errors()
     weighted = held_out_errors("schedule.density.b=1.0", "weighting=importance")  # as if b were 0.5
-    apart = held_out_errors("schedule.density.b=1.0")
+    unweighted = held_out_errors("schedule.density.b=1.0")
     assert (weighted - often).abs().max() < 0.05
-    assert (apart - often).abs().max() > 0.3
+    assert (unweighted - often).abs().max() > 0.3

@@ -14,11 +14,11 @@ from ztsnr.training.trial import try_optimizer
 
 OPTIMIZERS = options("optimizer")
 FOR_BFLOAT16 = {"adamw_flash", "adamw_kahan", "rose"}
-made = cache(partial(make, "optimizer"))
+preset = cache(partial(make, "optimizer"))
 
 
 def changed(option, **settings):
-    return partial(made(option).func, **made(option).keywords | settings)
+    return partial(preset(option).func, **preset(option).keywords | settings)
 
 
 def check_optimizer(make, param_dtype="float32", groups=None):
@@ -36,8 +36,8 @@ def low(option):
 @pytest.mark.parametrize("option", OPTIMIZERS)
 def test_every_optimizer_lowers_the_held_out_error(option):
     monitor = RecordingMonitor()
-    short = ("trainer.steps=60", "trainer.batch_size=64", "model.width=64", "lr_schedule=constant", "trainer.ema=0.9")
-    fit(f"optimizer={option}", *short, *low(option), monitor=monitor)
+    words = ("trainer.steps=60", "trainer.batch_size=64", "model.width=64", "lr_schedule=constant", "trainer.ema=0.9")
+    fit(f"optimizer={option}", *words, *low(option), monitor=monitor)
     assert monitor.scores[60][0] < 0.8 * monitor.scores[0][0]
 
 
@@ -50,7 +50,7 @@ def small_network(option, seed):
 
 def start(option, seed):
     network = small_network(option, seed)
-    return network, make_optimizer(made(option), network, groups(no_decay=["vectors"], adamw=["vectors", "2"]))
+    return network, make_optimizer(preset(option), network, groups(no_decay=["vectors"], adamw=["vectors", "2"]))
 
 
 def train(network, optimizer, steps):
@@ -71,25 +71,25 @@ def test_restored_optimizer_continues_to_the_bit(option):
     torch.save({"network": network.state_dict(), "optimizer": optimizer.state_dict()}, file)
     train(network, optimizer, range(12, 24))
 
-    again, restored = start(option, seed=1)
+    restored_network, restored_optimizer = start(option, seed=1)
     saved = torch.load(io.BytesIO(file.getvalue()), weights_only=True)
-    again.load_state_dict(saved["network"])
-    restored.load_state_dict(saved["optimizer"])
-    assert not torch.equal(again[0].weight, network[0].weight)
-    train(again, restored, range(12, 24))
-    for p, q in zip(network.parameters(), again.parameters(), strict=True):
+    restored_network.load_state_dict(saved["network"])
+    restored_optimizer.load_state_dict(saved["optimizer"])
+    assert not torch.equal(restored_network[0].weight, network[0].weight)
+    train(restored_network, restored_optimizer, range(12, 24))
+    for p, q in zip(network.parameters(), restored_network.parameters(), strict=True):
         assert torch.equal(p, q)
 
 
 @pytest.mark.parametrize("option", OPTIMIZERS)
 def test_evaluating_between_steps_does_not_disturb_them(option):
-    (watched, watched_optimizer), (alone, optimizer) = start(option, seed=0), start(option, seed=0)
+    (evaluated, evaluated_optimizer), (reference, reference_optimizer) = start(option, seed=0), start(option, seed=0)
     for step in range(6):
-        train(watched, watched_optimizer, [step])
-        with evaluating(watched_optimizer, watched):
-            assert not watched.training
-    train(alone, optimizer, range(6))
-    for p, q in zip(watched.parameters(), alone.parameters(), strict=True):
+        train(evaluated, evaluated_optimizer, [step])
+        with evaluating(evaluated_optimizer, evaluated):
+            assert not evaluated.training
+    train(reference, reference_optimizer, range(6))
+    for p, q in zip(evaluated.parameters(), reference.parameters(), strict=True):
         torch.testing.assert_close(p, q)
 
 
@@ -136,10 +136,10 @@ def travel(option, steps, dtype):
 @pytest.mark.parametrize("option", OPTIMIZERS)
 def test_bfloat16_weights_are_refused_for_optimizers_that_round_small_updates_away(option):
     if option in FOR_BFLOAT16:
-        check_optimizer(made(option), "bfloat16")
+        check_optimizer(preset(option), "bfloat16")
     else:
         with pytest.raises(ConfigError, match=r"rounds away small updates of \w+: \d+% take effect\. Use "):
-            check_optimizer(made(option), "bfloat16")
+            check_optimizer(preset(option), "bfloat16")
 
 
 def test_small_updates_in_bfloat16_take_effect_if_the_trial_accepts_them():
@@ -153,7 +153,7 @@ def test_small_updates_in_bfloat16_take_effect_if_the_trial_accepts_them():
 def test_trial_does_not_change_the_random_generator():
     torch.manual_seed(3)
     before = torch.get_rng_state()
-    check_optimizer(made("rose"), "bfloat16")
+    check_optimizer(preset("rose"), "bfloat16")
     assert torch.equal(torch.get_rng_state(), before)
 
 
@@ -186,30 +186,30 @@ class Net(nn.Module):
         self.frozen = nn.Linear(2, 2).requires_grad_(False)
 
 
-def described(network, optimizer, *keys):
+def fields_by_name(network, optimizer, *keys):
     """{name of a parameter: what its group says under keys}"""
-    found = {p: tuple(group[key] for key in keys) for group in optimizer.param_groups for p in group["params"]}
-    return {name: found[p] for name, p in network.named_parameters() if p in found}
+    fields = {p: tuple(group[key] for key in keys) for group in optimizer.param_groups for p in group["params"]}
+    return {name: fields[p] for name, p in network.named_parameters() if p in fields}
 
 
 def test_vectors_and_embeddings_have_no_weight_decay_by_default():
     network = Net()
-    optimizer = make_optimizer(made("adamw"), network, build(compose().trainer.groups))
-    decays = described(network, optimizer, "weight_decay")
+    optimizer = make_optimizer(preset("adamw"), network, build(compose().trainer.groups))
+    decays = fields_by_name(network, optimizer, "weight_decay")
     assert {name for name, (decay,) in decays.items() if decay} == {"enter.weight", "hidden.weight", "leave.weight"}
     assert not any(name.startswith("frozen") for name in decays)
     before = {name: p.detach().clone() for name, p in network.named_parameters()}
     for p in network.parameters():
         p.grad = torch.zeros_like(p)
     optimizer.step()
-    moved = {name for name, p in network.named_parameters() if not torch.equal(p, before[name])}
-    assert moved == {"enter.weight", "hidden.weight", "leave.weight"}
+    moved_names = {name for name, p in network.named_parameters() if not torch.equal(p, before[name])}
+    assert moved_names == {"enter.weight", "hidden.weight", "leave.weight"}
 
 
 def test_factors_on_the_rate_follow_patterns_and_multiply():
-    network, rate = Net(), made("adamw").keywords["lr"]
+    network, rate = Net(), preset("adamw").keywords["lr"]
     factors = [["hidden", 0.1], ["*.bias", 2], ["embeddings", 0.5], ["enter.weigh?", 3]]
-    rates = described(network, make_optimizer(made("adamw"), network, groups(lr=factors)), "lr")
+    rates = fields_by_name(network, make_optimizer(preset("adamw"), network, groups(lr=factors)), "lr")
     factor = {name: value / rate for name, (value,) in rates.items()}
     assert factor == pytest.approx(
         {"label.weight": 0.5, "enter.weight": 3, "enter.bias": 2, "hidden.weight": 0.1, "hidden.bias": 0.2}
@@ -222,42 +222,42 @@ def test_lr_factor_of_0_keeps_parameters_unchanged():
     network = fit("trainer.steps=3", "optimizer.lr=0.01", "trainer.ema=null", factors).networks["raw"]
     torch.manual_seed(0)
     fresh = build(compose("model.width=16", "model.depth=1").model)
-    still = {name for name, p in network.named_parameters() if torch.equal(p, fresh.get_parameter(name))}
-    assert still == {name for name, _ in fresh.named_parameters() if name.startswith(("leave", "enter"))}
+    unchanged = {name for name, p in network.named_parameters() if torch.equal(p, fresh.get_parameter(name))}
+    assert unchanged == {name for name, _ in fresh.named_parameters() if name.startswith(("leave", "enter"))}
 
 
 def test_muon_takes_the_hidden_matrices_and_leaves_the_rest_to_adamw():
-    network, make_muon = Net(), made("muon")
+    network, make_muon = Net(), preset("muon")
     optimizer = make_optimizer(make_muon, network, build(compose("trainer.groups.lr=[[hidden,0.5]]").trainer.groups))
-    chosen = described(network, optimizer, "use_muon", "lr", "weight_decay")
+    group_fields = fields_by_name(network, optimizer, "use_muon", "lr", "weight_decay")
     keys = make_muon.keywords
-    assert {name for name, (muon, *_) in chosen.items() if muon} == {"hidden.weight"}
-    assert chosen["hidden.weight"] == (True, keys["lr"] * 0.5, keys["weight_decay"])
-    assert chosen["hidden.bias"] == (False, keys["adamw_lr"] * 0.5, 0)
-    assert chosen["enter.weight"] == (False, keys["adamw_lr"], keys["adamw_wd"])
+    assert {name for name, (muon, *_) in group_fields.items() if muon} == {"hidden.weight"}
+    assert group_fields["hidden.weight"] == (True, keys["lr"] * 0.5, keys["weight_decay"])
+    assert group_fields["hidden.bias"] == (False, keys["adamw_lr"] * 0.5, 0)
+    assert group_fields["enter.weight"] == (False, keys["adamw_lr"], keys["adamw_wd"])
 
 
 @pytest.mark.parametrize("option", ["adamw", "muon"])
 def test_first_group_has_the_configured_rate(option):
-    optimizer = make_optimizer(made(option), Net(), groups(adamw=["enter"], lr=[["label", 0.1], ["hidden.bias", 2]]))
-    assert optimizer.param_groups[0]["lr"] == made(option).keywords["lr"]
+    optimizer = make_optimizer(preset(option), Net(), groups(adamw=["enter"], lr=[["label", 0.1], ["hidden.bias", 2]]))
+    assert optimizer.param_groups[0]["lr"] == preset(option).keywords["lr"]
 
 
 @pytest.mark.parametrize("option", ["adamw", "muon", "prodigy"])
 def test_extra_parameters_are_the_last_group_without_decay(option):
     extra = nn.Linear(3, 1)
-    optimizer = make_optimizer(made(option), Net(), groups(adamw=["enter"]), extra.parameters())
+    optimizer = make_optimizer(preset(option), Net(), groups(adamw=["enter"]), extra.parameters())
     last = optimizer.param_groups[-1]
     assert [id(p) for p in last["params"]] == [id(p) for p in extra.parameters()]
     assert last["weight_decay"] == 0
-    assert last["lr"] == made(option).keywords.get("adamw_lr", made(option).keywords["lr"])
+    assert last["lr"] == preset(option).keywords.get("adamw_lr", preset(option).keywords["lr"])
     assert last.get("use_muon", False) is False
 
 
 def test_lr_factors_are_refused_for_an_optimizer_with_one_rate_for_all():
-    check_optimizer(made("adamw"), groups=groups(lr=[["hidden", 0.1]]))
+    check_optimizer(preset("adamw"), groups=groups(lr=[["hidden", 0.1]]))
     with pytest.raises(ConfigError, match=r"trainer\.groups\.lr=.* has no effect on Prodigy"):
-        check_optimizer(made("prodigy"), groups=groups(lr=[["hidden", 0.1]]))
+        check_optimizer(preset("prodigy"), groups=groups(lr=[["hidden", 0.1]]))
 
 
 @pytest.mark.parametrize(
@@ -271,7 +271,7 @@ def test_lr_factors_are_refused_for_an_optimizer_with_one_rate_for_all():
 )
 def test_patterns_that_match_nothing_are_refused(option, fields, message):
     with pytest.raises(ConfigError, match=message):
-        make_optimizer(made(option), Net(), groups(**fields))
+        make_optimizer(preset(option), Net(), groups(**fields))
 
 
 @pytest.mark.parametrize(
