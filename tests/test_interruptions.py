@@ -33,28 +33,28 @@ def output(folder):
 
 
 def test_runs_killed_at_random_end_with_the_same_weights_and_record(tmp_path):
-    stopped = kill_runs.survive(tmp_path, kills=3, seed=0)
-    assert sum(stopped.values()) == 3
+    kill_counts = kill_runs.survive(tmp_path, kills=3, seed=0)
+    assert sum(kill_counts.values()) == 3
 
 
 def test_run_stopped_by_each_signal_is_saved_and_resumes_to_the_same_weights(tmp_path):
     assert torch.get_num_threads() == 1  # so that these runs are equal to the bit
-    uninterrupted = tmp_path / "uninterrupted"
-    stopped = tmp_path / "stopped"
-    assert kill_runs.end_of(start(uninterrupted, "tracking=none")) == 0, output(uninterrupted)
+    uninterrupted_run = tmp_path / "uninterrupted"
+    stopped_run = tmp_path / "stopped"
+    assert kill_runs.end_of(start(uninterrupted_run, "tracking=none")) == 0, output(uninterrupted_run)
     for times, number in enumerate((signal.SIGTERM, signal.SIGINT, signal.SIGUSR1)):
-        pid = start(stopped, "trainer.checkpoint.every=null")
-        wait_until(lambda times=times: output(stopped).count("validation score") > times)
+        pid = start(stopped_run, "trainer.checkpoint.every=null")
+        wait_until(lambda times=times: output(stopped_run).count("validation score") > times)
         os.kill(pid, number)
-        assert kill_runs.end_of(pid) == 75, output(stopped)
-        step = saved_steps(stopped / "checkpoints")[-1]
-        assert f"{number.name} stopped the run after step {step}; its state is saved" in output(stopped)
-        assert kill_runs.record(stopped / "runs", stopped)["status"] == "KILLED"
-    assert kill_runs.end_of(start(stopped)) == 0, output(stopped)
-    assert f"resumed after step {step}" in output(stopped)
-    assert "Traceback" not in output(stopped)
-    assert kill_runs.record(stopped / "runs", stopped)["status"] == "FINISHED"
-    assert kill_runs.content(stopped)[1] == kill_runs.content(uninterrupted)[1]
+        assert kill_runs.end_of(pid) == 75, output(stopped_run)
+        step = saved_steps(stopped_run / "checkpoints")[-1]
+        assert f"{number.name} stopped the run after step {step}; its state is saved" in output(stopped_run)
+        assert kill_runs.record(stopped_run / "runs", stopped_run)["status"] == "KILLED"
+    assert kill_runs.end_of(start(stopped_run)) == 0, output(stopped_run)
+    assert f"resumed after step {step}" in output(stopped_run)
+    assert "Traceback" not in output(stopped_run)
+    assert kill_runs.record(stopped_run / "runs", stopped_run)["status"] == "FINISHED"
+    assert kill_runs.content(stopped_run)[1] == kill_runs.content(uninterrupted_run)[1]
 
 
 def deaf():
@@ -125,13 +125,13 @@ def small_disk(tmp_path):
 
 @pytest.mark.parametrize("on_save_error", ["stop", "continue"])
 def test_full_disk_leaves_the_previous_checkpoint(small_disk, tmp_path, on_save_error):
-    def filled():
+    def train_on_full_disk():
         (small_disk / "checkpoints").mkdir()
         os.symlink(small_disk / "checkpoints", "checkpoints")
         ztsnr.train.main()
 
-    own = ("model.width=32", "trainer.steps=20", f"trainer.checkpoint.on_save_error={on_save_error}", "tracking=none")
-    code = kill_runs.end_of(start(tmp_path, *own, "trainer.checkpoint.keep=5", program=filled))
+    words = ("model.width=32", "trainer.steps=20", f"trainer.checkpoint.on_save_error={on_save_error}", "tracking=none")
+    code = kill_runs.end_of(start(tmp_path, *words, "trainer.checkpoint.keep=5", program=train_on_full_disk))
     log = output(tmp_path)
     assert "could not be written: No space left on device" in log
     assert " MB are free" in log
@@ -142,11 +142,11 @@ def test_full_disk_leaves_the_previous_checkpoint(small_disk, tmp_path, on_save_
 
 
 def test_file_size_limit_stops_the_run_and_names_the_remedy(tmp_path):
-    def limited():
+    def train_with_limit():
         resource.setrlimit(resource.RLIMIT_FSIZE, (50_000, 50_000))
         ztsnr.train.main()
 
-    assert kill_runs.end_of(start(tmp_path, "tracking=none", program=limited)) == 2
+    assert kill_runs.end_of(start(tmp_path, "tracking=none", program=train_with_limit)) == 2
     assert "File too large" in output(tmp_path)
     assert "on_save_error=continue" in output(tmp_path)
 
@@ -189,8 +189,8 @@ def test_server_that_dies_only_delays_the_record(server, tmp_path):
     assert "events delivered to http://127" in output(tmp_path)
     client = make_client(server.uri)
     for folder, steps in ((one, 1000), (two, 200)):
-        run, logged = metrics_of(client, folder)
-        assert logged == list(range(10, steps + 1, 10))
+        run, logged_steps = metrics_of(client, folder)
+        assert logged_steps == list(range(10, steps + 1, 10))
         assert run.info.status == "FINISHED"
         assert {entry.path for entry in client.list_artifacts(run.info.run_id)} >= {"final.safetensors", "images"}
     assert len(client.search_runs([run.info.experiment_id])) == 2

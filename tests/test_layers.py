@@ -29,7 +29,7 @@ def imported_by(path):
             yield from (f"{node.module}.{alias.name}" for alias in node.names)
 
 
-def ours(path):
+def package_imports(path):
     """The parts below ztsnr of what a file imports: ("core", "noise") for ztsnr.core.noise."""
     for name in imported_by(path):
         package, *parts = name.split(".")
@@ -52,7 +52,7 @@ def imports_of_folders():
     graph = {folder: set() for folder in FOLDERS}
     for path in MODULES:
         folder = path.relative_to(PACKAGE).parts[0]
-        graph[folder] |= {parts[0] for parts in ours(path)} & FOLDERS - {folder}
+        graph[folder] |= {parts[0] for parts in package_imports(path)} & FOLDERS - {folder}
     return graph
 
 
@@ -77,13 +77,13 @@ def test_modules_import_each_other_one_way():
     names = {module_name(path) for path in MODULES}
     graph = {name: set() for name in names}
     for path in MODULES:
-        graph[module_name(path)] = {".".join(parts) for parts in ours(path)} & names - {module_name(path)}
+        graph[module_name(path)] = {".".join(parts) for parts in package_imports(path)} & names - {module_name(path)}
     assert_no_cycle(graph)
 
 
 @pytest.mark.parametrize("path", [*MODULES, *(PACKAGE / f"{name}.py" for name in sorted(COMMANDS))], ids=module_name)
 def test_no_module_imports_a_command(path):
-    assert {parts[0] for parts in ours(path)} & COMMANDS == set()
+    assert {parts[0] for parts in package_imports(path)} & COMMANDS == set()
 
 
 @pytest.mark.parametrize("path", MODULES, ids=module_name)
@@ -101,7 +101,7 @@ def test_command_is_a_page(name):
 def test_core_imports_the_standard_library_torch_and_core(path):
     checker = {"jaxtyping"} if path.name == "shapes.py" else set()  # imported only where tests check shapes
     assert {name.split(".")[0] for name in imported_by(path)} <= sys.stdlib_module_names | {"torch", "ztsnr"} | checker
-    assert {parts[0] for parts in ours(path)} <= {"core"}
+    assert {parts[0] for parts in package_imports(path)} <= {"core"}
 
 
 @pytest.mark.parametrize("path", sorted((PACKAGE.parent / "nodes").glob("*.py")), ids=lambda path: path.name)
@@ -110,7 +110,7 @@ def test_nodes_import_core_torch_and_comfyui(path):
     siblings = {other.stem for other in path.parent.glob("*.py")}
     comfyui = {"comfy", "comfy_api", "folder_paths"}
     assert names <= sys.stdlib_module_names | {"torch", "ztsnr"} | comfyui | siblings
-    assert {parts[0] for parts in ours(path)} <= {"core"}
+    assert {parts[0] for parts in package_imports(path)} <= {"core"}
 
 
 def test_the_wheel_has_every_package():

@@ -75,23 +75,23 @@ def test_captions_come_from_tables_in_the_folder_and_above(tmp_path, kind):
 )
 def test_broken_caption_table_is_refused_by_name(tmp_path, name, content, message):
     (tmp_path / name).write_text(content)
-    with pytest.raises(ConfigError, match=message) as refused:
+    with pytest.raises(ConfigError, match=message) as refusal:
         listed(tmp_path)
-    assert name in str(refused.value)
+    assert name in str(refusal.value)
 
 
 def test_folder_options_apply_to_matching_folders(tmp_path):
     for name in ("mine", "reg/dogs", "other"):
         make_photos(tmp_path / name, 1)
     (tmp_path / "reg/dogs/000.txt").unlink()
-    mine = {"path": "mine", "repeats": 4, "trigger": "sks"}
-    files = listed(tmp_path, folders=[mine, {"path": "reg*", "class_token": "dog", "weight": 0.5}])
+    options = {"path": "mine", "repeats": 4, "trigger": "sks"}
+    files = listed(tmp_path, folders=[options, {"path": "reg*", "class_token": "dog", "weight": 0.5}])
     assert (files["mine/000.png"].folder.repeats, files["mine/000.png"].folder.trigger) == (4, "sks")
     assert files["reg/dogs/000.png"].captions == ("dog",)
     assert files["reg/dogs/000.png"].folder.weight == 0.5
     assert files["other/000.png"].folder.repeats == 1
-    several = listed(tmp_path / "mine", tmp_path / "other", folders=[{"path": "other", "repeats": 2}])
-    assert {name: each.folder.repeats for name, each in several.items()} == {"mine/000.png": 1, "other/000.png": 2}
+    two_roots = listed(tmp_path / "mine", tmp_path / "other", folders=[{"path": "other", "repeats": 2}])
+    assert {name: file.folder.repeats for name, file in two_roots.items()} == {"mine/000.png": 1, "other/000.png": 2}
 
 
 @pytest.mark.parametrize(
@@ -136,21 +136,21 @@ def test_unreadable_file_is_skipped_with_its_reason(tmp_path):
 
 
 def test_file_is_examined_again_only_when_it_changed(tmp_path, monkeypatch):
-    root, examined = make_photos(tmp_path / "photos", 4), []
+    root, calls = make_photos(tmp_path / "photos", 4), []
     from ztsnr.caching import catalogue as module
 
     examine = module.examine
-    monkeypatch.setattr(module, "examine", lambda content: examined.append(1) or examine(content))
+    monkeypatch.setattr(module, "examine", lambda content: calls.append(1) or examine(content))
     first = look(root, tmp_path)
-    assert (len(examined), len(first.images)) == (4, 4)
-    again = look(root, tmp_path)
-    assert len(examined) == 4
-    assert [entry.digest for entry in again.images] == [entry.digest for entry in first.images]
+    assert (len(calls), len(first.images)) == (4, 4)
+    second = look(root, tmp_path)
+    assert len(calls) == 4
+    assert [entry.digest for entry in second.images] == [entry.digest for entry in first.images]
     image(99, (30, 40)).save(root / "002.png")
-    changed = look(root, tmp_path)
-    assert len(examined) == 5
-    assert changed.images[2].size == (30, 40)
-    assert changed.images[2].digest != first.images[2].digest
+    third = look(root, tmp_path)
+    assert len(calls) == 5
+    assert third.images[2].size == (30, 40)
+    assert third.images[2].digest != first.images[2].digest
 
 
 def test_masks_are_not_listed_and_bad_ones_are_skipped_with_their_images(tmp_path):

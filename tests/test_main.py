@@ -9,9 +9,9 @@ from ztsnr.__main__ import COMMANDS, list_commands
 
 def run_package(*words, cwd, code=0):
     command = [sys.executable, "-m", "ztsnr", *words]
-    done = subprocess.run(command, cwd=cwd, capture_output=True, text=True, timeout=200)
-    assert done.returncode == code, done.stderr
-    return done
+    result = subprocess.run(command, cwd=cwd, capture_output=True, text=True, timeout=200)
+    assert result.returncode == code, result.stderr
+    return result
 
 
 def test_the_list_has_every_command_with_a_description():

@@ -76,8 +76,8 @@ def test_an_unknown_name_is_refused_with_the_file(tmp_path):
 
 
 def test_differences_shows_classes_by_name_under_the_key_of_their_node():
-    then, now = (result_config(compose(f"loss={loss}")) for loss in ("vpred", "edm"))
-    assert "target: target.v -> target.edm" in differences(then, now)
+    before, after = (result_config(compose(f"loss={loss}")) for loss in ("vpred", "edm"))
+    assert "target: target.v -> target.edm" in differences(before, after)
 
 
 def test_a_trackers_parameters_hold_names_without_their_group():

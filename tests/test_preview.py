@@ -29,9 +29,9 @@ def test_more_than_24_combinations_are_refused():
 
 @pytest.mark.slow
 def test_one_combination_prints_its_summary_and_writes_a_figure(tmp_path):
-    done = run(tmp_path, "preview", "schedule=ztsnr", "loss=novelai_v3")
-    assert "above 14.6" in done.stdout
-    assert "Starved" in done.stdout
+    result = run(tmp_path, "preview", "schedule=ztsnr", "loss=novelai_v3")
+    assert "above 14.6" in result.stdout
+    assert "Starved" in result.stdout
     assert (tmp_path / "objective.png").stat().st_size > 10_000
     assert [entry.name for entry in tmp_path.iterdir()] == ["objective.png"]
 
@@ -40,7 +40,7 @@ def test_one_combination_prints_its_summary_and_writes_a_figure(tmp_path):
 @pytest.mark.parametrize("position", [0, 1, 3])
 def test_several_combinations_are_compared_even_where_one_is_refused(tmp_path, position):
     words = ["schedule=ztsnr,laplace", "loss=eps,vpred", "output=all (2).svg"]
-    done = run(tmp_path, "preview", *words[:position], "-m", *words[position:])
-    assert "schedule=laplace loss=eps" in done.stdout
-    assert "refused" in done.stdout
+    result = run(tmp_path, "preview", *words[:position], "-m", *words[position:])
+    assert "schedule=laplace loss=eps" in result.stdout
+    assert "refused" in result.stdout
     assert (tmp_path / "all (2).svg").exists()
